@@ -1,0 +1,42 @@
+# Every target sets itself up from a bare clone, in a virtual environment of its own.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint bench clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.demo ## Train a small GPT with FSDP on 2 x 4 fake GPUs (under two minutes)
+	@$(BIN)/miniray demo
+
+test: $(VENV)/.dev ## Run every test that this machine can run, slow ones too
+	@$(BIN)/python -m pytest -m "not gpu"
+
+test-fast: $(VENV)/.dev ## Run the tests without the slow ones
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Check format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev ## Measure miniray beside the limit and the peers
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove the virtual environment and every cache
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says which extras are installed; it is older than pyproject.toml after a change there.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@tools/environment $(VENV) torch,cli
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	@tools/environment $(VENV) torch,cli,dev
+	@touch $@ $(VENV)/.demo

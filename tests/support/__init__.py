@@ -1,0 +1,1 @@
+"""What tests share: the leak check, ssh servers, network namespaces and a proxy."""
