@@ -22,6 +22,7 @@ from miniray.errors import ProtocolError, WorkerFailed
 TRACEBACK_CHARS_MAX = 64 * 1024
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 LOST_PEER_S = 15
+_DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 
 _every_channel: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
@@ -81,10 +82,10 @@ class Channel:
         if self._ended is not None:
             raise self._ended.with_traceback(None)
         with self._receiving:
-            frame = self._recv_frame(timeout)
-        if frame.kind == wire.MESSAGE:
-            return frame.body
-        self._end(self._read_ending(frame))
+            kind, body = self._recv_frame(timeout)
+        if kind == wire.MESSAGE:
+            return body
+        self._end(self._read_ending(wire.Frame(kind, body)))
 
     def __iter__(self) -> Iterator[Any]:
         """Yield messages until the other side hangs up."""
@@ -107,7 +108,7 @@ class Channel:
             self._ended = ConnectionError(f"this side has closed the channel to {self.name}")
             with contextlib.suppress(OSError):  # a peer that is gone needs no goodbye
                 goodbye, _ = wire.encode(wire.EXIT, {"code": 0})
-                self._sock.send(goodbye, socket.MSG_DONTWAIT)
+                self._sock.send(goodbye, _DONTWAIT)
         self._sock.close()
         codec.empty_pool()
 
@@ -119,9 +120,16 @@ class Channel:
 
     def _send_frame(self, kind: int, body: Any, timeout: float | None) -> None:
         head, buffers = wire.encode(kind, body, memfd=self._memfd)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        parts: list[Any] = [head]
         try:
+            if not buffers:
+                try:
+                    head = head[self._sock.send(head, _DONTWAIT) :]
+                except BlockingIOError:
+                    pass  # it waits below
+                if not head:
+                    return  # as for most messages
+            deadline = math.inf if timeout is None else time.monotonic() + timeout
+            parts: list[Any] = [head]
             for buffer in buffers:
                 if buffer.descriptor is None:
                     parts.append(buffer.data)
@@ -146,7 +154,7 @@ class Channel:
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         while parts:
             try:
-                sent = self._sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, socket.MSG_DONTWAIT)
+                sent = self._sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, _DONTWAIT)
             except BlockingIOError:
                 self._wait_to_send(deadline)
                 continue
@@ -165,7 +173,7 @@ class Channel:
         if not ready & select.POLLIN or not self._receiving.acquire(blocking=False):
             return
         try:
-            nbytes = self._sock.recv_into(self._want_but_the_end(), flags=socket.MSG_DONTWAIT)
+            nbytes = self._sock.recv_into(self._want_but_the_end(), flags=_DONTWAIT)
             if nbytes == 0:
                 raise BrokenPipeError(errno.EPIPE, "the other side hung up")
             self._decoder.advance(nbytes)
@@ -181,8 +189,22 @@ class Channel:
 
     def _recv_frame(self, timeout: float | None) -> wire.Frame:
         deadline = None if timeout is None else time.monotonic() + timeout
+        decoder, sock = self._decoder, self._sock
         try:
-            return self._assemble_frame(deadline)
+            while True:
+                if deadline is not None:
+                    _poll(sock, select.POLLIN, deadline)
+                descriptor = None
+                if decoder.wants_descriptor:
+                    data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
+                    nbytes, descriptor = len(data), next(iter(descriptors), None)
+                else:
+                    nbytes = sock.recv_into(decoder.want)
+                if nbytes == 0:
+                    raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+                frame = decoder.advance(nbytes, descriptor)
+                if frame is not None:
+                    return frame
         except _Late:
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
         except ProtocolError as error:
@@ -190,23 +212,6 @@ class Channel:
         except OSError as error:
             reason = self._ended or self._explain_silence(error)
         self._end(reason)
-
-    def _assemble_frame(self, deadline: float | None) -> wire.Frame:
-        decoder, sock = self._decoder, self._sock
-        while True:
-            if deadline is not None:
-                _poll(sock, select.POLLIN, deadline)
-            descriptors: list[int] = []
-            if decoder.wants_descriptor:
-                data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
-                nbytes = len(data)
-            else:
-                nbytes = sock.recv_into(decoder.want)
-            if nbytes == 0:
-                raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-            frame = decoder.advance(nbytes, *descriptors)
-            if frame is not None:
-                return frame
 
     def _end(self, reason: Exception) -> NoReturn:
         if self._ended is None:
@@ -307,7 +312,7 @@ def _send_ending(channel: Channel, kind: int, body: dict[str, Any]) -> None:
         return
     with contextlib.suppress(OSError, EOFError, ProtocolError):  # nobody is left to be told
         channel._send_frame(kind, body, None)
-        while channel._sock.recv(1 << 16, socket.MSG_DONTWAIT):
+        while channel._sock.recv(1 << 16, _DONTWAIT):
             pass
 
 

@@ -5,7 +5,8 @@ A frame on the wire:
     4 bytes   magic b"MRY1": the format and its version
     1 byte    kind: MESSAGE, ERROR, EXIT or AUTH; plus 128 if raw bytes follow the header
     4 bytes   length of the header, big-endian
-    header    JSON {"body": tree, "buffers": [{"type", "dtype", "shape", "nbytes"}, ...]}
+    header    JSON {"body": tree, "buffers": [{"type", "dtype", "shape", "nbytes"}, ...]};
+              without "buffers" if there are none
     buffers   their raw bytes, in order, nothing between them
 
 Between two processes of one machine a buffer's description may say "memfd": true. Then a single
@@ -14,6 +15,7 @@ zero byte stands where its bytes would, and the descriptor of its memory comes w
 
 import json
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from miniray import codec
@@ -28,9 +30,21 @@ AUTH_BYTES_MAX = 4096
 MEMFD_BYTES_MIN = 1024 * 1024
 
 _PRELUDE = struct.Struct("!4sBI")
-# Built once: json.dumps and json.loads make a new encoder and scanner for each call.
-_dumps = json.JSONEncoder(separators=(",", ":")).encode
-_scan = json.JSONDecoder().decode
+
+
+def _make_dumps() -> Callable[[Any], str]:
+    """Return json.dumps without its set-up, which costs more than a small message does."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # a Python without the C accelerator
+        return json.JSONEncoder(separators=(",", ":")).encode
+    quote = json.encoder.encode_basestring_ascii
+    encode = make(None, None, quote, None, ":", ",", False, False, True)
+    join = "".join
+    return lambda tree: join(encode(tree, 0))
+
+
+_dumps = _make_dumps()
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
 
 
 class Frame(NamedTuple):
@@ -47,12 +61,13 @@ def encode(kind: int, body: Any, *, memfd: bool = False) -> tuple[bytes, list[co
     Raises TypeError for what cannot be sent and ValueError for what exceeds a limit.
     """
     tree, buffers = codec.encode(body)
-    raw_bytes = sum(buffer.spec["nbytes"] for buffer in buffers)
-    if memfd:
-        buffers = [codec.move_to_memfd(buffer, MEMFD_BYTES_MIN) for buffer in buffers]
-    elif any(buffer.descriptor is not None for buffer in buffers):
-        raise TypeError("a SharedTensor cannot leave this machine; send its .tensor")
-    header = _dumps({"body": tree, "buffers": [buffer.spec for buffer in buffers]}).encode()
+    if not buffers:
+        header, raw_bytes = f'{{"body":{_dumps(tree)}}}'.encode(), 0
+    else:
+        raw_bytes = sum(buffer.spec["nbytes"] for buffer in buffers)
+        if raw_bytes <= MESSAGE_BYTES_MAX:
+            buffers = _choose_transport(buffers, memfd)
+        header = _dumps({"body": tree, "buffers": [buffer.spec for buffer in buffers]}).encode()
     if len(header) > HEADER_BYTES_MAX or len(header) + raw_bytes > MESSAGE_BYTES_MAX:
         raise ValueError(
             f"a message of {raw_bytes} raw bytes and {len(header)} bytes of JSON: the limits are "
@@ -60,6 +75,14 @@ def encode(kind: int, body: Any, *, memfd: bool = False) -> tuple[bytes, list[co
         )
     kind |= HAS_RAW_BYTES if raw_bytes else 0
     return _PRELUDE.pack(MAGIC, kind, len(header)) + header, buffers
+
+
+def _choose_transport(buffers: list[codec.Buffer], memfd: bool) -> list[codec.Buffer]:
+    if memfd:
+        return [codec.move_to_memfd(buffer, MEMFD_BYTES_MIN) for buffer in buffers]
+    if any(buffer.descriptor is not None for buffer in buffers):
+        raise TypeError("a SharedTensor cannot leave this machine; send its .tensor")
+    return buffers
 
 
 class Decoder:
@@ -71,26 +94,26 @@ class Decoder:
     """
 
     def __init__(self, *, auth_only: bool = False, memfd: bool = False) -> None:
-        self._auth_only, self._memfd = auth_only, memfd
-        self._prelude = bytearray(_PRELUDE.size)
+        self._kinds = {AUTH} if auth_only else {*KINDS, *(kind | HAS_RAW_BYTES for kind in KINDS)}
+        self._memfd = memfd
+        self._prelude = memoryview(bytearray(_PRELUDE.size))
+        self._specs: list[codec.Spec] = []
+        self._memories: list[Any] = []  # None where shared memory is yet to come
+        self._missing: list[int] = []  # indices of the buffers that are not complete
         self._expect_prelude()
+
+    def _expect_prelude(self) -> None:
+        self.want = self._prelude
+        # Whether the next byte carries the descriptor of a buffer's memory.
+        self.wants_descriptor = False
+        self._header: bytearray | None = None
 
     @property
     def ends_frame(self) -> bool:
         """Whether the frame is complete once `want` is full."""
         if self._missing:
             return len(self._missing) == 1
-        return self._header is not None and not self._has_raw_bytes
-
-    @property
-    def wants_descriptor(self) -> bool:
-        """Whether the next byte carries the descriptor of a buffer's memory."""
-        return bool(self._missing) and "memfd" in self._specs[self._missing[0]]
-
-    def _expect_prelude(self) -> None:
-        self._header: bytearray | None = None
-        self._missing: list[int] = []  # indices of the buffers not yet complete
-        self.want = memoryview(self._prelude)
+        return self._header is not None and self._kind < HAS_RAW_BYTES
 
     def advance(self, nbytes: int, descriptor: int | None = None) -> Frame | None:
         """Count `nbytes` more as received; return the frame if that completes one.
@@ -100,21 +123,19 @@ class Decoder:
         if nbytes < len(self.want):
             self.want = self.want[nbytes:]
             return None
-        if self._missing:
-            if self.wants_descriptor:
-                index = self._missing[0]
-                self._memories[index] = codec.attach_memfd(self._specs[index], descriptor)
-            del self._missing[0]
-        elif self._header is None:
+        if self._header is None:
             self._read_prelude()
             return None
-        else:
+        if not self._missing:
             self._read_header(self._header)
-        if self._missing:
-            wants = self._memories[self._missing[0]]
-            self.want = memoryview(bytearray(1) if wants is None else wants)
-            return None
-        return self._finish()
+        else:
+            self._take_buffer(descriptor)
+        if not self._missing:
+            return self._finish(self._header)
+        memory = self._memories[self._missing[0]]
+        self.wants_descriptor = memory is None
+        self.want = memoryview(bytearray(1) if memory is None else memory)
+        return None
 
     def _read_prelude(self) -> None:
         magic, kind, length = _PRELUDE.unpack(self._prelude)
@@ -123,39 +144,53 @@ class Decoder:
                 f"expected a frame that begins with {MAGIC!r}, got {magic!r}: "
                 "the other side is not MiniRay, or another version of it"
             )
-        self._kind, self._has_raw_bytes = kind & ~HAS_RAW_BYTES, bool(kind & HAS_RAW_BYTES)
-        if self._kind not in KINDS or (self._auth_only and kind != AUTH):
+        if kind not in self._kinds:
             raise ProtocolError(f"a frame of kind {kind} is not expected here")
-        length_max = AUTH_BYTES_MAX if self._kind == AUTH else HEADER_BYTES_MAX
+        length_max = AUTH_BYTES_MAX if kind == AUTH else HEADER_BYTES_MAX
         if not 0 < length <= length_max:
             raise ProtocolError(f"a header of {length} bytes; the limit is {length_max}")
-        self._header = bytearray(length)
-        self.want = memoryview(self._header)
+        self._kind = kind
+        self._header = header = bytearray(length)
+        self.want = memoryview(header)
 
     def _read_header(self, header: bytearray) -> None:
         try:
-            fields = _scan(header.decode())
-            self._tree, self._specs = fields["body"], fields["buffers"]
-            if type(self._specs) is not list:
-                raise TypeError("buffers is not a list")
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            text = header.decode()
+            fields, end = _scan(text, 0)
+            self._tree = fields["body"]
+            if end != len(text):
+                raise ValueError("something follows it")
+            if len(fields) > 1:
+                self._specs = fields["buffers"]
+        except (ValueError, TypeError, KeyError, StopIteration, RecursionError) as error:
             raise ProtocolError(f"a header that no encoder makes: {error!r}") from error
+        if self._specs or self._kind >= HAS_RAW_BYTES:
+            self._prepare_buffers()
+
+    def _prepare_buffers(self) -> None:
+        if type(self._specs) is not list:
+            raise ProtocolError("the buffers' descriptions are no list")
         raw_bytes = sum(map(codec.check_spec, self._specs))
-        if raw_bytes > MESSAGE_BYTES_MAX or self._has_raw_bytes != bool(raw_bytes):
+        if raw_bytes > MESSAGE_BYTES_MAX or (self._kind >= HAS_RAW_BYTES) != bool(raw_bytes):
             raise ProtocolError(f"{raw_bytes} raw bytes; the limit is {MESSAGE_BYTES_MAX}")
         if not self._memfd and any("memfd" in spec for spec in self._specs):
             raise ProtocolError("shared memory was offered over a network")
-        # An honest allocation for a size that only claims to be: the kernel commits no memory
-        # to it until bytes arrive.
+        # A size that is only claimed costs nothing yet: the kernel commits no memory to such an
+        # allocation until bytes arrive in it.
         self._memories = [
             None if "memfd" in spec else codec.allocate(spec["nbytes"]) for spec in self._specs
         ]
         self._missing = [index for index, spec in enumerate(self._specs) if spec["nbytes"]]
 
-    def _finish(self) -> Frame:
-        tree, header = self._tree, self._header
-        if self._specs or (header and b'"$"' in header):
+    def _take_buffer(self, descriptor: int | None) -> None:
+        index = self._missing.pop(0)
+        if self.wants_descriptor:
+            self._memories[index] = codec.attach_memfd(self._specs[index], descriptor)
+
+    def _finish(self, header: bytearray) -> Frame:
+        tree = self._tree
+        if self._specs or b'"$"' in header:
             tree = codec.decode(tree, self._specs, self._memories)
-        self._specs = self._memories = []
+            self._specs, self._memories = [], []
         self._expect_prelude()
-        return Frame(self._kind, tree)
+        return Frame(self._kind & ~HAS_RAW_BYTES, tree)
