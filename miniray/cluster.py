@@ -249,10 +249,11 @@ class Cluster:
         A KeyboardInterrupt while it waits ends them at once.
         """
         try:
-            for node in self._nodes:
-                node.begin_stop(grace)
+            # Goodbyes first: a worker that hears one ends by itself, and in silence.
             for worker in self.workers:
                 worker.close()
+            for node in self._nodes:
+                node.begin_stop(grace)
             deadline = time.monotonic() + 2 * grace + ENDING_S
             for node in self._nodes:
                 node.end(deadline)
@@ -385,7 +386,10 @@ class Node:
     def begin_stop(self, grace: float) -> None:
         """Tell the server to end its workers, with so many seconds of grace."""
         self._stopping.set()
-        if self._session is not None and not self._feeder.is_alive():
+        if self._session is None:
+            return
+        self._feeder.join(HURRY_S)
+        if not self._feeder.is_alive():  # else the node does not even read
             with contextlib.suppress(OSError):  # the session has ended
                 os.write(self._stdin.fileno(), f"{grace}\n".encode())
 

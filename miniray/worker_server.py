@@ -30,6 +30,7 @@ PIPE_BUF = 4096  # what a pipe that is ready for writing takes without blocking
 TICK_S = 0.5
 STATUS_BYTES_MAX = 1024 * 1024
 
+HAS_PIDFD = hasattr(os, "pidfd_open")
 # What a welcome is made of: the key, and the three messages before it.
 Proofs = tuple[bytes, auth.Message, auth.Message, auth.Message]
 HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
@@ -155,7 +156,8 @@ class WorkerServer:
                 handler(events)
         for record in list(self._workers.values()):
             record.process.advance_stop()
-        self._reap()
+        if not HAS_PIDFD:
+            self._reap()
         for stranger in list(self._strangers.values()):
             if time.monotonic() > stranger.deadline:
                 self._dismiss(stranger, f"not introduced after {STRANGER_S:.0f}s")
@@ -167,15 +169,18 @@ class WorkerServer:
         deadlines = [stranger.deadline - now for stranger in self._strangers.values()]
         steps = [record.process.advance_stop() for record in self._workers.values()]
         deadlines += [step for step in steps if step is not None]
-        if self._workers and not hasattr(os, "pidfd_open"):
+        if self._workers and not HAS_PIDFD:
             deadlines.append(0.05)  # nothing wakes us here when a worker ends
         return max(min(deadlines, default=TICK_S), 0)
 
     def _reap(self) -> None:
         for record in list(self._workers.values()):
-            pidfd = record.process.fileno()
-            if record.process.poll() is not None:
-                self._retire(record, pidfd)
+            self._reap_if_ended(record)
+
+    def _reap_if_ended(self, record: WorkerRecord) -> None:
+        pidfd = record.process.fileno()
+        if record.process.poll() is not None:
+            self._retire(record, pidfd)
 
     def _watch(self, descriptor: int, events: int, handler: Callable[[int], None]) -> None:
         self._handlers[descriptor] = handler
@@ -275,6 +280,7 @@ class WorkerServer:
         if not data:
             self._on_lease_lost(0)
         elif data.strip():
+            self._grace_s = None  # whatever else may have begun to stop us: this grace counts
             self.stop(float(data.split()[0]))
 
     def _on_lease_lost(self, descriptor: int) -> None:
@@ -343,8 +349,9 @@ class WorkerServer:
         self._watch(log_read, select.POLLIN, lambda events: self._on_log(record))
         self._watch(sock.fileno(), HANG_UP, lambda events: self._on_hang_up(record))
         if child.fileno() >= 0:
-            # Nothing to do but wake up: every round of the loop looks for the ended.
-            self._watch(child.fileno(), select.POLLIN, lambda events: None)
+            self._watch(
+                child.fileno(), select.POLLIN, lambda events: self._reap_if_ended(record)
+            )
         return None
 
     def _close_in_child(self, kept: socket.socket) -> None:

@@ -1,0 +1,41 @@
+"""The `miniray` command: a demo, a server and its status."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from miniray import __version__
+from miniray.cli import demo, serve, status
+
+INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="miniray", description="Simple distributed workers: fork, TCP, and nothing else."
+    )
+    parser.add_argument("--version", action="version", version=f"miniray {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module, help_text in (
+        ("demo", demo, "train a small GPT with FSDP on 2 nodes x 4 fake GPUs"),
+        ("serve", serve, "start a worker server on this machine"),
+        ("status", status, "list a server's workers and how each ended"),
+    ):
+        command = commands.add_parser(name, help=help_text, description=module.__doc__)
+        module.add_options(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args(argv)
+    return run_command(options.run, options)
+
+
+def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run one command and turn Ctrl-C into one line and the exit status a shell expects."""
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("\nminiray: interrupted; nothing was left running", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,82 @@
+"""Listen on a port, and fork a worker that runs a function for every client that holds the key."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from miniray.worker_server import WorkerServer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m miniray.worker_server`; return its exit status."""
+    from miniray.cli import run_command
+
+    parser = argparse.ArgumentParser(prog="python -m miniray.worker_server", description=__doc__)
+    add_options(parser)
+    return run_command(run, parser.parse_args(argv))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    parser.add_argument(
+        "--work-fn",
+        required=True,
+        metavar="MODULE.FUNCTION",
+        help="what a worker runs, with its channel as the argument; this directory is searched too",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=port_number, default=0, help="0, the default: a free one")
+    parser.add_argument(
+        "--max-workers", type=int, default=64, metavar="N", help="refuse more (%(default)s)"
+    )
+
+
+def port_number(text: str) -> int:
+    """Read a TCP port from the command line."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        server = _make_server(options)
+    except Exception as error:  # importing the work function's module may raise anything
+        print(f"miniray serve: {_describe(error)}", file=sys.stderr)
+        return 1
+    key_file = os.environ.get("MINIRAY_KEY_FILE") or "~/.miniray/key"
+    print(
+        f"listening on {server.host}:{server.port} with the key in {Path(key_file).expanduser()}",
+        flush=True,
+    )
+    server.serve_forever()
+    print("stopped; no worker was left running", flush=True)
+    return 0
+
+
+def _make_server(options: argparse.Namespace) -> "WorkerServer":
+    # By name: run as `python -m miniray.worker_server`, that module is also __main__, and only
+    # an import gives the one that everybody else sees.
+    worker_server = importlib.import_module("miniray.worker_server")
+    server: WorkerServer = worker_server.WorkerServer(
+        options.work_fn, host=options.host, port=options.port, max_workers=options.max_workers
+    )
+    return server
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; it is looked for in {os.getcwd()} and where python looks"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if type(error) in (ValueError, TypeError, ImportError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
