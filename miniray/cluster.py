@@ -177,6 +177,10 @@ class Cluster:
             count = f"{len(faults)} of {len(self._nodes)} nodes"
             raise ClusterError(f"{count} failed to {what}; nothing was left running:{lines}")
 
+    def status(self) -> list[dict[str, Any]]:
+        """Return each server's status: what runs, how long it is silent, how each worker ended."""
+        return [node.status() for node in self._nodes]
+
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
         """Return one config a rank, with an address of node 0 and a port that is free there.
 

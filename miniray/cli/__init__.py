@@ -1,13 +1,11 @@
 """The `miniray` command: a demo, a server and its status."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from miniray import __version__
 from miniray.cli import demo, serve, status
-
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+from miniray.cli.common import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,15 +25,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.set_defaults(run=module.run)
     options = parser.parse_args(argv)
     return run_command(options.run, options)
-
-
-def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """Run one command and turn Ctrl-C into one line and the exit status a shell expects."""
-    try:
-        return run(options)
-    except KeyboardInterrupt:
-        print("\nminiray: interrupted; nothing was left running", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
-        sys.stderr.close()
-        return 1

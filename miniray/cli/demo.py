@@ -225,7 +225,8 @@ class Demo:
         """Show what the model writes."""
         text = self.sample.decode("utf-8", "replace")
         printable = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-        lines = "".join(f"\n  | {line.rstrip()}" for line in printable.strip("\n").split("\n"))
+        written = [line.rstrip() for line in printable.split("\n") if line.strip()]
+        lines = "".join(f"\n  | {line}" for line in written)
         self.display.say(f"the model writes:{lines}")
 
     def write_files(self) -> None:

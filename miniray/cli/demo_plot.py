@@ -13,9 +13,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
         return ""
     count = min(width, len(values))
     edges = [index * len(values) // count for index in range(count + 1)]
-    means = [
-        sum(values[begin:end]) / (end - begin) for begin, end in itertools.pairwise(edges)
-    ]
+    means = [sum(values[begin:end]) / (end - begin) for begin, end in itertools.pairwise(edges)]
     lowest, highest = min(means), max(means)
     scale = (len(BLOCKS) - 1) / (highest - lowest) if highest > lowest else 0.0
     return "".join(BLOCKS[round((mean - lowest) * scale)] for mean in means)

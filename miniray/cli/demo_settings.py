@@ -12,18 +12,19 @@ RECENT = 4  # how many of the latest bytes the model sees at once, before any at
 class Settings:
     """Everything that decides what is trained; the sharded run and its reference get the same."""
 
-    steps: int = 100
+    steps: int = 120
     seed: int = 0
     ranks: int = 8
-    sequences_per_rank: int = 8
+    sequences_per_rank: int = 4
     context: int = 64  # bytes that a prediction may look back on
     width: int = 128
     heads: int = 4
     blocks: int = 2
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     warmup_steps: int = 10
+    prompt: str = "\n    def "
     sample_bytes: int = 400
-    temperature: float = 0.6
+    temperature: float = 0.8
 
     @property
     def tokens_per_step(self) -> int:

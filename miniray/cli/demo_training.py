@@ -1,4 +1,4 @@
-"""The demo's training: a byte-level GPT, sharded with FSDP2 over the ranks or whole in one process.
+"""The demo's training: sharded with FSDP2 over the ranks, or whole in one process.
 
 This half of the demo runs on the workers. Every node's server imports it once and then forks, so
 the imports cost a worker nothing, and importing makes no tensor and starts no thread.
@@ -18,7 +18,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from miniray.channel import Channel
-from miniray.cli.demo_settings import RECENT, VOCABULARY, Settings
+from miniray.cli.demo_model import GPT, make_model
+from miniray.cli.demo_settings import Settings
 from miniray.nccl import has_fake_gpus, memory_bytes, process_group
 
 
@@ -74,7 +75,7 @@ def train_alone(channel: Channel, settings: Settings, slices: list[bytes]) -> No
     """Train the same model on the same batches in this one process: what sharding has to equal."""
     on_gpu = torch.cuda.is_available() and not has_fake_gpus()
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
-    torch.set_num_threads(os.cpu_count() or 1)  # the other ranks wait meanwhile
+    torch.set_num_threads(1)  # two that wait for each other are slower than one on a busy machine
     model = make_model(settings).to(device)
     batches = make_batches(settings, dict(enumerate(slices)), device)
     run_steps(channel, settings, model, batches)
@@ -82,7 +83,7 @@ def train_alone(channel: Channel, settings: Settings, slices: list[bytes]) -> No
 
 
 def run_steps(
-    channel: Channel, settings: Settings, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
+    channel: Channel, settings: Settings, model: GPT, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> None:
     """Train, and report every step's loss and what this rank holds in memory."""
     optimizer = torch.optim.AdamW(
@@ -145,88 +146,20 @@ def make_batches(
         yield tokens[:, :-1], tokens[:, 1:]
 
 
-class GPT(nn.Module):
-    """A small decoder-only transformer over bytes."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        width = settings.width
-        self.context = settings.context
-        # One table for the latest byte, one for the byte before it, and so on: a model that
-        # trains for a minute has no time to find out by attention how words are spelled.
-        self.recent = nn.Embedding(RECENT * VOCABULARY, width)
-        self.position = nn.Embedding(settings.context, width)
-        self.blocks = nn.ModuleList(Block(width, settings.heads) for _ in range(settings.blocks))
-        self.norm = nn.RMSNorm(width)
-        self.head = nn.Linear(width, VOCABULARY, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the next byte's logits: int64 (batch, length) -> (batch, length, 256)."""
-        length = tokens.shape[1]
-        x = self.position.weight[:length]
-        for back in range(RECENT):
-            shifted = F.pad(tokens, (back, 0))[:, :length]
-            x = x + self.recent(shifted + back * VOCABULARY)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
-
-
-class Block(nn.Module):
-    """Attention to earlier positions, then a two-layer network at each position by itself."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.RMSNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
-        self.network_norm = nn.RMSNorm(width)
-        self.network_in = nn.Linear(width, 4 * width, bias=False)
-        self.network_out = nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, length, width) to the same shape."""
-        batch, length, width = x.shape
-        joint = self.query_key_value(self.attention_norm(x)).view(batch, length, 3, self.heads, -1)
-        query, key, value = joint.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, -1)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
-        y: Tensor = x + self.network_out(F.gelu(self.network_in(self.network_norm(x))))
-        return y
-
-
-def make_model(settings: Settings) -> GPT:
-    """Return the untrained model; the same seed gives the same numbers on every rank."""
-    torch.manual_seed(settings.seed)
-    return GPT(settings)
-
-
-def gathered_bytes_max(model: nn.Module) -> int:
+def gathered_bytes_max(model: GPT) -> int:
     """Return the most that FSDP gathers at once, beyond the shards: an upper bound, in bytes.
 
     The root's own parameters stay whole from forward to backward. In backward one block is in
     use, with its whole gradients, while the next one is already being gathered.
     """
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    if not units:
+    if not isinstance(model, FSDPModule):
         return 0
-    whole = {
-        module: sum(p.numel() * p.element_size() for p in _parameters(module)) for module in units
-    }
-    blocks = [whole[module] for module in units if module is not model]
-    return whole[model] - sum(blocks) + 3 * max(blocks)
+    blocks = [_whole_bytes(block) for block in model.blocks]
+    return _whole_bytes(model) - sum(blocks) + 3 * max(blocks)
 
 
-def _parameters(module: Any) -> Iterator[Tensor]:
-    parameters: Iterator[Tensor] = module.parameters()
-    return parameters
+def _whole_bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
 def gather_parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -240,11 +173,11 @@ def gather_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def generate(settings: Settings, parameters: dict[str, Tensor]) -> bytes:
-    """Return what the trained model writes after a new line."""
+    """Return how the trained model continues the settings' prompt."""
     model = make_model(settings)
     model.load_state_dict(parameters)
     generator = torch.Generator().manual_seed(settings.seed)
-    text = list(b"\n")
+    text = list(settings.prompt.encode())
     with torch.no_grad():
         for _ in range(settings.sample_bytes):
             logits = model(torch.tensor([text[-settings.context :]]))[0, -1]

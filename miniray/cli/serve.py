@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miniray.cli.common import port_number, run_command
+
 if TYPE_CHECKING:
     from miniray.worker_server import WorkerServer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m miniray.worker_server`; return its exit status."""
-    from miniray.cli import run_command
-
     parser = argparse.ArgumentParser(prog="python -m miniray.worker_server", description=__doc__)
     add_options(parser)
     return run_command(run, parser.parse_args(argv))
@@ -34,13 +34,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-workers", type=int, default=64, metavar="N", help="refuse more (%(default)s)"
     )
-
-
-def port_number(text: str) -> int:
-    """Read a TCP port from the command line."""
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from miniray.cli.serve import port_number
+from miniray.cli.common import port_number
 
 COLUMNS = ("id", "label", "pid", "state", "age", "silent for", "how it ended")
 

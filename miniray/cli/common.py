@@ -1,0 +1,26 @@
+"""What the commands have in common."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run one command and turn Ctrl-C into one line and the exit status a shell expects."""
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("\nminiray: interrupted; nothing was left running", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        sys.stderr.close()
+        return 1
+
+
+def port_number(text: str) -> int:
+    """Read a TCP port from the command line."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
