@@ -326,7 +326,9 @@ class Node:
             raise ClusterError(
                 f"{self.label}: cannot run {command[0]}: {error.strerror}"
             ) from error
-        assert session.stdin and session.stdout and session.stderr
+        assert session.stdin is not None
+        assert session.stdout is not None
+        assert session.stderr is not None
         self._session, self._stdin = session, session.stdin
         self.stdout, self._stderr = session.stdout, session.stderr
         # Threads: a pipe takes 64 KiB and a node may be slow to read; logs come at any time.

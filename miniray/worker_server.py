@@ -349,9 +349,7 @@ class WorkerServer:
         self._watch(log_read, select.POLLIN, lambda events: self._on_log(record))
         self._watch(sock.fileno(), HANG_UP, lambda events: self._on_hang_up(record))
         if child.fileno() >= 0:
-            self._watch(
-                child.fileno(), select.POLLIN, lambda events: self._reap_if_ended(record)
-            )
+            self._watch(child.fileno(), select.POLLIN, lambda events: self._reap_if_ended(record))
         return None
 
     def _close_in_child(self, kept: socket.socket) -> None:
