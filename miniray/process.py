@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 GRACE_S = 1.5
 UNKILLABLE_S = 5.0
@@ -168,18 +169,28 @@ def _prctl(option: int, value: int) -> None:
 def run_with_keeper(run: Callable[[], int]) -> int:
     """Run a function in a child; when it ends, even by SIGKILL, leave no descendant of it.
 
-    This process does nothing but wait. As the subreaper it inherits every orphan below it, those
-    that have left their process group too.
+    This process does nothing but wait for that.
     """
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     child = fork(run, death_signal=signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: os.kill(child.pid, signal.SIGTERM))
     code = child.wait()
+    end_orphans()
+    return code
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphan below this process, whatever group it has joined."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_orphans() -> None:
+    """Kill all children of this process, and those that it inherits from them."""
+    children = f"/proc/self/task/{os.getpid()}/children"
     with contextlib.suppress(ChildProcessError):  # raised once there are no more
         while True:
-            with open(f"/proc/self/task/{os.getpid()}/children") as children:
-                for pid in children.read().split():
+            if os.path.exists(children):  # Linux has it
+                for pid in Path(children).read_text().split():
                     os.kill(int(pid), signal.SIGKILL)
             os.waitpid(-1, 0)
-    return code

@@ -524,6 +524,7 @@ def serve_node(settings: dict[str, Any]) -> int:
 
 
 def _serve_node(settings: dict[str, Any]) -> int:
+    process.adopt_orphans()
     ready = os.dup(1)
     os.dup2(2, 1)
     server: WorkerServer | None = None
@@ -542,6 +543,7 @@ def _serve_node(settings: dict[str, Any]) -> int:
     try:
         server.serve_forever()
     finally:
+        process.end_orphans()
         if os.path.isabs(server.host):
             os.unlink(server.host)
             os.rmdir(os.path.dirname(server.host))
