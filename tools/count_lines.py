@@ -15,8 +15,8 @@ END = "<!-- lines:end -->"
 
 # What the announcement calls the system: the part that turns a socket into a cluster.
 SYSTEM = ("remote_worker", "worker_server", "cluster", "nccl")
-# The design asked for 450 and 900. Hardened against every fault in the README's table, and formatted
-# by ruff, the same system takes more; these ceilings keep it from growing any further.
+# The design asked for 450 and 900. Hardened against every fault in the README's table, and laid
+# out by ruff, the same system takes more; these ceilings keep it from growing any further.
 SYSTEM_LINES_MAX = 1200
 PACKAGE_LINES_MAX = 2250
 # The order in which a reader meets the modules; what is not named here comes last.

@@ -1,0 +1,147 @@
+"""The handshake's functions, which are pure, and the key file."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniray import AuthenticationError, auth
+
+KEY = auth.make_key()
+HELLO = auth.hello("c" * 64)
+CHALLENGE = auth.challenge(KEY, HELLO, "5" * 64)
+REQUEST = {"type": "worker", "name": "rank0"}
+RESPONSE = auth.response(KEY, HELLO, CHALLENGE, REQUEST)
+REPLY = {"worker": 1, "pid": 4711}
+WELCOME = auth.welcome(KEY, HELLO, CHALLENGE, RESPONSE, REPLY)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def test_both_sides_with_one_key_agree() -> None:
+    assert auth.read_response(KEY, HELLO, CHALLENGE, RESPONSE) == REQUEST
+    assert auth.read_welcome(KEY, HELLO, CHALLENGE, RESPONSE, WELCOME) == REPLY
+
+
+def test_client_notices_a_server_with_another_key() -> None:
+    forged = auth.challenge(auth.make_key(), HELLO, "5" * 64)
+    with pytest.raises(AuthenticationError, match="different key"):
+        auth.response(KEY, HELLO, forged, REQUEST)
+
+
+def test_server_notices_a_client_with_another_key() -> None:
+    proof = auth._prove(auth.make_key(), "client", HELLO, CHALLENGE, REQUEST)
+    with pytest.raises(AuthenticationError, match="different key"):
+        auth.read_response(KEY, HELLO, CHALLENGE, {"request": REQUEST, "proof": proof})
+
+
+def test_a_proof_of_the_server_is_no_proof_of_a_client() -> None:
+    for proof in (CHALLENGE["proof"], WELCOME["proof"]):
+        with pytest.raises(AuthenticationError):
+            auth.read_response(KEY, HELLO, CHALLENGE, {"request": REQUEST, "proof": proof})
+
+
+def test_a_client_that_plays_the_server_cannot_use_what_a_client_said() -> None:
+    reflected = {**CHALLENGE, "proof": RESPONSE["proof"]}
+    with pytest.raises(AuthenticationError):
+        auth.response(KEY, HELLO, reflected, REQUEST)
+    with pytest.raises(AuthenticationError):
+        auth.read_welcome(
+            KEY, HELLO, CHALLENGE, RESPONSE, {"reply": REPLY, "proof": RESPONSE["proof"]}
+        )
+
+
+def test_a_recorded_response_fails_against_a_new_nonce() -> None:
+    later = auth.challenge(KEY, HELLO, "6" * 64)
+    with pytest.raises(AuthenticationError):
+        auth.read_response(KEY, HELLO, later, RESPONSE)
+
+
+def test_a_recorded_challenge_fails_against_a_new_nonce() -> None:
+    with pytest.raises(AuthenticationError):
+        auth.response(KEY, auth.hello("d" * 64), CHALLENGE, REQUEST)
+
+
+def test_a_changed_request_or_reply_is_noticed() -> None:
+    with pytest.raises(AuthenticationError):
+        auth.read_response(
+            KEY, HELLO, CHALLENGE, {**RESPONSE, "request": {**REQUEST, "type": "lease"}}
+        )
+    with pytest.raises(AuthenticationError):
+        auth.read_welcome(
+            KEY, HELLO, CHALLENGE, RESPONSE, {**WELCOME, "reply": {**REPLY, "pid": 1}}
+        )
+
+
+def test_another_version_is_named() -> None:
+    with pytest.raises(AuthenticationError, match=f"version 99 on the other side, {auth.VERSION}"):
+        auth.challenge(KEY, {**HELLO, "version": 99}, "5" * 64)
+
+
+@given(st.dictionaries(st.sampled_from(["version", "nonce", "proof", "request"]), json_values))
+def test_malformed_messages_raise_nothing_but_authentication_errors(message: Any) -> None:
+    for call in (
+        lambda: auth.challenge(KEY, message, "5" * 64),
+        lambda: auth.response(KEY, HELLO, message, REQUEST),
+        lambda: auth.read_response(KEY, HELLO, CHALLENGE, message),
+        lambda: auth.read_welcome(KEY, HELLO, CHALLENGE, RESPONSE, message),
+    ):
+        with pytest.raises(AuthenticationError):
+            call()
+
+
+def test_key_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "key"
+    key = auth.load_key(file)
+    assert len(key) >= auth.KEY_CHARS_MIN
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert auth.load_key(file) == key
+    assert [path.name for path in file.parent.iterdir()] == ["key"]
+
+
+def test_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    auth.load_key(file)
+    file.chmod(0o640)
+    with pytest.raises(PermissionError, match="chmod 600"):
+        auth.load_key(file)
+
+
+def test_key_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("short\n")
+    file.chmod(0o600)
+    with pytest.raises(ValueError, match="holds 5 characters"):
+        auth.load_key(file)
+
+
+def test_environment_names_the_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "mine"))
+    key = auth.load_key()
+    assert (tmp_path / "mine").read_bytes().strip() == key
+
+
+def _load(file: Path, queue: Any) -> None:
+    queue.put(auth.load_key(file))
+
+
+def test_many_processes_that_make_the_key_at_once_get_one_key(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    makers = [context.Process(target=_load, args=(tmp_path / "key", queue)) for _ in range(8)]
+    for maker in makers:
+        maker.start()
+    keys = {queue.get() for _ in makers}
+    for maker in makers:
+        maker.join()
+        maker.close()
+    queue.close()
+    assert keys == {auth.load_key(tmp_path / "key")}
+    assert os.listdir(tmp_path) == ["key"]

@@ -1,0 +1,326 @@
+"""What every worker does, whatever carries its messages: a socketpair, TCP, ssh, a cluster."""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from miniray import (
+    Channel,
+    Cluster,
+    NodeConfig,
+    RemoteWorker,
+    Worker,
+    WorkerDied,
+    WorkerError,
+    WorkerExited,
+    WorkerFailed,
+    WorkerServer,
+    process,
+    wait,
+)
+from tests import work
+from tests.support import poll, processes
+
+Start = Callable[..., list[Any]]
+T = 20.0  # seconds that no healthy exchange comes near
+
+
+@contextlib.contextmanager
+def serving(work_fn: Any, **options: Any) -> Iterator[WorkerServer]:
+    """Run a WorkerServer in a forked process of its own."""
+    server = WorkerServer(work_fn, **options)
+    child = process.fork(lambda: server.serve_forever() or 0)
+    server._listener.close()
+    os.close(server._wake_read)
+    os.close(server._wake_write)
+    try:
+        yield server
+    finally:
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait(T) == 0
+
+
+@pytest.fixture(params=["local", "tcp", "cluster", pytest.param("tunnel", marks=pytest.mark.ssh)])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Return a function that starts workers of one kind and closes them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str = "obey", count: int = 1) -> list[Any]:
+            work_fn = getattr(work, name)
+            if request.param == "local":
+                return [stack.enter_context(Worker(work_fn)) for _ in range(count)]
+            if request.param == "tcp":
+                server = stack.enter_context(serving(work_fn))
+                make = lambda: RemoteWorker(server.host, server.port)  # noqa: E731
+                return [stack.enter_context(make()) for _ in range(count)]
+            node = NodeConfig.local(count)
+            if request.param == "tunnel":
+                sshd = request.getfixturevalue("loopback_sshd")
+                node = NodeConfig(
+                    sshd.hosts[0],
+                    count,
+                    python=sys.executable,
+                    ssh_options=sshd.ssh_options,
+                    tunnel=True,
+                )
+            cluster = stack.enter_context(Cluster([node], log=open(os.devnull, "w")))
+            stack.callback(cluster._log.close)
+            return cluster.start(f"tests.work.{name}")
+
+        yield start
+
+
+def test_messages_come_back_in_order(start: Start) -> None:
+    (worker,) = start("echo")
+    messages = [None, 1, "two", [3, (4, {"five": b"6"})], {"$": 1}]
+    for message in messages:
+        worker.send(message, timeout=T)
+    assert [worker.recv(T) for _ in messages] == messages
+
+
+def test_tensors_and_arrays_come_back(start: Start) -> None:
+    torch, numpy = pytest.importorskip("torch"), pytest.importorskip("numpy")
+    (worker,) = start("echo")
+    big = torch.arange(1 << 20, dtype=torch.float32)
+    worker.send({"big": big, "small": numpy.eye(3), "empty": torch.zeros(0, 2)}, timeout=T)
+    arrived = worker.recv(T)
+    assert torch.equal(arrived["big"], big)
+    assert (arrived["small"] == numpy.eye(3)).all()
+    assert arrived["empty"].shape == (0, 2)
+    arrived["big"] += 1
+
+
+def test_iteration_ends_when_the_worker_is_done(start: Start) -> None:
+    (worker,) = start()
+    worker.send("a")
+    worker.send("return")
+    assert list(worker) == ["a"]
+
+
+def test_a_worker_that_returned_has_exited_now_and_ever_after(start: Start) -> None:
+    (worker,) = start()
+    worker.send("return")
+    for _ in range(2):
+        with pytest.raises(WorkerExited, match="is done"):
+            worker.recv(T)
+    with pytest.raises(WorkerExited):
+        worker.send(1)
+
+
+def test_sys_exit_tells_its_status(start: Start) -> None:
+    (worker,) = start()
+    worker.send("exit")
+    with pytest.raises(WorkerExited, match="exited with status 3"):
+        worker.recv(T)
+
+
+def test_an_exception_arrives_with_its_traceback(start: Start) -> None:
+    (worker, other) = start(count=2)
+    worker.send("raise")
+    for _ in range(2):
+        with pytest.raises(WorkerFailed, match="raised ValueError: no such batch: 7") as caught:
+            worker.recv(T)
+        assert caught.value.remote_type == "ValueError"
+        assert "in obey" in caught.value.remote_traceback
+    other.send("unharmed")
+    assert other.recv(T) == "unharmed"
+
+
+@pytest.mark.parametrize(
+    ("order", "number", "text"),
+    [
+        ("die", signal.SIGKILL, r"was killed by SIGKILL \(probably out of memory\)"),
+        ("segfault", signal.SIGSEGV, "was killed by SIGSEGV"),
+    ],
+)
+def test_a_worker_killed_by_a_signal_died_of_it(
+    start: Start, order: str, number: int, text: str
+) -> None:
+    (worker, other) = start(count=2)
+    worker.send(order)
+    for _ in range(2):
+        with pytest.raises(WorkerDied, match=text) as caught:
+            worker.recv(T)
+        assert caught.value.signal == number
+        assert caught.value.exit_code is None
+    other.send("unharmed")
+    assert other.recv(T) == "unharmed"
+
+
+def test_a_hard_exit_tells_its_status(start: Start) -> None:
+    (worker,) = start()
+    worker.send("hard exit")
+    with pytest.raises(WorkerDied, match="exited with status 7") as caught:
+        worker.recv(T)
+    assert (caught.value.signal, caught.value.exit_code) == (None, 7)
+
+
+@pytest.mark.parametrize("order", ["send and die", "send and raise"])
+def test_what_was_sent_before_the_end_is_received_before_the_error(
+    start: Start, order: str
+) -> None:
+    (worker,) = start()
+    worker.send(order)
+    poll.until(lambda: select.select([worker], [], [], 0)[0], what="an answer")
+    with contextlib.suppress(WorkerError):  # it is gone or not, as it happens
+        worker.send("too late")
+    assert worker.recv(T) == "last words"
+    with pytest.raises((WorkerDied, WorkerFailed)):
+        worker.recv(T)
+
+
+def test_recv_timeout_leaves_the_channel_usable(start: Start) -> None:
+    (worker,) = start("echo")
+    with pytest.raises(TimeoutError, match=r"sent nothing for 0\.05s"):
+        worker.recv(timeout=0.05)
+    worker.send("still here")
+    assert worker.recv(T) == "still here"
+
+
+def test_send_timeout_ends_the_channel(start: Start) -> None:
+    (worker,) = start()
+    worker.send("do not read")
+    assert worker.recv(T) == "not reading"
+    with pytest.raises(TimeoutError, match=r"took nothing in for 0\.3s"):
+        for _ in range(20):
+            worker.send(list(range(1 << 18)), timeout=0.3)
+    with pytest.raises(TimeoutError):
+        worker.send(1)
+
+
+def test_what_cannot_be_sent_leaves_the_channel_usable(start: Start) -> None:
+    (worker,) = start()
+    with pytest.raises(TypeError, match=r'message\["batch"\]: set'):
+        worker.send({"batch": {1}})
+    worker.send("set")
+    assert 'message["batch"]: set' in worker.recv(T)
+    worker.send("usable")
+    assert worker.recv(T) == "usable"
+
+
+def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
+    (worker,) = start()
+    worker.send("send 64 MiB")
+    worker.send(bytearray(64 << 20), timeout=60)
+    assert len(worker.recv(60)) == 64 << 20
+    assert len(worker.recv(60)) == 64 << 20
+
+
+def test_close_ends_a_worker_that_ignores_sigterm(start: Start) -> None:
+    (worker,) = start()
+    worker.send("hang")
+    assert worker.recv(T) == "hanging"
+    worker.close()
+    processes.wait_until_gone([worker.pid], timeout_s=T)
+    worker.close()
+
+
+def test_after_close_every_call_says_so(start: Start) -> None:
+    (worker,) = start("echo")
+    worker.close()
+    for call in (worker.recv, lambda: worker.send(1)):
+        with pytest.raises(ConnectionError, match="this side has closed"):
+            call()
+
+
+def test_repr_states_the_status(start: Start) -> None:
+    (worker,) = start()
+    assert "open" in repr(worker)
+    worker.send("return")
+    with pytest.raises(WorkerExited):
+        worker.recv(T)
+    assert "is done" in repr(worker)
+
+
+def test_wait_returns_those_with_something_to_say(start: Start) -> None:
+    workers = start(count=3)
+    assert wait(workers, timeout=0.05) == []
+    workers[1].send("answer")
+    assert wait(workers, T) == [workers[1]]
+    assert workers[1].recv(T) == "answer"
+    workers[2].send("die")
+    assert wait(workers, T) == [workers[2]]
+    with pytest.raises(WorkerDied):
+        workers[2].recv(T)
+    assert wait(workers, 0.05) == [workers[2]]
+
+
+def test_fileno_is_readable_exactly_when_recv_has_something_to_say(start: Start) -> None:
+    (worker,) = start("echo")
+    assert select.select([worker], [], [], 0)[0] == []
+    for _ in range(3):
+        worker.send({"a": [1, 2]})
+    for _ in range(3):
+        assert select.select([worker], [], [], T)[0] == [worker]
+        worker.recv(T)
+    assert select.select([worker], [], [], 0.02)[0] == []
+
+
+def test_one_thread_sends_while_another_receives(start: Start) -> None:
+    (worker,) = start("echo")
+    received: list[Any] = []
+    reader = threading.Thread(target=lambda: received.extend(worker.recv(T) for _ in range(300)))
+    reader.start()
+    for number in range(300):
+        worker.send([number, b"x" * 5000], timeout=T)
+    reader.join()
+    assert [number for number, _ in received] == list(range(300))
+
+
+def test_a_closed_sibling_sees_end_of_file(start: Start) -> None:
+    first, second = start(count=2)
+    first.send("pid")
+    pid = first.recv(T)
+    first.close()
+    processes.wait_until_gone([pid], timeout_s=T)
+    second.send("alive")
+    assert second.recv(T) == "alive"
+
+
+def test_a_worker_may_print_much_more_than_a_pipe_holds(start: Start) -> None:
+    (worker,) = start()
+    worker.send(("print", 5000))
+    assert worker.recv(60) == "printed"
+
+
+def test_wait_works_beyond_1024_descriptors() -> None:
+    import resource
+    import socket
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 8192), hard), hard))
+    with contextlib.ExitStack() as stack:
+        pairs = [tuple(map(Channel, socket.socketpair())) for _ in range(600)]
+        for pair in pairs:
+            for channel in pair:
+                stack.enter_context(channel)
+        ours = [left for left, _ in pairs]
+        assert max(channel.fileno() for channel in ours) > 1024
+        for number in (3, 599):
+            pairs[number][1].send(number)
+        ready = wait(ours, T)
+        assert [channel.recv(T) for channel in ready] == [3, 599]
+
+
+def test_a_message_is_resumed_after_a_timeout_in_its_middle() -> None:
+    import socket
+
+    from miniray import wire
+
+    left, right = socket.socketpair()
+    with Channel(left, name="slow peer") as channel, right:
+        head, buffers = wire.encode(wire.MESSAGE, {"x": b"0123456789"})
+        data = head + bytes(buffers[0].data)
+        for cut in range(1, len(data), 7):
+            right.sendall(data[:cut])
+            with pytest.raises(TimeoutError):
+                channel.recv(timeout=0.01)
+            right.sendall(data[cut:])
+            assert channel.recv(T) == {"x": b"0123456789"}

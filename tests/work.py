@@ -1,0 +1,72 @@
+"""Work functions that the tests run in workers."""
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from miniray import Channel
+
+
+def echo(channel: Channel) -> None:
+    for message in channel:
+        channel.send(message)
+
+
+def obey(channel: Channel) -> None:
+    """Do what the first message says; then echo."""
+    for order in channel:
+        match order:
+            case "return":
+                return
+            case "raise":
+                raise ValueError("no such batch: 7")
+            case "exit":
+                sys.exit(3)
+            case "hard exit":
+                os._exit(7)
+            case "segfault":
+                faulthandler.disable()  # pytest's, which would print every thread's stack
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                channel.send("hanging")
+                while True:
+                    signal.pause()
+            case "do not read":
+                channel.send("not reading")
+                signal.pause()
+            case "send and die":
+                channel.send("last words")
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "send and raise":
+                channel.send("last words")
+                raise ValueError("after the last words")
+            case "send 64 MiB":
+                channel.send(bytes(64 << 20))
+            case "set":
+                try:
+                    channel.send({"batch": {1}})
+                except TypeError as error:
+                    channel.send(str(error))
+            case "pid":
+                channel.send(os.getpid())
+            case ("print", number):
+                for _ in range(number):
+                    print("x" * 1000)
+                channel.send("printed")
+            case "grandchildren":
+                quiet: Any = {"stdin": subprocess.DEVNULL, "start_new_session": False}
+                ours = subprocess.Popen(["sleep", "600"], **quiet)
+                quiet["start_new_session"] = True
+                gone = subprocess.Popen(["sleep", "600"], **quiet)
+                channel.send([os.getpid(), ours.pid, gone.pid])
+            case _:
+                channel.send(order)
+
+
+not_a_function = 7
