@@ -12,7 +12,8 @@ def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Name
     try:
         return run(options)
     except KeyboardInterrupt:
-        print("\nminiray: interrupted; nothing was left running", file=sys.stderr)
+        start = "\n" if sys.stderr.isatty() else ""  # after the terminal's own ^C
+        print(f"{start}miniray: interrupted; nothing was left running", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         sys.stderr.close()

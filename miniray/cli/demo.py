@@ -20,10 +20,11 @@ from miniray.errors import MiniRayError
 from miniray.remote_worker import RemoteWorker
 
 # The model with its gradients and Adam's state needs more than this; an eighth of it fits.
-FAKE_GPU_MEMORY = "6MiB"
+FAKE_GPU_MEMORY_MIB = 6
 TOLERANCE = 1e-5  # nats by which a step's loss may differ between the sharded run and one process
 START_S = 60.0
 REPLY_S = 120.0
+SAMPLE_COLUMNS = 76
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +70,11 @@ def run(options: argparse.Namespace) -> int:
             return _refuse("one fake GPU is too small for the model; ask for two or more")
         options.output.mkdir(parents=True, exist_ok=True)
         settings = Settings(steps=options.steps, seed=options.seed, ranks=ranks)
-        with make_display(plain=options.plain, quiet=options.quiet) as display:
-            return Demo(settings, nodes, display, options.output, options.real_gpus).run()
+        display = make_display(plain=options.plain, quiet=options.quiet)
+        demo = Demo(settings, nodes, display, options.output, options.real_gpus)
+        with display:
+            demo.train()
+        return demo.report()
     except (MiniRayError, OSError, ValueError) as error:
         return _refuse(str(error))
 
@@ -82,7 +86,7 @@ def _refuse(problem: str) -> int:
 
 def make_nodes(options: argparse.Namespace) -> list[NodeConfig]:
     """Return the hosts asked for, or two nodes on this machine."""
-    env = {} if options.real_gpus else {"MINIRAY_FAKE_GPU_MEMORY": FAKE_GPU_MEMORY}
+    env = {} if options.real_gpus else {"MINIRAY_FAKE_GPU_MEMORY": f"{FAKE_GPU_MEMORY_MIB}MiB"}
     if options.hosts is None:
         local = (NodeConfig.local(options.workers_per_node, host=f"node{n}") for n in (1, 2))
         return [dataclasses.replace(node, env=env) for node in local]
@@ -116,16 +120,17 @@ class Demo:
         self.slices = cut_into_slices(read_text(), settings.ranks)
         self.sharded = self._make_run("sharded")
         self.alone = self._make_run("one process")
-        self.memory: dict[str, int] = {}
+        self.began = time.monotonic()
+        self.ranks: list[Rank] = []
+        self.memory: dict[str, int] = {}  # what rank 0 holds, by purpose
         self.gathered_bytes = self.whole_bytes = 0
         self.sample = b""
 
     def _make_run(self, name: str) -> Run:
         return Run(name, self.settings.steps, self.settings.tokens_per_step)
 
-    def run(self) -> int:
-        """Do it all; leave nothing running, whatever happens."""
-        began = time.monotonic()
+    def train(self) -> None:
+        """Train both ways; leave nothing running, whatever happens."""
         say = self.display.say
         places = " + ".join(f"{node.host} ({node.num_workers} {self.kind}s)" for node in self.nodes)
         size = sum(map(len, self.slices)) / MIB
@@ -141,11 +146,14 @@ class Demo:
             except KeyboardInterrupt:
                 self.cluster.stop(grace=0.0)  # who presses Ctrl-C wants no more steps
                 raise
+
+    def report(self) -> int:
+        """Show what came of it; return the exit status."""
         self.report_memory()
         self.report_sample()
         self.write_files()
         equal = self.report_equality()
-        say(f"done in {time.monotonic() - began:.0f} s")
+        self.display.say(f"done in {time.monotonic() - self.began:.0f} s")
         return 0 if equal else 1
 
     def try_one_gpu(self, worker: RemoteWorker) -> None:
@@ -162,18 +170,22 @@ class Demo:
         configs = self.cluster.nccl_configs()
         for worker, config in zip(workers, configs, strict=True):
             self._begin(worker, config.__dict__, [self.slices[config.rank]])
-        ranks = []
         for worker, config in zip(workers, configs, strict=True):
             joined = self._expect(worker, "joined")
             node = self.nodes[config.node_rank].host
             device = "fake GPU" if joined["device"] == "cpu" else joined["device"]
-            ranks.append(Rank(config.rank, node, joined["pid"], f"{device} {config.local_rank}"))
-        self.display.say(f"{len(ranks)} ranks train together, each with a shard of every parameter")
-        self.display.show_ranks(ranks, None)
+            self.ranks.append(
+                Rank(config.rank, node, joined["pid"], f"{device} {config.local_rank}")
+            )
+        self.display.say(
+            f"{len(self.ranks)} ranks train together, each with a shard of every parameter"
+        )
+        limit_bytes = FAKE_GPU_MEMORY_MIB * MIB if self.kind == "fake GPU" else None
+        self.display.show_ranks(self.ranks, limit_bytes)
         self.sharded.began = time.monotonic()
         for _ in range(self.settings.steps):
             reports = [self._expect(worker, "step") for worker in workers]
-            for rank, report in zip(ranks, reports, strict=True):
+            for rank, report in zip(self.ranks, reports, strict=True):
                 rank.held_bytes = sum(report["memory"].values())
             # The ranks' batches are of one size, so the mean of their means is the mean of all.
             self.sharded.add(sum(report["loss"] for report in reports) / len(reports))
@@ -214,19 +226,21 @@ class Demo:
     def report_memory(self) -> None:
         """Compare what a rank holds with what one GPU would have to."""
         parts = " + ".join(f"{name} {count / MIB:.2f}" for name, count in self.memory.items())
-        held = sum(self.memory.values())
+        held = max(rank.held_bytes for rank in self.ranks)
         self.display.say(
-            f"memory: rank 0 holds {held / MIB:.2f} MiB ({parts}); one GPU would need "
-            f"{self.whole_bytes / MIB:.2f} MiB, {self.whole_bytes / held:.1f} times as much\n"
+            f"memory: each {self.kind} holds {held / MIB:.2f} MiB or less "
+            f"(rank 0: {parts})\n"
+            f"        one alone would need {self.whole_bytes / MIB:.2f} MiB, "
+            f"{self.whole_bytes / held:.1f} times as much\n"
             f"        in mid-step, FSDP gathers up to {self.gathered_bytes / MIB:.2f} MiB on top"
         )
 
     def report_sample(self) -> None:
         """Show what the model writes."""
-        text = self.sample.decode("utf-8", "replace")
-        printable = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-        written = [line.rstrip() for line in printable.split("\n") if line.strip()]
-        lines = "".join(f"\n  | {line}" for line in written)
+        text = self.sample.decode("ascii", "replace").replace("\ufffd", "?")
+        printable = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+        written = [line[:SAMPLE_COLUMNS].rstrip() for line in printable.split("\n")]
+        lines = "".join(f"\n  | {line}" for line in written if line)
         self.display.say(f"the model writes:{lines}")
 
     def write_files(self) -> None:

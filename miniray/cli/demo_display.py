@@ -134,7 +134,7 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """Print a text above what is redrawn."""
-        self._live.console.print(text, markup=False, soft_wrap=True)
+        self._live.console.print(text, markup=False)
 
     def show_ranks(self, ranks: list[Rank], limit_bytes: int | None) -> None:
         """Draw these ranks from now on."""
@@ -157,7 +157,7 @@ class LiveDisplay:
         most = self._limit_bytes or max((one.held_bytes for one in self._ranks), default=0) or 1
         for one in self._ranks:
             bar = ProgressBar(total=most, completed=one.held_bytes, width=24)
-            held = f"{one.held_bytes / MIB:.2f} MiB"
+            held = f"{one.held_bytes / MIB:.2f} of {most / MIB:.2f} MiB"
             ranks.add_row(str(one.rank), one.node, str(one.pid), one.device, held, bar)
         runs = Table("run", "", "", "loss", box=None, pad_edge=False)
         for run in self._runs:

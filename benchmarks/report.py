@@ -1,0 +1,147 @@
+"""Turn figures into a table for people, JSON for programs, and Markdown for the README.
+
+python -m benchmarks.report prints results.json in Markdown.
+"""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import LIMIT, OURS, Figure
+
+RESULTS = Path(__file__).with_name("results.json")
+HEADINGS = ("", "ours", "limit", "ratio", "target", "")
+WIDTHS = (46, 12, 12, 8, 10, 7)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what one must know of the machine to compare figures."""
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch = "none"
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "torch": torch,
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def as_json(machine: dict[str, Any], figures: Iterable[Figure]) -> dict[str, Any]:
+    """Return what results.json holds: for each figure its medians, and how much they spread."""
+    return {
+        "measured": datetime.date.today().isoformat(),
+        "machine": machine,
+        "figures": [_figure_as_json(figure) for figure in figures],
+    }
+
+
+def heading() -> str:
+    """Return the table's first line."""
+    return _line(HEADINGS)
+
+
+def rows(figure: dict[str, Any]) -> str:
+    """Return the table's line of one figure, and one more for each peer."""
+    value = {name: _value(one["median"], figure["unit"]) for name, one in _contestants(figure)}
+    cells = (figure["name"], value[OURS], value[LIMIT], f"{figure['ratio']:.2f}x")
+    lines = [_line((*cells, _target(figure), figure["verdict"]))]
+    for name in value:
+        if name not in (OURS, LIMIT):
+            lines.append(_line((f"  beside it: {name}", value[name], "", "", "", "")))
+    return "\n".join(lines)
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """Return the table in Markdown, with the machine below it."""
+    lines = ["| | ours | the limit | ratio | target | |", "|---|---:|---:|---:|---:|---|"]
+    for figure in results["figures"]:
+        value = {name: _value(one["median"], figure["unit"]) for name, one in _contestants(figure)}
+        peers = "".join(f" ({name}: {value[name]})" for name in value if name not in (OURS, LIMIT))
+        lines.append(
+            f"| {figure['name']}{peers} | {value[OURS]} | {value[LIMIT]} | "
+            f"{figure['ratio']:.2f}x | {_target(figure)} | {figure['verdict']} |"
+        )
+    return "\n".join([*lines, "", f"Measured {results['measured']}: {machine_line(results)}."])
+
+
+def machine_line(results: dict[str, Any]) -> str:
+    """Return the machine's facts in one line."""
+    machine = results["machine"]
+    return (
+        f"{machine['cores']} cores ({machine['processor']}), {machine['system']}, "
+        f"Python {machine['python']}, torch {machine['torch']}"
+    )
+
+
+def read_results() -> dict[str, Any]:
+    """Return the results of the last full run."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text())
+    return results
+
+
+def _figure_as_json(figure: Figure) -> dict[str, Any]:
+    return {
+        "name": figure.name,
+        "unit": figure.unit,
+        "samples": {name: _spread(values) for name, values in figure.samples.items()},
+        "ratio": round(figure.ratio, 3),
+        "ratio_spread": _spread(figure.ratios),
+        "target": figure.target,
+        "higher_is_better": figure.higher_is_better,
+        "verdict": figure.verdict,
+    }
+
+
+def _spread(values: Iterable[float]) -> dict[str, Any]:
+    values = sorted(values)
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    named = {"median": statistics.median(values), "quartile_1": low, "quartile_3": high}
+    named |= {"min": values[0], "max": values[-1]}
+    return {name: float(f"{value:.4g}") for name, value in named.items()} | {"count": len(values)}
+
+
+def _contestants(figure: dict[str, Any]) -> Iterable[tuple[str, dict[str, float]]]:
+    contestants: dict[str, dict[str, float]] = figure["samples"]
+    return contestants.items()
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}"
+
+
+def _target(figure: dict[str, Any]) -> str:
+    if figure["target"] is None:
+        return "-"
+    return f"{'>=' if figure['higher_is_better'] else '<='} {figure['target']}x"
+
+
+def _line(cells: Iterable[str]) -> str:
+    name, *rest = (
+        cell.ljust(width) if index in (0, 5) else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(cells, WIDTHS, strict=True))
+    )
+    return "  ".join([name, *rest]).rstrip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # no Linux
+        pass
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    print(as_markdown(read_results()))

@@ -1,0 +1,134 @@
+"""A small dict there and back, both ends on one core, beside the same bytes over a bare socket."""
+
+import contextlib
+import multiprocessing.connection
+import socket
+import time
+from collections.abc import Iterator
+
+from benchmarks.measure import (
+    KEY,
+    LIMIT,
+    OURS,
+    Figure,
+    forked,
+    interleave,
+    pin,
+    serving,
+    two_cores,
+)
+from miniray import Channel, RemoteWorker, Worker, WorkerServer, wire
+
+MESSAGE = {"cmd": "train", "step": 3, "lr": 0.001}
+FRAME, _ = wire.encode(wire.MESSAGE, MESSAGE)
+TARGET = 2.5
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Yield one figure for socketpairs and one for TCP, in microseconds a round trip."""
+    pin(two_cores()[0])  # on two cores the time is mostly the scheduler's
+    repetitions, rounds = (9, 300) if quick else (101, 1000)
+    with (
+        Worker(echo) as ours,
+        bare_echo(socket.socketpair()) as limit,
+        pipe_echo() as pipe,
+    ):
+        contestants = {
+            OURS: lambda: time_channel(ours, rounds),
+            LIMIT: lambda: time_socket(limit, rounds),
+            "multiprocessing.Pipe": lambda: time_pipe(pipe, rounds),
+        }
+        samples = interleave(contestants, repetitions)
+        yield Figure("small dict there and back, Worker", "us", samples, TARGET)
+    with (
+        serving(WorkerServer(echo, key=KEY)) as server,
+        RemoteWorker(server.host, server.port, key=KEY) as ours,
+        bare_echo(tcp_pair()) as limit,
+    ):
+        contestants = {
+            OURS: lambda: time_channel(ours, rounds),
+            LIMIT: lambda: time_socket(limit, rounds),
+        }
+        samples = interleave(contestants, repetitions)
+        yield Figure("small dict there and back, RemoteWorker", "us", samples, TARGET)
+
+
+def echo(channel: Channel) -> None:
+    """Send every message back."""
+    for message in channel:
+        channel.send(message)
+
+
+def time_channel(channel: Channel, rounds: int) -> float:
+    """Return the microseconds that one round trip takes."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        channel.send(MESSAGE)
+        message = channel.recv()
+    elapsed = time.perf_counter() - start
+    assert message == MESSAGE
+    return elapsed / rounds * 1e6
+
+
+def time_socket(sock: socket.socket, rounds: int) -> float:
+    """Return the microseconds that one round trip of as many bytes takes."""
+    nbytes = len(FRAME)
+    start = time.perf_counter()
+    for _ in range(rounds):
+        sock.send(FRAME)
+        data = sock.recv(nbytes)
+    elapsed = time.perf_counter() - start
+    assert data == FRAME
+    return elapsed / rounds * 1e6
+
+
+def time_pipe(pipe: multiprocessing.connection.Connection, rounds: int) -> float:
+    """Return the microseconds that one round trip takes through multiprocessing, with pickle."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        pipe.send(MESSAGE)
+        message = pipe.recv()
+    elapsed = time.perf_counter() - start
+    assert message == MESSAGE
+    return elapsed / rounds * 1e6
+
+
+@contextlib.contextmanager
+def bare_echo(pair: tuple[socket.socket, socket.socket]) -> Iterator[socket.socket]:
+    """Yield a socket whose other end, in a child, sends back all that it receives."""
+    ours, theirs = pair
+
+    def run_child() -> None:
+        ours.close()
+        nbytes = len(FRAME)
+        while data := theirs.recv(nbytes):
+            theirs.send(data)
+
+    with ours, forked(run_child):
+        theirs.close()
+        yield ours
+
+
+@contextlib.contextmanager
+def pipe_echo() -> Iterator[multiprocessing.connection.Connection]:
+    """Yield a multiprocessing.Pipe whose other end, in a child, sends everything back."""
+    ours, theirs = multiprocessing.Pipe()
+
+    def run_child() -> None:
+        ours.close()
+        while True:
+            theirs.send(theirs.recv())
+
+    with ours, forked(run_child):
+        theirs.close()
+        yield ours
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs

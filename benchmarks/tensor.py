@@ -1,0 +1,182 @@
+"""A 64 MiB tensor from one process to another, beside a bare `recv_into` loop of as many bytes."""
+
+import contextlib
+import functools
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.measure import (
+    KEY,
+    LIMIT,
+    OURS,
+    Figure,
+    forked,
+    interleave,
+    pin,
+    serving,
+    two_cores,
+)
+from benchmarks.small import tcp_pair
+from miniray import Channel, RemoteWorker, SharedTensor, Worker, WorkerServer
+
+NBYTES = 64 * 1024 * 1024
+TARGET = 0.8
+GIB = 1024**3
+
+
+def run(quick: bool) -> Iterator[Figure]:
+    """Yield figures for both directions over TCP and for a Worker's ways, in GiB a second."""
+    repetitions, rounds = (3, 1) if quick else (21, 4)
+    import torch  # before the fork, once for all
+
+    # Sender and receiver each have a core, as two machines would; all contestants alike.
+    our_core, their_core = two_cores()
+    pin(their_core)
+    with (
+        serving(WorkerServer(take_and_give, key=KEY), core=their_core) as server,
+        RemoteWorker(server.host, server.port, key=KEY) as remote,
+        bare_peer(tcp_pair()) as tcp,
+        Worker(take_and_give) as local,
+        bare_peer(socket.socketpair()) as unix,
+    ):
+        pin(our_core)
+        # Not before the forks: filling it starts torch's threads.
+        tensor = torch.rand(NBYTES // 4)
+        shared = SharedTensor((NBYTES // 4,))
+        shared.tensor.copy_(tensor)
+        raw, buffer = memoryview(tensor.numpy()).cast("B"), memoryview(bytearray(NBYTES))
+
+        def compare(
+            name: str,
+            ours: Callable[[], object],
+            limit: Callable[[], object],
+            target: float | None = None,
+            **peers: Callable[[], object],
+        ) -> Figure:
+            transfers = {OURS: ours, LIMIT: limit, **peers}
+            contestants = {
+                who: functools.partial(throughput, transfer, rounds)
+                for who, transfer in transfers.items()
+            }
+            samples = interleave(contestants, repetitions)
+            return Figure(name, "GiB/s", samples, target, higher_is_better=True)
+
+        yield compare(
+            "64 MiB tensor to a RemoteWorker",
+            lambda: give(remote, tensor),
+            lambda: give_bytes(tcp, raw),
+            TARGET,
+            sendall=lambda: give_bytes(tcp, raw, socket.socket.sendall),
+        )
+        yield compare(
+            "64 MiB tensor from a RemoteWorker",
+            lambda: take(remote),
+            lambda: take_bytes(tcp, buffer),
+            TARGET,
+            sendall=lambda: take_bytes(tcp, buffer, b"G"),
+        )
+        yield compare(
+            "64 MiB tensor to a Worker (one copy, memfd)",
+            lambda: give(local, tensor),
+            lambda: give_bytes(unix, raw),
+        )
+        yield compare(
+            "64 MiB SharedTensor to a Worker (no copy)",
+            lambda: give(local, shared),
+            lambda: give_bytes(unix, raw),
+        )
+
+
+def throughput(transfer: Callable[[], object], rounds: int) -> float:
+    """Return GiB a second."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        transfer()
+    return NBYTES * rounds / (time.perf_counter() - start) / GIB
+
+
+def give(channel: Channel, tensor: object) -> None:
+    """Send a tensor, and wait until the other side has all of it."""
+    channel.send({"batch": tensor})
+    assert channel.recv() == "taken"
+
+
+def take(channel: Channel) -> None:
+    """Ask for a tensor, and receive all of it."""
+    channel.send("give")
+    assert channel.recv()["batch"].nbytes == NBYTES
+
+
+def take_and_give(channel: Channel) -> None:
+    """Take tensors, and give one when asked."""
+    import torch
+
+    tensor = torch.rand(NBYTES // 4)
+    for message in channel:
+        channel.send({"batch": tensor} if message == "give" else "taken")
+
+
+def pour(sock: socket.socket, raw: memoryview) -> None:
+    """Send it all without ever blocking in `send`.
+
+    That is faster than `sendall`, which keeps the socket locked in the kernel while it copies, so
+    it is the limit; `sendall` stands beside it.
+    """
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    while raw:
+        try:
+            raw = raw[sock.send(raw, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            poller.poll()
+
+
+def give_bytes(
+    sock: socket.socket,
+    raw: memoryview,
+    send: Callable[[socket.socket, memoryview], object] = pour,
+) -> None:
+    """Do what `give` does, without messages."""
+    sock.sendall(b"t")
+    send(sock, raw)
+    assert sock.recv(1) == b"t"
+
+
+def take_bytes(sock: socket.socket, buffer: memoryview, command: bytes = b"g") -> None:
+    """Do what `take` does, without messages; with b"G" the other side uses `sendall`."""
+    sock.sendall(command)
+    fill(sock, buffer)
+
+
+def fill(sock: socket.socket, buffer: memoryview) -> None:
+    """Receive into a buffer that is reused until it is full: the limit that ours is held to."""
+    filled = 0
+    while filled < len(buffer):
+        filled += sock.recv_into(buffer[filled:])
+
+
+@contextlib.contextmanager
+def bare_peer(pair: tuple[socket.socket, socket.socket]) -> Iterator[socket.socket]:
+    """Yield a socket whose other end, in a child, does what `take_and_give` does."""
+    ours, theirs = pair
+
+    def run_child() -> None:
+        ours.close()
+        import torch
+
+        raw = memoryview(torch.rand(NBYTES // 4).numpy()).cast("B")
+        buffer = memoryview(bytearray(NBYTES))
+        while command := theirs.recv(1):
+            if command == b"g":
+                pour(theirs, raw)
+            elif command == b"G":
+                theirs.sendall(raw)
+            else:
+                fill(theirs, buffer)
+                theirs.sendall(b"t")
+
+    with ours, forked(run_child):
+        theirs.close()
+        yield ours
