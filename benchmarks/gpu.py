@@ -29,7 +29,9 @@ def main() -> int:
     for elements, microseconds in ask(time_all_reduce).items():
         print(f"  {int(elements):>10} float32  {microseconds:10.1f} us")
     real, fake = ask(train, fake=False), ask(train, fake=True)
-    difference = max(abs(a - b) / abs(b) for a, b in zip(real["losses"], fake["losses"], strict=True))
+    difference = max(
+        abs(a - b) / abs(b) for a, b in zip(real["losses"], fake["losses"], strict=True)
+    )
     print(f"\nFSDP2, {STEPS} steps, loss {real['losses'][0]:.6f} -> {real['losses'][-1]:.6f}")
     print(f"  on CUDA with NCCL       {real['step_ms']:8.2f} ms a step")
     print(f"  on a fake GPU with gloo {fake['step_ms']:8.2f} ms a step")
@@ -58,9 +60,9 @@ def describe_gpu(config: dict[str, Any]) -> dict[str, Any]:
     gpus = torch.cuda.device_count()
     return {
         "gpus": gpus,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "name": torch.cuda.get_device_name(0) if gpus else "",
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if gpus else "",
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if gpus else "",  # type: ignore[no-untyped-call]  # torch lacks it
     }
 
 
@@ -107,7 +109,7 @@ def train(config: dict[str, Any], fake: bool) -> dict[str, Any]:
         for _ in range(STEPS):
             start = time.perf_counter()
             loss = torch.nn.functional.cross_entropy(model(inputs), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch lacks it
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())  # waits for the device

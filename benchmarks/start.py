@@ -1,4 +1,4 @@
-"""Eight ranks on two nodes, from nothing to the first all_reduce, beside a bare fork and torchrun."""
+"""Eight ranks on two nodes from nothing to an all_reduce, beside a bare fork and torchrun."""
 
 import contextlib
 import os

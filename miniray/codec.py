@@ -173,6 +173,8 @@ def check_spec(spec: Any) -> int:
             raise ValueError("no shape or size")
         if not all(type(length) is int and 0 <= length < 2**62 for length in shape):
             raise ValueError(f"shape {shape}")
+        if kind == "shared" and "memfd" not in spec:
+            raise ValueError("a SharedTensor that is not shared")
         if math.prod(shape) * _item_bytes(kind, dtype) != nbytes or nbytes < 0:
             raise ValueError(f"{nbytes} bytes for shape {shape} of {dtype}")
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
@@ -228,6 +230,8 @@ def _decode(tree: Tree, values: list[Any]) -> Any:
 def move_to_memfd(buffer: Buffer, nbytes_min: int) -> Buffer:
     """Return a large buffer as shared memory that holds a copy of it; others as they are."""
     file = buffer.data
+    if buffer.spec["type"] == "shared" and not buffer.spec["nbytes"]:
+        return Buffer({**buffer.spec, "memfd": True}, b"")  # nothing to share: made anew there
     if buffer.descriptor is None:
         if buffer.spec["nbytes"] < nbytes_min:
             return buffer
@@ -263,7 +267,7 @@ def _build(spec: Spec, memory: Any) -> Any:
         return bytes(memory)
     if kind == "bytearray":
         return bytearray(memory) if type(memory) is not bytearray else memory
-    if kind == "shared":
+    if kind == "shared" and memory is not None:
         return memory
     if kind == "numpy":
         import numpy
@@ -272,6 +276,8 @@ def _build(spec: Spec, memory: Any) -> Any:
     import torch
 
     element = getattr(torch, dtype)
+    if kind == "shared":
+        return SharedTensor(shape, element)
     if not spec["nbytes"]:
         return torch.empty(shape, dtype=element)
     return torch.frombuffer(memory, dtype=element).reshape(shape)

@@ -1,4 +1,4 @@
-"""The benchmarks run, print their table and write their JSON; how fast it is is no test's business."""
+"""The benchmarks run, print their table and write their JSON; speed is no test's business."""
 
 import json
 import subprocess
