@@ -74,9 +74,10 @@ class NodeConfig:
             raise ValueError(f"{self.host}: a tunnel goes through ssh, not through a launcher")
 
     @classmethod
-    def local(cls, num_workers: int = 1, *, host: str = "local") -> Self:
+    def local(cls, num_workers: int = 1, *, host: str = "local", **options: Any) -> Self:
         """Return a "node" on this machine: the same, without ssh."""
-        return cls(host, num_workers, launcher=("/bin/sh", "-c"), python=sys.executable)
+        options = {"launcher": ("/bin/sh", "-c"), "python": sys.executable, **options}
+        return cls(host, num_workers, **options)
 
 
 class Cluster:

@@ -501,8 +501,9 @@ def _redirect(log_write: int) -> None:
     os.dup2(log_write, 1)
     os.dup2(log_write, 2)
     os.close(log_write)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file it is
+    # New streams: a notebook or a test runner may have put others in their place.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)
+    sys.stderr = open(2, "w", buffering=1, closefd=False)
 
 
 def _silent_s(sock: socket.socket) -> float | None:

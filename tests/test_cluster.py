@@ -260,7 +260,7 @@ def start_and_echo(nodes: ssh.LoopbackNodes) -> None:
         2,
         python=sys.executable,
         ssh_options=nodes.ssh_options,
-        env={"WORDS": "it's \"quoted\" $HOME `x` \\n !"},
+        env={"WORDS": 'it\'s "quoted" $HOME `x` \\n !'},
     )
     with Cluster([config], log=io.StringIO()) as cluster:
         for worker in cluster.start("tests.work.echo"):

@@ -214,6 +214,9 @@ def test_a_cut_link_ends_both_sides(netns_nodes: namespaces.Nodes, tunnel: bool)
         assert json.loads(script.stdout.readline()) == {"answer": "unharmed"}
     assert script.wait(T) == 0
     script.communicate()
+    # The session's own sshd has not heard of the cut; it would wait for hours.
+    for session in psutil.Process(netns_nodes.servers["node2"].process.pid).children():
+        session.kill()
     netns_nodes.wait_until_empty(timeout_s=15)
 
 
@@ -267,8 +270,6 @@ def test_fsdp_over_two_nodes_learns_what_one_process_learns(
             *("--python", sys.executable, "--output", str(tmp_path), *options),
         ],
         timeout=280,
-        capture_output=True,
-        text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "equal: over 6 steps the losses of 8 ranks and of one process" in ended.stdout

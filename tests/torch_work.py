@@ -5,8 +5,15 @@ import signal
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 
 from miniray import Channel, process_group
+from miniray.nccl import memory_bytes
+
+TORCHRUN = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
 
 
 def all_reduce(channel: Channel) -> None:
@@ -20,3 +27,37 @@ def all_reduce(channel: Channel) -> None:
             dist.all_reduce(ones)
             channel.send(ones.item())
             order = channel.recv()
+
+
+def fail_in_a_group(channel: Channel) -> None:
+    """Raise on rank 2, while the others wait for it in a collective."""
+    config = channel.recv()
+    with process_group(config) as device:
+        dist.barrier()
+        channel.send("joined")
+        channel.recv()
+        if config["rank"] == 2:
+            raise ValueError("only rank 2 fails")
+        dist.all_reduce(torch.ones(1, device=device))
+        channel.send("done")
+
+
+def tell_environment(channel: Channel) -> None:
+    with process_group(channel.recv()):
+        inside = {name: os.environ[name] for name in TORCHRUN}
+    after = {name: os.environ[name] for name in TORCHRUN if name in os.environ}
+    channel.send((inside, after))
+
+
+def train_sharded(channel: Channel) -> None:
+    """Take two steps with a model of 1 MiB of parameters; answer the loss and the bytes held."""
+    with process_group(channel.recv()) as device:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(512, 512).to(device)
+        fully_shard(model)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for _ in range(2):
+            loss = model(torch.ones(4, 512, device=device)).square().mean()
+            loss.backward()
+            optimizer.step()
+        channel.send((loss.item(), memory_bytes(optimizer)))
