@@ -502,8 +502,7 @@ def _redirect(log_write: int) -> None:
     os.dup2(log_write, 2)
     os.close(log_write)
     # New streams: a notebook or a test runner may have put others in their place.
-    sys.stdout = open(1, "w", buffering=1, closefd=False)
-    sys.stderr = open(2, "w", buffering=1, closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
 
 
 def _silent_s(sock: socket.socket) -> float | None:

@@ -61,7 +61,7 @@ def test_the_module_is_sent_along_and_the_node_needs_nothing(tmp_path: Path) -> 
     (here / "beside.py").write_text("word = 'streamed'\n")
     script = (
         "from miniray import *\n"
-        f"with Cluster([NodeConfig.local()], log=open({str(tmp_path / 'log')!r}, 'w')) as cluster:\n"
+        "with Cluster([NodeConfig.local()]) as cluster:\n"
         "    print(cluster.start('only_here.work_fn')[0].recv(30))\n"
     )
     script = script.replace("NodeConfig.local()", node_without_files(there))
@@ -122,7 +122,7 @@ def test_a_work_function_that_leads_nowhere_is_a_cluster_error(work_fn: str, tex
 
 @pytest.mark.parametrize("work_fn", ["work_fn", "__main__.work_fn", ""])
 def test_a_name_that_is_no_modules_function_is_refused_at_once(work_fn: str) -> None:
-    with pytest.raises(ValueError, match="MODULE.FUNCTION"):
+    with pytest.raises(ValueError, match=r"MODULE.FUNCTION"):
         Cluster([NodeConfig.local()]).start(work_fn)
 
 
@@ -144,7 +144,7 @@ def test_a_node_without_python_or_with_an_old_one_says_so(tmp_path: Path) -> Non
     assert "none: the session ended before its server was ready: " in str(caught.value)
     assert "/no/such/python" in str(caught.value)
     assert "old: python there is 3.9.1, MiniRay needs 3.11" in str(caught.value)
-    with pytest.raises(ClusterError, match="cannot run /no/such/launcher: No such file"):
+    with pytest.raises(ClusterError, match=r"cannot run /no/such/launcher: No such file"):
         Cluster(nodes).start("tests.work.echo")
 
 
@@ -206,7 +206,7 @@ def test_port_in_use_is_said() -> None:
     ],
 )
 def test_load_work_fn_says_what_is_wrong(name: str, error: type[Exception]) -> None:
-    with pytest.raises(error, match="no_such|not_a_function|MODULE.FUNCTION"):
+    with pytest.raises(error, match=r"no_such|not_a_function|MODULE\.FUNCTION"):
         load_work_fn(name)
 
 
