@@ -1,6 +1,6 @@
 """Turn figures into a table for people, JSON for programs, and Markdown for the README.
 
-python -m benchmarks.report prints results.json in Markdown.
+python -m benchmarks.report prints results.json in Markdown; --write puts it into README.md, too.
 """
 
 import datetime
@@ -8,12 +8,14 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import LIMIT, OURS, Figure
+from tools.count_lines import README, replace_table
 
 RESULTS = Path(__file__).with_name("results.json")
 HEADINGS = ("", "ours", "limit", "ratio", "target", "")
@@ -144,4 +146,7 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    print(as_markdown(read_results()))
+    table = as_markdown(read_results())
+    print(table)
+    if "--write" in sys.argv[1:]:
+        README.write_text(replace_table(README.read_text(), table, "benchmarks"))

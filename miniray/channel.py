@@ -122,12 +122,13 @@ class Channel:
         head, buffers = wire.encode(kind, body, memfd=self._memfd)
         try:
             if not buffers:
-                try:  # noqa: SIM105  # suppress() takes a tenth of the time of a small send
-                    head = head[self._sock.send(head, _DONTWAIT) :]
+                try:
+                    sent = self._sock.send(head, _DONTWAIT)
+                    if sent == len(head):
+                        return  # as for most messages
+                    head = head[sent:]
                 except BlockingIOError:
                     pass  # it waits below
-                if not head:
-                    return  # as for most messages
             deadline = math.inf if timeout is None else time.monotonic() + timeout
             parts: list[Any] = [head]
             for buffer in buffers:
@@ -184,7 +185,7 @@ class Channel:
         """Return what may be received without completing a frame that nobody has asked for."""
         if self._decoder.wants_descriptor:
             return memoryview(b"")
-        want = self._decoder.want
+        want = memoryview(self._decoder.want)
         return want[:-1] if self._decoder.ends_frame else want
 
     def _recv_frame(self, timeout: float | None) -> wire.Frame:

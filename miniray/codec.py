@@ -158,6 +158,8 @@ def _name_of(value: Any) -> str:
 def _way_out(value: Any, numpy: Any) -> str:
     if numpy is not None and isinstance(value, numpy.generic):
         return "; call .item() first"
+    if isinstance(value, str):
+        return "; call str() first"
     if isinstance(value, set | frozenset):
         return "; send a sorted list"
     if isinstance(value, memoryview):

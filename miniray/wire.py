@@ -13,6 +13,7 @@ Between two processes of one machine a buffer's description may say "memfd": tru
 zero byte stands where its bytes would, and the descriptor of its memory comes with that byte.
 """
 
+import functools
 import json
 import struct
 from collections.abc import Callable
@@ -52,6 +53,10 @@ class Frame(NamedTuple):
 
     kind: int
     body: Any
+
+
+# Half the time of Frame(kind, body), and every message needs one.
+_new_frame: Callable[[tuple[int, Any]], Frame] = functools.partial(tuple.__new__, Frame)
 
 
 def encode(kind: int, body: Any, *, memfd: bool = False) -> tuple[bytes, list[codec.Buffer]]:
@@ -96,14 +101,14 @@ class Decoder:
     def __init__(self, *, auth_only: bool = False, memfd: bool = False) -> None:
         self._kinds = {AUTH} if auth_only else {*KINDS, *(kind | HAS_RAW_BYTES for kind in KINDS)}
         self._memfd = memfd
-        self._prelude = memoryview(bytearray(_PRELUDE.size))
+        self._prelude = bytearray(_PRELUDE.size)
         self._specs: list[codec.Spec] = []
         self._memories: list[Any] = []  # None where shared memory is yet to come
         self._missing: list[int] = []  # indices of the buffers that are not complete
         self._expect_prelude()
 
     def _expect_prelude(self) -> None:
-        self.want = self._prelude
+        self.want: bytearray | memoryview = self._prelude
         # Whether the next byte carries the descriptor of a buffer's memory.
         self.wants_descriptor = False
         self._header: bytearray | None = None
@@ -121,7 +126,7 @@ class Decoder:
         Raises ProtocolError, and nothing else, for bytes that no encoder makes.
         """
         if nbytes < len(self.want):
-            self.want = self.want[nbytes:]
+            self.want = memoryview(self.want)[nbytes:]
             return None
         if self._header is None:
             self._read_prelude()
@@ -150,8 +155,7 @@ class Decoder:
         if not 0 < length <= length_max:
             raise ProtocolError(f"a header of {length} bytes; the limit is {length_max}")
         self._kind = kind
-        self._header = header = bytearray(length)
-        self.want = memoryview(header)
+        self.want = self._header = bytearray(length)
 
     def _read_header(self, header: bytearray) -> None:
         try:
@@ -193,4 +197,4 @@ class Decoder:
             tree = codec.decode(tree, self._specs, self._memories)
             self._specs, self._memories = [], []
         self._expect_prelude()
-        return Frame(self._kind & ~HAS_RAW_BYTES, tree)
+        return _new_frame((self._kind & ~HAS_RAW_BYTES, tree))

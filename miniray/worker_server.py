@@ -488,7 +488,8 @@ def _listen(host: str, port: int) -> socket.socket:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        text = f"cannot listen on {host}:{port}: {error.strerror}; choose another address or port"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        text = f"cannot listen on {host}:{port}: {reason}; choose another address or port"
         raise OSError(error.errno, text) from None
     listener.setblocking(False)
     return listener

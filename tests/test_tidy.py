@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import report
 from tools import count_lines
 
 REPOSITORY = count_lines.REPOSITORY
@@ -85,6 +86,12 @@ class TestLines:
         readme = count_lines.README.read_text()
         expected = count_lines.replace_table(readme, count_lines.make_table())
         assert readme == expected, "run: python tools/count_lines.py --write"
+
+    def test_readme_has_the_figures_of_the_last_benchmark(self) -> None:
+        readme = count_lines.README.read_text()
+        table = report.as_markdown(report.read_results())
+        expected = count_lines.replace_table(readme, table, "benchmarks")
+        assert readme == expected, "run: python -m benchmarks.report --write"
 
 
 class TestImports:

@@ -10,8 +10,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "miniray"
 README = REPOSITORY / "README.md"
-BEGIN = "<!-- lines:begin -->"
-END = "<!-- lines:end -->"
 
 # What the announcement calls the system: the part that turns a socket into a cluster.
 SYSTEM = ("remote_worker", "worker_server", "cluster", "nccl")
@@ -67,12 +65,12 @@ def make_table() -> str:
     return "\n".join(rows)
 
 
-def replace_table(readme: str, table: str) -> str:
-    """Return the README's text with `table` between its two markers."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replace_table(readme: str, table: str, name: str = "lines") -> str:
+    """Return the README's text with `table` between the two markers of that name."""
+    before, begin, rest = readme.partition(f"<!-- {name}:begin -->")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
     if not (begin and end):
-        raise ValueError(f"README.md has no {BEGIN} ... {END}; add both where the table belongs")
+        raise ValueError(f"README.md has no <!-- {name}:begin --> and end; add both")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
