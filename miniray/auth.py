@@ -122,11 +122,12 @@ def read_welcome(
 
 
 def _check_opening(message: Message, fields: set[str]) -> None:
-    if message.get("version") != VERSION:
-        theirs = str(message.get("version"))[:20]
+    version, nonce = message.get("version"), message.get("nonce")
+    if type(version) is int and version != VERSION:
+        theirs = str(version)[:20]
         raise AuthenticationError(f"handshake version {theirs} on the other side, {VERSION} here")
-    nonce = message.get("nonce")
-    if type(nonce) is not str or len(nonce) != NONCE_CHARS or message.keys() != fields:
+    well_formed = type(version) is int and type(nonce) is str and len(nonce) == NONCE_CHARS
+    if not well_formed or message.keys() != fields:
         raise AuthenticationError("the other side's first message is not a MiniRay handshake")
 
 
@@ -139,7 +140,9 @@ def _prove(key: bytes, role: str, *transcript: Message) -> str:
 
 def _check_proof(message: Message, expected: str) -> None:
     proof = message.get("proof")
-    if type(proof) is not str or not hmac.compare_digest(proof.encode(), expected.encode()):
+    # JSON can say a lone surrogate, which UTF-8 cannot: ASCII with replacements never fails.
+    given = proof.encode("ascii", "replace") if type(proof) is str else b""
+    if not hmac.compare_digest(given, expected.encode()):
         raise AuthenticationError(
             "the other side holds a different key: both must use the same key file "
             "($MINIRAY_KEY_FILE, else ~/.miniray/key)"

@@ -174,10 +174,15 @@ class Channel:
         if not ready & select.POLLIN or not self._receiving.acquire(blocking=False):
             return
         try:
-            nbytes = self._sock.recv_into(self._want_but_the_end(), flags=_DONTWAIT)
+            want = self._want_but_the_end()
+            if not len(want):  # another thread received meanwhile
+                return
+            nbytes = self._sock.recv_into(want, flags=_DONTWAIT)
             if nbytes == 0:
                 raise BrokenPipeError(errno.EPIPE, "the other side hung up")
             self._decoder.advance(nbytes)
+        except BlockingIOError:
+            return  # another thread received it first
         finally:
             self._receiving.release()
 
@@ -246,6 +251,7 @@ class Channel:
                 f"{self.name} raised {kind}: {text}\n\nIts traceback:\n{trace}",
                 remote_type=kind,
                 remote_traceback=trace,
+                failed_at=time_s if type(time_s := body.get("time")) is float else 0.0,
             )
         return ProtocolError(f"{self.name} sent a frame of kind {frame.kind} in mid-conversation")
 
@@ -265,9 +271,8 @@ def wait(channels: Iterable[AnyChannel], timeout: float | None = None) -> list[A
     channels = list(channels)
     ready = {channel for channel in channels if channel._inbox or channel._ended is not None}
     with selectors.DefaultSelector() as selector:
-        for channel in channels:
-            if channel not in ready:
-                selector.register(channel, selectors.EVENT_READ)
+        for channel in {*channels} - ready:
+            selector.register(channel, selectors.EVENT_READ)
         found = selector.select(0 if ready else timeout)
         ready.update(key.fileobj for key, _ in found)  # type: ignore[misc]  # what we registered
     return [channel for channel in channels if channel in ready]
@@ -291,11 +296,14 @@ def run_work(work_fn: Callable[[Channel], Any], channel: Channel) -> int:
 
 def _report_failure(channel: Channel, error: BaseException) -> None:
     trace = "".join(traceback.format_exception(error))
-    sys.stderr.write(trace)
+    with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the failure
+        sys.stderr.write(trace)
     report = {
         "type": type(error).__name__,
         "message": _text_of(error),
         "traceback": trace[-TRACEBACK_CHARS_MAX:],
+        # A process group notes it before it is torn down, which makes the other ranks fail.
+        "time": getattr(error, "failed_at", time.time()),
     }
     _send_ending(channel, wire.ERROR, report)
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
 from miniray import auth, nccl
-from miniray.errors import ClusterError, MiniRayError, WorkerError
+from miniray.channel import wait
+from miniray.errors import ClusterError, MiniRayError, WorkerDied, WorkerError, WorkerFailed
 from miniray.process import GRACE_S
 from miniray.remote_worker import RemoteWorker, open_connection, server_status
 
@@ -36,6 +37,7 @@ SOURCES_BYTES_MAX = 16 * 1024 * 1024
 STDERR_TAIL_LINES = 10
 ENDING_S = 4.0
 HURRY_S = 1.0
+SETTLE_S = 2.0
 
 SSH = (
     "ssh", "-T", "-oBatchMode=yes", "-oControlMaster=no", "-oControlPath=none",
@@ -224,29 +226,37 @@ class Cluster:
     def blame(self, error: WorkerError) -> WorkerError:
         """Return the error of the rank that died first, and end all ranks with it.
 
-        The others' errors are consequences: a collective fails when a peer has gone. A lost node
-        comes before a killed rank, that before one that failed, then who ended earlier.
+        The others' errors are consequences: a collective fails when a peer has gone. Who died
+        without a word comes first, then the node that is lost, then who failed earliest.
         """
-        suspects: list[tuple[int, float, RemoteWorker]] = []
-        for node in self._nodes:
-            try:
-                rows = {row["id"]: row for row in node.status(timeout=2.0)["workers"]}
-            except (OSError, MiniRayError):
-                suspects += [(0, 0.0, worker) for worker in node.workers]
-                continue
-            for worker in node.workers:
-                row = rows[worker.worker_id]
-                if row["exit_code"]:
-                    suspects.append((1 + (row["exit_code"] > 0), -row["ended_s_ago"], worker))
-        if suspects:
-            culprit = min(suspects, key=lambda suspect: suspect[:2])[2]
-            culprit.group = None
-            error = _last_error(culprit) or error
         for worker in self.workers:
             worker.group = None
+        error = self._find_culprit(error)
+        for worker in self.workers:
             worker._ended = error
             worker.close()
         return error
+
+    def _find_culprit(self, error: WorkerError) -> WorkerError:
+        pending, failed = list(self.workers), []
+        deadline = time.monotonic() + SETTLE_S
+        while pending and (ready := wait(pending, max(deadline - time.monotonic(), 0))):
+            for worker in ready:
+                try:
+                    worker.recv(timeout=HURRY_S)  # what it still says is of no use any more
+                except WorkerDied as death:
+                    return death
+                except (WorkerError, OSError, MiniRayError) as ending:
+                    pending.remove(worker)
+                    if isinstance(ending, WorkerFailed):
+                        failed.append(ending)
+        for node in self._nodes:
+            if not set(node.workers).isdisjoint(pending):
+                try:
+                    node.status(timeout=SETTLE_S)
+                except (OSError, MiniRayError) as silence:
+                    return WorkerDied(f"{node.workers[0].name} is lost with its node: {silence}")
+        return min(failed, key=lambda one: one.failed_at, default=error)
 
     def stop(self, grace: float = GRACE_S) -> None:
         """End all workers and servers: hang up, SIGTERM after `grace` s, SIGKILL after twice that.
@@ -437,17 +447,6 @@ class Node:
             with contextlib.suppress(OSError, ValueError):  # a full disk or a closed log
                 self._log.write(line + "\n")
                 self._log.flush()
-
-
-def _last_error(worker: RemoteWorker) -> WorkerError | None:
-    """Return why a worker ended, past the messages that it had still sent."""
-    try:
-        while True:
-            worker.recv(timeout=1.0)
-    except WorkerError as error:
-        return error
-    except (OSError, MiniRayError):
-        return None
 
 
 def _quote_path(path: str) -> str:

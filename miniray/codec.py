@@ -12,6 +12,7 @@ A buffer is bytes, a bytearray, a numpy array, a torch tensor or a SharedTensor.
 
 import ctypes
 import math
+import mmap
 import os
 import re
 import sys
@@ -147,6 +148,8 @@ def _tensor_spec(tensor: Any) -> Spec:
 
 
 def _spec(kind: str, dtype: str | None, shape: list[int], nbytes: int) -> Spec:
+    if len(shape) > DIMENSIONS_MAX:
+        raise _Unsendable(f"{len(shape)} dimensions; the limit is {DIMENSIONS_MAX}")
     return {"type": kind, "dtype": dtype, "shape": shape, "nbytes": nbytes}
 
 
@@ -285,13 +288,14 @@ def _build(spec: Spec, memory: Any) -> Any:
     return torch.frombuffer(memory, dtype=element).reshape(shape)
 
 
-_pool: list[bytearray] = []
+_pool: list[mmap.mmap] = []
 _pool_lock = threading.Lock()
 
 
-def allocate(nbytes: int) -> bytearray:
+def allocate(nbytes: int) -> bytearray | mmap.mmap:
     """Return memory to receive into, used again once nobody holds what was built on it.
 
+    A large piece is an anonymous mapping: its size is only a claim until bytes arrive in it.
     Fresh memory costs a page fault every 4 KiB, which is most of the time of a large receive.
     So large pieces stay in a pool, least recently used first, and a piece whose only reference
     is the pool's is free: whoever builds an array or a tensor on it holds one more.
@@ -304,7 +308,10 @@ def allocate(nbytes: int) -> bytearray:
             if len(_pool[index]) == nbytes and sys.getrefcount(_pool[index]) <= 2:
                 _pool.append(_pool.pop(index))
                 return _pool[-1]
-        _pool.append(bytearray(nbytes))
+        try:
+            _pool.append(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        except OSError as error:
+            raise ProtocolError(f"a buffer of {nbytes} bytes: {error.strerror}") from error
         while sum(map(len, _pool)) > POOL_BYTES_MAX and len(_pool) > 1:
             del _pool[0]
         return _pool[-1]

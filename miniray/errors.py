@@ -22,12 +22,23 @@ class WorkerExited(WorkerError):
 
 
 class WorkerFailed(WorkerError):
-    """The worker's function raised; its traceback came along."""
+    """The worker's function raised; its traceback came along.
 
-    def __init__(self, message: str, *, remote_type: str = "", remote_traceback: str = "") -> None:
+    `failed_at` is when, in seconds since the epoch by the worker's clock.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remote_type: str = "",
+        remote_traceback: str = "",
+        failed_at: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.remote_type = remote_type
         self.remote_traceback = remote_traceback
+        self.failed_at = failed_at
 
 
 class WorkerDied(WorkerError):

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,12 @@ def process_group(config: NCCLConfig | dict[str, Any]) -> Iterator["torch.device
         undo.callback(dist.destroy_process_group)
         if fake:
             undo.callback(_guard_fake_memory(config.rank).remove)
-        yield device
+        try:
+            yield device
+        except BaseException as error:
+            # Before the group is left: the other ranks' errors come after that.
+            error.failed_at = time.time()  # type: ignore[attr-defined]  # an exception has a dict
+            raise
 
 
 def has_fake_gpus() -> bool:

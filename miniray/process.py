@@ -109,7 +109,10 @@ def describe(exit_code: int) -> str:
     """Say how a process ended, in words that continue its name."""
     if exit_code >= 0:
         return f"exited with status {exit_code}"
-    name = signal.Signals(-exit_code).name
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:  # a real-time signal has no name
+        name = f"signal {-exit_code}"
     return f"was killed by {name}" + (" (probably out of memory)" if name == "SIGKILL" else "")
 
 
@@ -150,7 +153,7 @@ def _run_child(run: Callable[[], int], parent: int, death_signal: int) -> None:
             _prctl(PR_SET_PDEATHSIG, death_signal)
             if os.getppid() != parent:
                 return  # it died before the kernel knew whom to watch
-        code = run()
+        code = run() & 0xFF  # as the kernel would: os._exit raises on what is no C int
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:

@@ -118,6 +118,7 @@ def open_connection(
     where = host if os.path.isabs(host) else f"{host}:{port}"
     sock = _connect(host, port, where, timeout)
     channel = Channel(sock, name=f"server at {where}")
+    channel._decoder = wire.Decoder(auth_only=True)  # who is not authenticated yet gets 4 KiB
     try:
         return sock, _shake_hands(channel, key, request, deadline)
     except AuthenticationError as error:

@@ -103,7 +103,7 @@ class Decoder:
         self._memfd = memfd
         self._prelude = bytearray(_PRELUDE.size)
         self._specs: list[codec.Spec] = []
-        self._memories: list[Any] = []  # None where shared memory is yet to come
+        self._memories: list[Any] = []
         self._missing: list[int] = []  # indices of the buffers that are not complete
         self._expect_prelude()
 
@@ -137,9 +137,7 @@ class Decoder:
             self._take_buffer(descriptor)
         if not self._missing:
             return self._finish(self._header)
-        memory = self._memories[self._missing[0]]
-        self.wants_descriptor = memory is None
-        self.want = memoryview(bytearray(1) if memory is None else memory)
+        self._expect_buffer(self._missing[0])
         return None
 
     def _read_prelude(self) -> None:
@@ -172,6 +170,8 @@ class Decoder:
             self._prepare_buffers()
 
     def _prepare_buffers(self) -> None:
+        if self._kind == AUTH:  # nor may a stranger have us import torch to make an empty tensor
+            raise ProtocolError("a handshake has no buffers")
         if type(self._specs) is not list:
             raise ProtocolError("the buffers' descriptions are no list")
         raw_bytes = sum(map(codec.check_spec, self._specs))
@@ -179,12 +179,15 @@ class Decoder:
             raise ProtocolError(f"{raw_bytes} raw bytes; the limit is {MESSAGE_BYTES_MAX}")
         if not self._memfd and any("memfd" in spec for spec in self._specs):
             raise ProtocolError("shared memory was offered over a network")
-        # A size that is only claimed costs nothing yet: the kernel commits no memory to such an
-        # allocation until bytes arrive in it.
-        self._memories = [
-            None if "memfd" in spec else codec.allocate(spec["nbytes"]) for spec in self._specs
-        ]
+        self._memories = [None if "memfd" in spec else b"" for spec in self._specs]
         self._missing = [index for index, spec in enumerate(self._specs) if spec["nbytes"]]
+
+    def _expect_buffer(self, index: int) -> None:
+        """Make the next buffer's memory, only now: sizes that are only claimed cost nothing."""
+        spec = self._specs[index]
+        self.wants_descriptor = "memfd" in spec
+        self._memories[index] = codec.allocate(1 if self.wants_descriptor else spec["nbytes"])
+        self.want = memoryview(self._memories[index])
 
     def _take_buffer(self, descriptor: int | None) -> None:
         index = self._missing.pop(0)

@@ -503,7 +503,9 @@ def _redirect(log_write: int) -> None:
     os.dup2(log_write, 2)
     os.close(log_write)
     # New streams: a notebook or a test runner may have put others in their place.
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (
+        os.fdopen(number, "w", 1, errors="backslashreplace", closefd=False) for number in (1, 2)
+    )
 
 
 def _silent_s(sock: socket.socket) -> float | None:
