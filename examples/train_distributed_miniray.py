@@ -213,7 +213,9 @@ def main() -> int:
         if asked.fake_gpus:
             os.environ["MINIRAY_FAKE_GPUS"] = "1"
         run_torchrun(options)
-        return 0
+        # All is done and printed. Torch's own threads now and then abort the interpreter's
+        # shutdown ("terminate called ..."), so leave as MiniRay's workers do.
+        os._exit(0)
     if asked.hosts:
         nodes = [NodeConfig(host, asked.workers_per_node) for host in asked.hosts.split(",")]
     else:
