@@ -24,26 +24,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "Channel": "channel",
-    "wait": "channel",
-    "Worker": "worker",
-    "RemoteWorker": "remote_worker",
-    "WorkerServer": "worker_server",
-    "Cluster": "cluster",
-    "NodeConfig": "cluster",
-    "NCCLConfig": "nccl",
-    "create_nccl_configs": "nccl",
-    "process_group": "nccl",
-    "SharedTensor": "shared_tensor",
-    "MiniRayError": "errors",
-    "ProtocolError": "errors",
-    "AuthenticationError": "errors",
-    "WorkerError": "errors",
-    "WorkerExited": "errors",
-    "WorkerFailed": "errors",
-    "WorkerDied": "errors",
-    "ClusterError": "errors",
+_NAMES_IN = {
+    "channel": ("Channel", "wait"),
+    "cluster": ("Cluster", "NodeConfig"),
+    "nccl": ("NCCLConfig", "create_nccl_configs", "process_group"),
+    "remote_worker": ("RemoteWorker",),
+    "shared_tensor": ("SharedTensor",),
+    "worker": ("Worker",),
+    "worker_server": ("WorkerServer",),
 }
 
 __all__ = [
@@ -71,6 +59,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used; `import miniray` alone costs nothing."""
-    if name not in _MODULE_OF:
+    if name not in __all__:
         raise AttributeError(f"module 'miniray' has no attribute {name!r}")
-    return getattr(import_module(f"miniray.{_MODULE_OF[name]}"), name)
+    module = next((one for one, names in _NAMES_IN.items() if name in names), "errors")
+    return getattr(import_module(f"miniray.{module}"), name)

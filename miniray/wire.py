@@ -99,7 +99,8 @@ class Decoder:
     """
 
     def __init__(self, *, auth_only: bool = False, memfd: bool = False) -> None:
-        self._kinds = {AUTH} if auth_only else {*KINDS, *(kind | HAS_RAW_BYTES for kind in KINDS)}
+        with_raw_bytes = (kind | HAS_RAW_BYTES for kind in KINDS if kind != AUTH)
+        self._kinds = {AUTH} if auth_only else {*KINDS, *with_raw_bytes}
         self._memfd = memfd
         self._prelude = bytearray(_PRELUDE.size)
         self._specs: list[codec.Spec] = []

@@ -19,7 +19,8 @@ RESPONSE = auth.response(KEY, HELLO, CHALLENGE, REQUEST)
 REPLY = {"worker": 1, "pid": 4711}
 WELCOME = auth.welcome(KEY, HELLO, CHALLENGE, RESPONSE, REPLY)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    # JSON can say lone surrogates too.
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
@@ -95,6 +96,79 @@ def test_malformed_messages_raise_nothing_but_authentication_errors(message: Any
     ):
         with pytest.raises(AuthenticationError):
             call()
+
+
+ODD_VALUES = ["\ud800", "é", "", "x" * 4000, None, 0, 1.0, True, [], {}, [[[[]]]], 10**4000]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=lambda odd: repr(odd)[:12])
+@pytest.mark.parametrize("field", ["version", "nonce", "proof", "request", "reply"])
+def test_a_field_of_another_type_or_alphabet_is_an_authentication_error(
+    field: str, odd: Any
+) -> None:
+    for message, call in (
+        (HELLO, lambda message: auth.challenge(KEY, message, "5" * 64)),
+        (CHALLENGE, lambda message: auth.response(KEY, HELLO, message, REQUEST)),
+        (RESPONSE, lambda message: auth.read_response(KEY, HELLO, CHALLENGE, message)),
+        (WELCOME, lambda message: auth.read_welcome(KEY, HELLO, CHALLENGE, RESPONSE, message)),
+    ):
+        if field in message:
+            with pytest.raises(AuthenticationError):
+                call({**message, field: odd})
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("field", ["version", "nonce", "proof", "request"])
+def test_a_field_as_deep_as_json_allows_is_an_authentication_error(field: str) -> None:
+    for depth in (10, 500, *range(850, 1000, 10)):
+        with pytest.raises(AuthenticationError):
+            auth.challenge(KEY, {**HELLO, field: nested(depth)}, "5" * 64)
+        response = {**RESPONSE, "proof": "no", field: nested(depth)}
+        with pytest.raises(AuthenticationError):
+            auth.read_response(KEY, HELLO, CHALLENGE, response)
+
+
+@given(st.integers(0, 63), st.sampled_from("0123456789abcdef"))
+def test_a_proof_with_one_character_changed_is_refused(place: int, character: str) -> None:
+    proof = RESPONSE["proof"][:place] + character + RESPONSE["proof"][place + 1 :]
+    if proof == RESPONSE["proof"]:
+        return
+    with pytest.raises(AuthenticationError, match="different key"):
+        auth.read_response(KEY, HELLO, CHALLENGE, {**RESPONSE, "proof": proof})
+
+
+def test_a_response_for_another_hello_is_refused() -> None:
+    with pytest.raises(AuthenticationError):
+        auth.read_response(KEY, auth.hello("d" * 64), CHALLENGE, RESPONSE)
+
+
+def test_a_welcome_for_another_request_is_refused() -> None:
+    other = auth.response(KEY, HELLO, CHALLENGE, {"type": "status"})
+    with pytest.raises(AuthenticationError):
+        auth.read_welcome(KEY, HELLO, CHALLENGE, other, WELCOME)
+
+
+def test_a_reply_in_a_servers_name_needs_the_servers_key() -> None:
+    forged = auth.welcome(auth.make_key(), HELLO, CHALLENGE, RESPONSE, REPLY)
+    with pytest.raises(AuthenticationError):
+        auth.read_welcome(KEY, HELLO, CHALLENGE, RESPONSE, forged)
+
+
+def test_every_handshake_has_a_nonce_of_its_own() -> None:
+    nonces = {auth.make_nonce() for _ in range(100)}
+    assert len(nonces) == 100
+    assert {len(nonce) for nonce in nonces} == {auth.NONCE_CHARS}
+
+
+def test_no_message_holds_the_key() -> None:
+    for message in (HELLO, CHALLENGE, RESPONSE, WELCOME):
+        assert KEY.decode() not in repr(message)
 
 
 def test_key_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:

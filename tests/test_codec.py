@@ -1,7 +1,10 @@
 """Values there and back: every dtype, every layout, and what cannot be sent."""
 
+import collections
+import enum
 import gc
 import math
+import mmap
 import re
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniray import ProtocolError, codec, wire
+from miniray import ProtocolError, codec, process, wire
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
@@ -38,9 +41,10 @@ TORCH_DTYPES = [
     and codec._TORCH_DTYPE.fullmatch(name)
     and not PACKED.fullmatch(name)
 ]
+NUMBERS = ("i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 NUMPY_DTYPES = [
-    *("?", "i1", "u1", "<i2", ">i4", "<u8", "<f2", "<f4", ">f8", "<c8", "<c16"),
-    *("<M8[ns]", "<m8[D]", "<U3", "S4"),
+    *("?", "i1", "u1", "<U3", ">U3", "S4", "<M8[ns]", ">M8[s]", "<M8[25s]", "<m8[D]", ">m8[us]"),
+    *(f"{order}{kind}" for order in "<>" for kind in NUMBERS),
 ]
 LAYOUTS = {
     "0-d": lambda one: one.reshape(-1)[0].reshape(()),
@@ -48,6 +52,7 @@ LAYOUTS = {
     "2-d": lambda one: one,
     "transposed": lambda one: one.T,
     "non-contiguous": lambda one: one[:, ::2],
+    "offset": lambda one: one[1:, 3:],
 }
 
 
@@ -88,8 +93,9 @@ def test_numbers_that_are_none_come_back() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
 def test_every_torch_dtype_and_layout_comes_back(dtype: Any, layout: Any) -> None:
-    raw = torch.randint(0, 2, (4, 6 * dtype.itemsize), dtype=torch.uint8)
-    tensor = layout(raw.view(dtype) if dtype is not torch.bool else raw.bool())
+    # Every pattern of bits may be among these, every kind of NaN too.
+    raw = torch.randint(0, 256, (4, 6 * dtype.itemsize), dtype=torch.uint8)
+    tensor = layout(raw.view(dtype) if dtype is not torch.bool else raw > 127)
     arrived = there_and_back({"x": tensor})["x"]
     assert arrived.dtype == dtype
     assert arrived.shape == tensor.shape
@@ -105,10 +111,62 @@ def test_every_numpy_dtype_and_layout_comes_back(dtype: str, layout: Any) -> Non
     if not isinstance(array, numpy.ndarray):
         array = numpy.array(array, dtype)
     arrived = there_and_back([array])[0]
-    assert arrived.dtype == array.dtype
+    assert arrived.dtype.str == array.dtype.str
     assert arrived.shape == array.shape
+    assert arrived.tobytes() == array.tobytes()
     assert (arrived == array).all()
     assert arrived.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        numpy.broadcast_to(numpy.arange(3), (4, 3)),
+        numpy.arange(6)[::-2],
+        numpy.asfortranarray(numpy.arange(6).reshape(2, 3)),
+        numpy.array([math.nan, -0.0, math.inf]),
+        numpy.array(["NaT", "2026-01-01"], "M8[D]"),
+        numpy.zeros((2, 0, 3)),
+        numpy.zeros((1,) * 64),
+    ],
+    ids=["broadcast", "backwards", "fortran", "nan", "not a time", "empty", "64 dimensions"],
+)
+def test_arrays_of_every_kind_of_memory_come_back(array: Any) -> None:
+    arrived = there_and_back(array)
+    assert (arrived.dtype.str, arrived.shape) == (array.dtype.str, array.shape)
+    assert arrived.tobytes() == array.tobytes()
+    assert arrived.flags.writeable
+
+
+def test_an_expanded_tensor_arrives_with_memory_of_its_own() -> None:
+    arrived = there_and_back(torch.ones(1).expand(3))
+    arrived[0] = 2
+    assert arrived.tolist() == [2, 1, 1]
+
+
+def all_torch_dtypes() -> "list[Any]":
+    return [
+        one
+        for name, one in sorted(vars(torch).items())
+        if isinstance(one, torch.dtype) and str(one) == f"torch.{name}"
+    ]
+
+
+@pytest.mark.parametrize("dtype", all_torch_dtypes(), ids=str)
+@pytest.mark.filterwarnings("ignore")  # torch warns of dtypes it is about to drop
+def test_a_dtype_is_refused_by_the_sender_or_comes_back(dtype: Any) -> None:
+    try:
+        tensor = torch.empty(3, dtype=dtype)
+    except (RuntimeError, TypeError) as error:
+        pytest.skip(f"torch itself cannot make one: {error}")
+    try:
+        head, _ = wire.encode(wire.MESSAGE, tensor)
+    except TypeError as error:
+        assert str(dtype) in str(error)  # noqa: PT017  # either outcome is right
+    else:
+        assert head
+        arrived = there_and_back(tensor)
+        assert (arrived.dtype, arrived.shape) == (dtype, (3,))
 
 
 def test_a_view_with_lazy_conjugation_arrives_conjugated() -> None:
@@ -126,6 +184,18 @@ class Subclass(torch.Tensor):  # type: ignore[misc]
     pass
 
 
+class Sharded(torch.Tensor):  # type: ignore[misc]
+    def full_tensor(self) -> Any:
+        raise NotImplementedError
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+Point = collections.namedtuple("Point", "x y")
+self_containing: dict[str, Any] = {}
+self_containing["me"] = [self_containing]
 endless: list[Any] = []
 endless.append(endless)
 UNSENDABLE = {
@@ -139,6 +209,15 @@ UNSENDABLE = {
     "elsewhere": ([torch.empty(2, device="meta")], r"message\[0\]: a tensor on meta; call .cpu"),
     "quantized": (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "qint8"),
     "subclass": (torch.ones(2).as_subclass(Subclass), "subclass"),
+    "sharded": ([torch.ones(2).as_subclass(Sharded)], r"message\[0\]: .*call .full_tensor\(\)"),
+    "65 dimensions": (torch.ones([1] * 65), "65 dimensions; the limit is 64"),
+    "masked array": (numpy.ma.array([1, 2], mask=[0, 1]), "MaskedArray"),
+    "named tuple": ({"p": Point(1, 2)}, r'message\["p"\]: .*Point'),
+    "ordered dict": (collections.OrderedDict(a=1), "OrderedDict"),
+    "enum": ((Colour.RED,), r"message\[0\]: .*Colour"),
+    "complex": (1j, "complex"),
+    "tuple key": ({"a": [{(1, 2): 3}]}, r'message\["a"\]\[0\]: dict key \(1, 2\) is tuple'),
+    "dict with itself": (self_containing, "contains itself"),
     "function": ({"f": print}, r'message\["f"\]: builtin_function_or_method'),
     "endless": (endless, "deeper than 100 levels"),
 }
@@ -148,6 +227,37 @@ UNSENDABLE = {
 def test_what_cannot_be_sent_is_named_with_its_path(value: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         wire.encode(wire.MESSAGE, value)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda one: [one], lambda one: (one,), lambda one: {"k": one}, lambda one: {"$": one}],
+    ids=["list", "tuple", "dict", "dict with $"],
+)
+def test_what_the_sender_takes_the_receiver_takes_at_any_depth(wrap: Any) -> None:
+    message: Any = torch.zeros(2)
+    for _ in range(codec.DEPTH_MAX - 1):
+        message = wrap(message)
+    arrived = there_and_back(message)
+    for _ in range(codec.DEPTH_MAX - 1):
+        (arrived,) = arrived.values() if isinstance(arrived, dict) else arrived
+    assert arrived.tolist() == [0, 0]
+    with pytest.raises(TypeError, match="deeper than 100 levels"):
+        wire.encode(wire.MESSAGE, wrap(wrap(message)))
+
+
+def test_an_int_of_more_digits_than_python_reads_is_refused_by_the_sender() -> None:
+    with pytest.raises(ValueError, match="digits"):
+        wire.encode(wire.MESSAGE, {"n": 10**5000})
+
+
+def test_values_share_nothing_with_what_was_sent() -> None:
+    tensor, inner = torch.zeros(3), bytearray(b"abc")
+    arrived = there_and_back([tensor, inner, tensor])
+    arrived[0] += 1
+    arrived[1].extend(b"def")
+    assert tensor.tolist() == arrived[2].tolist() == [0, 0, 0]
+    assert inner == b"abc"
 
 
 @given(values, st.data())
@@ -184,6 +294,57 @@ def test_pool_is_bounded_and_can_be_emptied(monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(map(len, codec._pool)) <= codec.POOL_BYTES_MAX
     codec.empty_pool()
     assert codec._pool == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), max_size=40))
+def test_pool_property_held_memory_is_never_handed_out(steps: list[tuple[int, int]]) -> None:
+    """Take, hold by a view, and let go, in any order: what is held keeps what was written."""
+    codec.empty_pool()
+    held: list[tuple[Any, int]] = []
+    for number, (what, index) in enumerate(steps):
+        if what < 2 or not held:
+            memory = codec.allocate(codec.POOLED_BYTES_MIN + 4096 * (index % 2))
+            # Three ways to hold on to the memory, as a message's values do.
+            view = (
+                memoryview(memory)[100:300],
+                numpy.ndarray((200,), "u1", buffer=memory, offset=100),
+                torch.frombuffer(memory, dtype=torch.uint8)[100:300],
+            )[index % 3]
+            del memory
+            view[0] = number % 256
+            held.append((view, number % 256))
+        else:
+            held.pop(index % len(held))
+            view = None
+        assert [int(one[0]) for one, _ in held] == [mark for _, mark in held]
+    held.clear()
+    view = None
+    pooled = len(codec._pool)
+    if pooled:
+        codec.allocate(len(codec._pool[0]))
+        assert len(codec._pool) == pooled  # free again, so nothing new was made
+    codec.empty_pool()
+
+
+def test_pooled_memory_is_not_shared_with_a_forked_child() -> None:
+    memory = codec.allocate(codec.POOLED_BYTES_MIN)
+    assert isinstance(memory, mmap.mmap)
+    memory[0] = 1
+
+    def overwrite() -> int:
+        memory[0] = 2
+        return memory[0]
+
+    assert process.fork(overwrite).wait(20) == 2
+    assert memory[0] == 1
+    codec.empty_pool()
+
+
+def test_emptying_the_pool_spares_what_is_held() -> None:
+    array = numpy.ndarray((1 << 20,), "u1", buffer=codec.allocate(1 << 20))
+    codec.empty_pool()
+    array[:] = 7
+    assert (array == 7).all()
 
 
 def test_small_memory_is_not_pooled() -> None:

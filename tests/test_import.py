@@ -33,3 +33,40 @@ def test_the_server_runs_as_a_module_without_a_warning() -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert "--work-fn" in ended.stdout
+
+
+def test_plain_messages_need_neither_torch_nor_numpy() -> None:
+    script = """if True:
+        import sys
+        from miniray import Worker
+        def echo(channel):
+            for message in channel:
+                channel.send(message)
+        with Worker(echo) as worker:
+            worker.send({"a": [b"raw", (1, 2.5)]})
+            assert worker.recv(20) == {"a": [b"raw", (1, 2.5)]}
+        print(sorted({"torch", "numpy"} & set(sys.modules)))
+    """
+    ended = run("-c", script)
+    assert ended.stdout == "[]\n", ended.stdout + ended.stderr
+
+
+def test_importing_miniray_imports_little_and_nothing_foreign() -> None:
+    ended = run("-X", "importtime", "-c", "import miniray")
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "miniray" in imported
+    assert not {name for name in imported if name.partition(".")[0] in ("torch", "numpy", "rich")}
+
+
+def test_every_public_name_can_be_had_and_no_other() -> None:
+    script = """if True:
+        import miniray
+        for name in miniray.__all__:
+            assert getattr(miniray, name).__name__ == name
+        try:
+            miniray.nothing
+        except AttributeError as error:
+            print(error)
+    """
+    ended = run("-c", script)
+    assert ended.stdout == "module 'miniray' has no attribute 'nothing'\n", ended.stderr

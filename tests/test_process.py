@@ -114,3 +114,116 @@ def test_a_keeper_leaves_nothing_of_a_killed_child() -> None:
 def test_a_worker_needs_a_function() -> None:
     with pytest.raises(TypeError, match="work_fn must be a function"):
         Worker("tests.work.echo")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGRTMIN, 40, signal.SIGRTMAX])
+def test_a_signal_without_a_name_has_its_number(number: int) -> None:
+    assert str(int(number)) in process.describe(-number) or "SIGRT" in process.describe(-number)
+
+
+@pytest.mark.parametrize(("status", "code"), [(256, 0), (-1, 255), (2**40 + 5, 5), (True, 1)])
+def test_a_status_too_large_ends_as_in_a_shell(status: int, code: int) -> None:
+    assert process.fork(lambda: status).wait(T) == code
+
+
+def test_a_function_that_returns_no_status_does_not_escape(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert process.fork(lambda: None).wait(T) == 1  # type: ignore[arg-type, return-value]
+    assert "TypeError" in capfd.readouterr().err
+
+
+def test_a_fork_is_refused_once_cuda_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="CUDA is initialised"):
+        process.fork(lambda: 0)
+    with pytest.raises(RuntimeError, match="use the GPU in workers only"):
+        Worker(work.echo)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PDEATHSIG is Linux's")
+def test_a_child_dies_with_a_parent_killed_by_sigkill() -> None:
+    script = (
+        "import os, signal\nfrom miniray import process\n"
+        "child = process.fork(lambda: signal.pause() or 0)\n"
+        "print(child.pid, flush=True)\nsignal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert processes.is_running(child)
+        parent.kill()
+    processes.wait_until_gone([child], timeout_s=T)
+
+
+def test_a_worker_dies_with_a_coordinator_killed_by_sigkill_though_it_ignores_sigterm() -> None:
+    script = (
+        "import signal\nfrom miniray import Worker\nfrom tests import work\n"
+        "worker = Worker(work.obey)\nworker.send('hang')\nworker.recv(20)\n"
+        "print(worker.pid, flush=True)\nsignal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert processes.is_running(worker)
+        parent.kill()
+    processes.wait_until_gone([worker], timeout_s=T)
+
+
+def test_a_keeper_that_gets_sigterm_ends_its_child_and_what_the_child_left() -> None:
+    read_end, write_end = os.pipe()
+
+    def spawn_and_wait() -> int:
+        sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        os.write(write_end, f"{sleeper.pid}\n".encode())
+        signal.pause()
+        return 0
+
+    keeper = process.fork(lambda: -process.run_with_keeper(spawn_and_wait))
+    sleeper = int(os.read(read_end, 100))
+    os.kill(keeper.pid, signal.SIGTERM)
+    assert keeper.wait(T) == signal.SIGTERM
+    os.close(read_end)
+    os.close(write_end)
+    processes.wait_until_gone([sleeper], timeout_s=T)
+
+
+def test_the_ladder_kills_the_group_of_one_that_ended_first() -> None:
+    read_end, write_end = os.pipe()
+
+    def leave_a_child() -> int:
+        sleeper = subprocess.Popen(["sleep", "600"])
+        os.write(write_end, f"{sleeper.pid}\n".encode())
+        return 0
+
+    assert process.fork(leave_a_child).wait(T) == 0
+    sleeper = int(os.read(read_end, 100))
+    os.close(read_end)
+    os.close(write_end)
+    processes.wait_until_gone([sleeper], timeout_s=T)
+
+
+def test_a_child_starts_with_the_default_signals() -> None:
+    old = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        child = process.fork(lambda: signal.pause() or 0)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    process.stop([child], 0.2)
+    # SIGTERM was enough, unless it came before the child had set its signals.
+    assert child.exit_code in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+def test_stopping_many_takes_as_long_as_stopping_one() -> None:
+    children = [process.fork(_ignore_sigterm) for _ in range(8)]
+    begun = time.monotonic()
+    process.stop(children, 0.3)
+    assert time.monotonic() - begun < 8 * 0.6
+    assert {child.exit_code for child in children} <= {-signal.SIGKILL, -signal.SIGTERM}
+
+
+def _ignore_sigterm() -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        signal.pause()

@@ -1,13 +1,17 @@
 """Memory that goes to a local worker without a copy."""
 
 import gc
+import json
 import os
 import socket
+import struct
 from typing import Any
 
 import pytest
 
-from miniray import Channel, ProtocolError, SharedTensor, Worker, wire
+from miniray import Channel, ProtocolError, RemoteWorker, SharedTensor, Worker, wire
+from tests import work
+from tests.test_contract import serving
 
 torch = pytest.importorskip("torch")
 T = 20.0
@@ -89,3 +93,135 @@ def test_a_promised_descriptor_that_does_not_come_is_a_protocol_error() -> None:
     frame, _ = wire.encode(wire.MESSAGE, torch.zeros(1 << 20), memfd=True)
     with pytest.raises(ProtocolError, match="no descriptor came"):
         receive(frame, [])
+
+
+def test_over_tcp_a_shared_tensor_is_refused_and_the_channel_stays_usable() -> None:
+    with serving(work.echo) as server, RemoteWorker(server.host, server.port) as worker:
+        shared = SharedTensor((2,))
+        with pytest.raises(TypeError, match=r"cannot leave this machine; send its \.tensor"):
+            worker.send({"x": shared})
+        shared.tensor[:] = 5
+        worker.send({"x": shared.tensor}, timeout=T)
+        assert worker.recv(T)["x"].tolist() == [5, 5]
+
+
+def test_several_in_one_message_keep_their_places() -> None:
+    left, right = socket.socketpair()
+    with Channel(left, memfd=True) as ours, Channel(right, memfd=True) as theirs:
+        shared = [SharedTensor((4,), torch.int64) for _ in range(3)]
+        for number, one in enumerate(shared):
+            one.tensor.fill_(number)
+        large = torch.full((1 << 18,), 3.0)
+        ours.send(
+            {"a": shared[0], "b": [b"raw", shared[1], large], "c": (shared[2], torch.ones(2))}
+        )
+        arrived = theirs.recv(T)
+        received = [arrived["a"], arrived["b"][1], arrived["c"][0]]
+        assert [int(one.tensor[0]) for one in received] == [0, 1, 2]
+        assert arrived["b"][0] == b"raw"
+        assert torch.equal(arrived["b"][2], large)
+        received[1].tensor[3] = 9
+        assert shared[1].tensor.tolist() == [1, 1, 1, 9]
+        shared[1].tensor[2] = 8
+        assert received[1].tensor.tolist() == [1, 1, 8, 9]
+
+
+def test_the_memory_outlives_the_worker_that_made_it() -> None:
+    def give(channel: Channel) -> None:
+        shared = SharedTensor((3,), torch.int32)
+        shared.tensor[:] = 6
+        channel.send(shared)
+
+    with Worker(give) as worker:
+        shared = worker.recv(T)
+        assert worker.wait(T) == 0
+    assert shared.tensor.tolist() == [6, 6, 6]
+
+
+def test_the_tensor_outlives_its_shared_tensor() -> None:
+    tensor = SharedTensor((1 << 18,)).tensor
+    gc.collect()
+    tensor[:] = 1
+    assert tensor.sum() == 1 << 18
+
+
+def test_repr_and_default_dtype() -> None:
+    assert repr(SharedTensor((2, 3))) == "<SharedTensor [2, 3] torch.float32>"
+
+
+def shared_frame(**changes: Any) -> bytes:
+    spec = {"type": "shared", "dtype": "float32", "shape": [4], "nbytes": 16, "memfd": True}
+    header = json.dumps({"body": {"$": "buffer", "index": 0}, "buffers": [spec | changes]})
+    kind = wire.MESSAGE | wire.HAS_RAW_BYTES
+    return struct.pack("!4sBI", wire.MAGIC, kind, len(header)) + header.encode()
+
+
+def test_a_shared_tensor_larger_than_its_memory_is_a_protocol_error_and_leaks_nothing() -> None:
+    memory = os.memfd_create("small")
+    os.truncate(memory, 8)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(ProtocolError, match="8 bytes where 16 were promised"):
+        receive(shared_frame(), [memory])
+    gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    os.close(memory)
+
+
+def test_a_descriptor_that_is_no_memory_is_a_protocol_error_and_leaks_nothing() -> None:
+    read_end, write_end = os.pipe()
+    before = sorted(os.listdir("/proc/self/fd"))
+    for frame in (shared_frame(), shared_frame(type="torch")):
+        with pytest.raises(ProtocolError):
+            receive(frame, [read_end])
+    gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_descriptors_nobody_asked_for_are_closed() -> None:
+    memory = os.memfd_create("right size")
+    os.truncate(memory, 16)
+    before = sorted(os.listdir("/proc/self/fd"))
+    arrived = receive(shared_frame(), [memory] * 5)
+    assert arrived.tensor.tolist() == [0, 0, 0, 0]
+    del arrived
+    plain, _ = wire.encode(wire.MESSAGE, "x" * 10)
+    left, right = socket.socketpair()
+    with Channel(right, memfd=True) as channel, left:
+        socket.send_fds(left, [plain], [memory] * 5)
+        assert channel.recv(T) == "x" * 10
+    gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    os.close(memory)
+
+
+def test_a_refused_frame_leaves_no_descriptor_in_the_kernels_queue() -> None:
+    """What arrived and was never received is closed with the socket."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    left, right = socket.socketpair()
+    with Channel(left, memfd=True) as ours, Channel(right, memfd=True):
+        ours.send(SharedTensor((4,)))
+    gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nbytes": 15},
+        {"shape": [-4]},
+        {"dtype": "nothing"},
+        {"dtype": "qint8"},
+        {"nbytes": 1 << 60},
+    ],
+    ids=str,
+)
+def test_a_lying_description_is_a_protocol_error(changes: dict[str, Any]) -> None:
+    memory = os.memfd_create("right size")
+    os.truncate(memory, 16)
+    try:
+        with pytest.raises(ProtocolError):
+            receive(shared_frame(**changes), [memory])
+    finally:
+        os.close(memory)

@@ -4,6 +4,8 @@ import json
 import random
 import resource
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,6 +28,31 @@ MESSAGES: list[Any] = [
 ]
 # Written down once, so that the format cannot change unnoticed.
 GOLDEN_MESSAGE = {"cmd": "train", "step": 3, "lr": 0.001, "ok": [True]}
+GOLDEN_HEX = {
+    "None": (None, "4d525931010000000d7b22626f6479223a6e756c6c7d"),
+    "tuple": (
+        (1, "é"),
+        "4d525931010000002b7b22626f6479223a7b2224223a227475706c65222c226974656d73223a5b312c225c75"
+        "30306539225d7d7d",
+    ),
+    "dict with $": (
+        {"$": 1},
+        "4d52593101000000277b22626f6479223a7b2224223a2264696374222c226974656d73223a5b5b2224222c31"
+        "5d5d7d7d",
+    ),
+    "bytes": (
+        b"\x00\xff",
+        "4d52593181000000627b22626f6479223a7b2224223a22627566666572222c22696e646578223a307d2c2262"
+        "756666657273223a5b7b2274797065223a226279746573222c226474797065223a6e756c6c2c227368617065"
+        "223a5b325d2c226e6279746573223a327d5d7d00ff",
+    ),
+    "array": (
+        numpy.array([[1], [256]], "<u2"),
+        "4d52593181000000657b22626f6479223a7b2224223a22627566666572222c22696e646578223a307d2c2262"
+        "756666657273223a5b7b2274797065223a226e756d7079222c226474797065223a223c7532222c2273686170"
+        "65223a5b322c315d2c226e6279746573223a347d5d7d01000001",
+    ),
+}
 GOLDEN_FRAME = b'MRY1\x01\x00\x00\x00\x38{"body":{"cmd":"train","step":3,"lr":0.001,"ok":[true]}}'
 
 
@@ -103,6 +130,26 @@ def test_the_format_is_the_documented_one() -> None:
     assert to_bytes(GOLDEN_MESSAGE) == GOLDEN_FRAME
 
 
+@pytest.mark.parametrize(("message", "golden"), GOLDEN_HEX.values(), ids=GOLDEN_HEX.keys())
+def test_the_format_has_not_changed(message: Any, golden: str) -> None:
+    assert to_bytes(message).hex() == golden
+    (frame,) = feed(wire.Decoder(), bytes.fromhex(golden), lambda: 1 << 30)
+    assert_same(frame.body, message)
+
+
+@pytest.mark.parametrize("kind", wire.KINDS)
+def test_every_kind_of_frame_keeps_its_kind(kind: int) -> None:
+    (frame,) = feed(wire.Decoder(), to_bytes({"a": 1}, kind), lambda: 1 << 30)
+    assert frame == (kind, {"a": 1})
+
+
+@given(st.sampled_from(MESSAGES), st.data())
+def test_a_frame_that_is_cut_short_is_no_frame_and_no_error(message: Any, data: Any) -> None:
+    whole = to_bytes(message)
+    part = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    assert feed(wire.Decoder(), part, lambda: 1 << 30) == []
+
+
 def test_a_header_lists_each_buffer_and_its_bytes_follow() -> None:
     data = to_bytes({"x": torch.tensor([1, 2], dtype=torch.int16)})
     magic, kind, length = struct.unpack("!4sBI", data[:9])
@@ -160,6 +207,17 @@ HOSTILE = {
     "dict with a key that is none": frame_of('{"body":{"$":"dict","items":[[1,2]]}}'),
     "deep": frame_of('{"body":' + "[" * 100_000 + "]" * 100_000 + "}"),
     "deep tuples": frame_of('{"body":' + '{"$":"tuple","items":[' * 2000 + "]}" * 2000 + "}"),
+    "deep and unclosed": frame_of('{"body":' + "[" * 1_000_000),
+    "deep objects": frame_of('{"body":' + '{"a":' * 50_000 + "1" + "}" * 50_001),
+    "shapes that overflow": frame_of(spec(shape=[2**61, 2**61, 0], nbytes=0)),
+    "an empty array of too many": frame_of(spec(type="numpy", dtype="<i2", shape=[2**61, 0, 8])),
+    "size is a float": frame_of(spec(nbytes=4.0), kind=RAW),
+    "size is a bool": frame_of(spec(dtype="bool", shape=[1], nbytes=True), kind=RAW),
+    "raw bytes for one who promised none": frame_of(spec(shape=[0], nbytes=0), kind=RAW),
+    "dtype is no text": frame_of(spec(dtype=["int16"]), kind=RAW),
+    "spec is no object": frame_of('{"body":1,"buffers":[3]}'),
+    "handshake with buffers": frame_of(spec(shape=[0], nbytes=0), kind=wire.AUTH),
+    "handshake with raw bytes": frame_of(spec(), kind=wire.AUTH | wire.HAS_RAW_BYTES),
     "a number of many digits": frame_of('{"body":' + "1" * 10_000 + "}"),
 }
 
@@ -181,6 +239,46 @@ def test_a_stranger_may_send_handshakes_only() -> None:
         )
 
 
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "count"), [(6 << 30, 1), ((1 << 20) - 1, 8000), (1 << 20, 8000)], ids=str
+)
+def test_a_size_that_is_only_claimed_costs_no_memory(nbytes: int, count: int) -> None:
+    fields = {"type": "bytes", "dtype": None, "shape": [nbytes], "nbytes": nbytes}
+    header = json.dumps({"body": 1, "buffers": [fields] * count})
+    codec.empty_pool()
+    before = resident_bytes()
+    decoder = wire.Decoder()
+    assert feed(decoder, frame_of(header, kind=RAW) + b"the first bytes", lambda: 1 << 30) == []
+    assert len(decoder.want) == nbytes - len(b"the first bytes")
+    assert resident_bytes() - before < 32 << 20
+    del decoder
+    codec.empty_pool()
+
+
+def test_a_stranger_cannot_have_torch_imported() -> None:
+    script = f"""if True:
+        import sys
+        from miniray import ProtocolError, wire
+        decoder, rest = wire.Decoder(auth_only=True), {HOSTILE["handshake with buffers"]!r}
+        try:
+            while rest:
+                nbytes = len(decoder.want)
+                decoder.want[:] = rest[:nbytes]
+                rest = rest[nbytes:]
+                decoder.advance(nbytes)
+        except ProtocolError:
+            assert not {{"torch", "numpy"}} & set(sys.modules)
+            print("refused")
+    """
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout == "refused\n", ended.stderr
+
+
 def test_a_message_over_the_limit_is_refused_before_it_is_copied() -> None:
     huge = torch.empty(wire.MESSAGE_BYTES_MAX + 1, dtype=torch.uint8)  # no page of it is touched
     with pytest.raises(ValueError, match="send it in parts"):
@@ -195,11 +293,12 @@ def test_a_header_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         wire.encode(wire.MESSAGE, "x" * 1000)
 
 
-def mutate(data: bytes, chance: random.Random) -> bytes:
+def mutate(corpus: list[bytes], chance: random.Random) -> bytes:
+    data = chance.choice(corpus)
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(len(changed)) if changed else 0
-        match chance.randrange(5):
+        match chance.randrange(7):
             case 0:
                 changed[place : place + 1] = bytes([chance.randrange(256)])
             case 1:
@@ -212,6 +311,10 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
                 length = chance.randint(1, 12)
                 source = chance.randrange(len(data))
                 changed[place : place + length] = data[source : source + length]
+            case 5:
+                changed[place:] = chance.choice(corpus)[place:]
+            case 6 if chance.randrange(4) == 0:
+                del changed[place:]
     return bytes(changed)
 
 
@@ -219,11 +322,14 @@ def survive(count: int) -> tuple[int, int]:
     """Feed mutated frames; return how many were refused and how many were still valid."""
     chance = random.Random(20261123)
     corpus = [to_bytes(message) for message in MESSAGES]
+    corpus += [to_bytes({"code": 0}, wire.EXIT), to_bytes({"nonce": "a"}, wire.AUTH)]
+    corpus.append(wire.encode(wire.MESSAGE, torch.zeros(1 << 18), memfd=True)[0] + b"\0")
     refused = valid = 0
-    for _ in range(count):
-        data = mutate(chance.choice(corpus), chance)
+    for number in range(count):
+        data = mutate(corpus, chance)
+        decoder = wire.Decoder(auth_only=number % 8 == 0, memfd=number % 4 == 1)
         try:
-            valid += len(feed(wire.Decoder(), data, lambda: 1 << 30))
+            valid += len(feed(decoder, data, lambda: 1 << 30))
         except ProtocolError:
             refused += 1
     return refused, valid
