@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from miniray import (
     Channel,
     Cluster,
     NodeConfig,
+    ProtocolError,
     RemoteWorker,
     Worker,
     WorkerDied,
@@ -22,9 +24,12 @@ from miniray import (
     WorkerExited,
     WorkerFailed,
     WorkerServer,
+    auth,
     process,
     wait,
+    wire,
 )
+from miniray import channel as channel_module
 from tests import work
 from tests.support import poll, processes
 
@@ -97,6 +102,17 @@ def test_tensors_and_arrays_come_back(start: Start) -> None:
     arrived["big"] += 1
 
 
+def test_64_mib_come_back_equal_and_writable(start: Start) -> None:
+    torch = pytest.importorskip("torch")
+    (worker,) = start("echo")
+    raw = torch.randint(0, 2, (64 << 20,), dtype=torch.uint8)
+    worker.send({"x": raw.view(torch.bfloat16).reshape(64, -1)}, timeout=60)
+    arrived = worker.recv(60)["x"]
+    assert arrived.shape[0] == 64
+    assert torch.equal(arrived.reshape(-1).view(torch.uint8), raw)
+    arrived.zero_()
+
+
 def test_iteration_ends_when_the_worker_is_done(start: Start) -> None:
     (worker,) = start()
     worker.send("a")
@@ -121,6 +137,34 @@ def test_sys_exit_tells_its_status(start: Start) -> None:
         worker.recv(T)
 
 
+def test_sys_exit_with_words_or_nothing_is_status_one_or_zero(start: Start) -> None:
+    spoken, silent = start(count=2)
+    spoken.send(("exit", "out of data"))
+    silent.send(("exit", None))
+    with pytest.raises(WorkerExited, match="exited with status 1"):
+        spoken.recv(T)
+    with pytest.raises(WorkerExited, match="is done"):
+        silent.recv(T)
+
+
+def test_sys_exit_with_a_status_too_large_ends_the_worker_and_nothing_else(start: Start) -> None:
+    worker, other = start(count=2)
+    worker.send(("exit", 2**40))
+    with pytest.raises(WorkerExited):
+        worker.recv(T)
+    processes.wait_until_gone([worker.pid], timeout_s=T)
+    other.send("unharmed")
+    assert other.recv(T) == "unharmed"
+
+
+def test_an_exception_whose_text_no_terminal_can_show_arrives(start: Start) -> None:
+    (worker,) = start()
+    worker.send("raise odd")
+    with pytest.raises(WorkerFailed, match="no such file: caf\udce9") as caught:
+        worker.recv(T)
+    assert caught.value.remote_type == "FileNotFoundError"
+
+
 def test_an_exception_arrives_with_its_traceback(start: Start) -> None:
     (worker, other) = start(count=2)
     worker.send("raise")
@@ -138,6 +182,8 @@ def test_an_exception_arrives_with_its_traceback(start: Start) -> None:
     [
         ("die", signal.SIGKILL, r"was killed by SIGKILL \(probably out of memory\)"),
         ("segfault", signal.SIGSEGV, "was killed by SIGSEGV"),
+        ("null pointer", signal.SIGSEGV, "was killed by SIGSEGV"),
+        ("real-time signal", 40, "was killed by signal 40"),
     ],
 )
 def test_a_worker_killed_by_a_signal_died_of_it(
@@ -176,6 +222,14 @@ def test_what_was_sent_before_the_end_is_received_before_the_error(
         worker.recv(T)
 
 
+def test_everything_sent_before_the_end_is_received_however_much(start: Start) -> None:
+    (worker,) = start()
+    worker.send(("send many", 2000))
+    assert [index for index, _ in worker] == list(range(2000))
+    with pytest.raises(WorkerExited):
+        worker.recv(T)
+
+
 def test_recv_timeout_leaves_the_channel_usable(start: Start) -> None:
     (worker,) = start("echo")
     with pytest.raises(TimeoutError, match=r"sent nothing for 0\.05s"):
@@ -201,6 +255,18 @@ def test_what_cannot_be_sent_leaves_the_channel_usable(start: Start) -> None:
         worker.send({"batch": {1}})
     worker.send("set")
     assert 'message["batch"]: set' in worker.recv(T)
+    worker.send("usable")
+    assert worker.recv(T) == "usable"
+
+
+def test_a_message_over_the_limit_leaves_the_channel_usable(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (worker,) = start("echo")
+    with monkeypatch.context() as patched:
+        patched.setattr(wire, "MESSAGE_BYTES_MAX", 1 << 20)
+        with pytest.raises(ValueError, match="send it in parts"):
+            worker.send({"x": bytes(2 << 20)})
     worker.send("usable")
     assert worker.recv(T) == "usable"
 
@@ -252,6 +318,24 @@ def test_wait_returns_those_with_something_to_say(start: Start) -> None:
     assert wait(workers, 0.05) == [workers[2]]
 
 
+def test_wait_takes_one_channel_twice_and_one_that_is_closed(start: Start) -> None:
+    first, second = start("echo", count=2)
+    second.close()
+    assert wait([first, second, first], 0.0) == [second]
+    first.send(1)
+    poll.until(lambda: first in wait([first], 0.0), timeout_s=T)
+    assert wait([first, first], T) == [first, first]
+
+
+def test_fileno_stays_readable_after_the_end(start: Start) -> None:
+    (worker,) = start()
+    worker.send("return")
+    for _ in range(3):
+        assert select.select([worker], [], [], T)[0] == [worker]
+        with pytest.raises(WorkerExited):
+            worker.recv(T)
+
+
 def test_fileno_is_readable_exactly_when_recv_has_something_to_say(start: Start) -> None:
     (worker,) = start("echo")
     assert select.select([worker], [], [], 0)[0] == []
@@ -290,9 +374,99 @@ def test_a_worker_may_print_much_more_than_a_pipe_holds(start: Start) -> None:
     assert worker.recv(60) == "printed"
 
 
+def test_a_worker_may_print_what_the_locale_cannot_say(start: Start) -> None:
+    (worker,) = start()
+    if isinstance(worker, Worker):
+        pytest.skip("a local worker prints to the caller's own streams")
+    worker.send("print odd")
+    assert worker.recv(T) == "printed"
+
+
+# Below: what needs no worker of each kind.
+
+
+def connect_stranger(server: WorkerServer) -> Channel:
+    return Channel(socket.create_connection((server.host, server.port), T), name="server")
+
+
+def ask(stranger: Channel, message: Any) -> Any:
+    stranger._send_frame(wire.AUTH, message, T)
+    return stranger._recv_frame(T).body
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"request": {"type": "worker"}, "proof": "\ud800"},
+        {"request": {"type": "\ud800"}, "proof": "\ud800" * 64},
+        {"request": {"type": "worker"}, "proof": 10**1000},
+        {"request": {"$": "x"}, "proof": {"$": "buffer", "index": 0}},
+        [],
+    ],
+    ids=["a lone surrogate", "many", "a number", "marks", "no object"],
+)
+def test_a_server_outlives_any_response(response: Any) -> None:
+    with serving(work.echo) as server:
+        with connect_stranger(server) as stranger:
+            ask(stranger, auth.hello("c" * 64))
+            with pytest.raises(ConnectionResetError):
+                ask(stranger, response)
+        with RemoteWorker(server.host, server.port) as worker:
+            worker.send("alive")
+            assert worker.recv(T) == "alive"
+
+
+def test_a_server_that_is_none_cannot_fill_a_clients_memory() -> None:
+    head, _ = wire.encode(wire.MESSAGE, "x" * 100_000)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            stranger, _ = listener.accept()
+            with stranger, contextlib.suppress(OSError):  # it hangs up on us, as it should
+                stranger.sendall(head)
+                stranger.recv(1 << 16)
+
+        impostor = threading.Thread(target=answer)
+        impostor.start()
+        with pytest.raises(ProtocolError, match="kind 1 is not expected here"):
+            RemoteWorker("127.0.0.1", listener.getsockname()[1])
+        impostor.join(T)
+
+
+def test_a_send_goes_on_when_another_thread_took_in_what_it_was_about_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left, right = map(Channel, socket.socketpair())
+    honest_poll = channel_module._poll
+    lies = iter([select.POLLIN] * 3)  # "something is there": another thread was faster
+    monkeypatch.setattr(
+        channel_module, "_poll", lambda *arguments: next(lies, 0) or honest_poll(*arguments)
+    )
+    with left, right:
+        reader = threading.Thread(target=lambda: received.append(right.recv()))
+        received: list[Any] = []
+        # Nobody reads yet, so that the first waits are lied to.
+        starter = threading.Timer(0.05, reader.start)
+        starter.start()
+        left.send(bytes(8 << 20), timeout=T)
+        starter.join()
+        reader.join()
+        assert len(received[0]) == 8 << 20
+        assert "open" in repr(left)
+
+
+def test_iteration_over_a_plain_channel_ends_at_the_goodbye() -> None:
+    left, right = map(Channel, socket.socketpair())
+    with left:
+        right.send(1)
+        right.close()
+        assert list(left) == [1]
+        with pytest.raises(EOFError):
+            left.recv()
+
+
 def test_wait_works_beyond_1024_descriptors() -> None:
     import resource
-    import socket
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 8192), hard), hard))
@@ -310,10 +484,6 @@ def test_wait_works_beyond_1024_descriptors() -> None:
 
 
 def test_a_message_is_resumed_after_a_timeout_in_its_middle() -> None:
-    import socket
-
-    from miniray import wire
-
     left, right = socket.socketpair()
     with Channel(left, name="slow peer") as channel, right:
         head, buffers = wire.encode(wire.MESSAGE, {"x": b"0123456789"})

@@ -1,5 +1,6 @@
 """Work functions that the tests run in workers."""
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -23,13 +24,22 @@ def obey(channel: Channel) -> None:
                 return
             case "raise":
                 raise ValueError("no such batch: 7")
+            case "raise odd":
+                raise FileNotFoundError("no such file: caf\udce9")  # as os.fsdecode names one
             case "exit":
                 sys.exit(3)
+            case ("exit", status):
+                sys.exit(status)
             case "hard exit":
                 os._exit(7)
             case "segfault":
                 faulthandler.disable()  # pytest's, which would print every thread's stack
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "null pointer":
+                faulthandler.disable()
+                ctypes.string_at(0)
+            case "real-time signal":
+                os.kill(os.getpid(), 40)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
@@ -59,6 +69,14 @@ def obey(channel: Channel) -> None:
                 for _ in range(number):
                     print("x" * 1000)
                 channel.send("printed")
+            case "print odd":
+                print("caf\udce9 \N{SNOWMAN}")
+                print("caf\udce9 \N{SNOWMAN}", file=sys.stderr)
+                channel.send("printed")
+            case ("send many", number):
+                for index in range(number):
+                    channel.send([index, bytes(1000)])
+                return
             case "grandchildren":
                 quiet: Any = {"stdin": subprocess.DEVNULL, "start_new_session": False}
                 ours = subprocess.Popen(["sleep", "600"], **quiet)
