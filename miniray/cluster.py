@@ -407,25 +407,29 @@ class Node:
             return
         self._feeder.join(HURRY_S)
         if not self._feeder.is_alive():  # else the node does not even read
-            with contextlib.suppress(OSError):  # the session has ended
+            with contextlib.suppress(OSError, ValueError):  # the session has ended, or ends
                 os.write(self._stdin.fileno(), f"{grace}\n".encode())
 
     def end(self, deadline: float) -> None:
         """Wait for the session's end, and kill it at the deadline; then tidy up."""
-        if self._lease is not None:
-            self._lease.close()
         if self._session is not None:
-            with contextlib.suppress(OSError):  # the session has ended
-                self._stdin.close()
+            # A server keeps its leases to its end, and can still be told to hurry.
+            if not self.address:
+                with contextlib.suppress(OSError):  # the session has ended
+                    self._stdin.close()
             try:
                 self._session.wait(max(deadline - time.monotonic(), 0))
             except subprocess.TimeoutExpired:
                 os.killpg(self._session.pid, signal.SIGKILL)
                 self._session.wait()
+            with contextlib.suppress(OSError):  # what was not written has no reader any more
+                self._stdin.close()
             self._feeder.join(HURRY_S)
             self._logger.join(HURRY_S)
             self.stdout.close()
             self._stderr.close()
+        if self._lease is not None:
+            self._lease.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

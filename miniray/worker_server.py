@@ -285,7 +285,8 @@ class WorkerServer:
 
     def _on_lease_lost(self, descriptor: int) -> None:
         self._unwatch(descriptor)
-        if self._grace_s is None:
+        if self._grace_s is None or self._grace_s > process.GRACE_S:
+            self._grace_s = None  # nobody is left who would wait longer
             self.stop()
 
     def _status(self, request: auth.Message) -> dict[str, Any]:

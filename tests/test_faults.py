@@ -67,6 +67,16 @@ class Script:
         heard: dict[str, Any] = json.loads(line)
         return heard
 
+    def press_ctrl_c(self) -> None:
+        """Interrupt it once it waits: not in mid-sentence, just after it was heard."""
+        poll.until(self.waits, what="it to wait")
+        self.process.send_signal(signal.SIGINT)
+
+    def waits(self) -> bool:
+        """Return whether its main thread sleeps."""
+        status: str = psutil.Process(self.process.pid).status()
+        return status == psutil.STATUS_SLEEPING
+
     def end(self) -> int:
         """Wait for its end; return the exit status."""
         _, errors = self.process.communicate(timeout=T)
@@ -136,7 +146,7 @@ def test_workers_and_grandchildren_die_with_their_server(
 def test_ctrl_c_gives_the_prompt_back_and_leaves_nothing(netns_nodes: namespaces.Nodes) -> None:
     with coordinator(netns_nodes, WITH_GRANDCHILDREN) as script:
         script.hear()
-        script.process.send_signal(signal.SIGINT)
+        script.press_ctrl_c()
         assert script.end() == -signal.SIGINT
         assert "KeyboardInterrupt" in script.errors
     netns_nodes.wait_until_empty(timeout_s=15)
@@ -146,9 +156,9 @@ HANGING = """
 for worker in workers:
     worker.send("hang")
     worker.recv(30)
-say(ready=True)
 try:
     try:
+        say(ready=True)
         workers[0].recv()
     finally:
         say(stopping=True)
@@ -163,12 +173,26 @@ except KeyboardInterrupt:
 def test_a_second_ctrl_c_ends_all_at_once(netns_nodes: namespaces.Nodes) -> None:
     with coordinator(netns_nodes, HANGING) as script:
         assert script.hear() == {"ready": True}
-        script.process.send_signal(signal.SIGINT)
+        script.press_ctrl_c()
         assert script.hear() == {"stopping": True}
-        script.process.send_signal(signal.SIGINT)
+        script.press_ctrl_c()
         assert script.hear() == {"ended": True}
         assert script.end() == 0
     netns_nodes.wait_until_empty(timeout_s=15)
+
+
+@pytest.mark.netns
+@pytest.mark.ssh
+def test_a_coordinator_killed_while_it_stops_patiently_leaves_nothing(
+    netns_nodes: namespaces.Nodes,
+) -> None:
+    with coordinator(netns_nodes, HANGING) as script:
+        assert script.hear() == {"ready": True}
+        script.press_ctrl_c()
+        assert script.hear() == {"stopping": True}
+        poll.until(script.waits, what="it to wait for the nodes")
+        script.process.kill()
+        netns_nodes.wait_until_empty(timeout_s=15)
 
 
 LOST = """
