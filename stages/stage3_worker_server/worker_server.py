@@ -1,0 +1,193 @@
+"""A server that forks one worker for each client that holds the key, in one poll loop.
+
+python -m stages.stage3_worker_server.worker_server --port 10000 --work-fn my_module.work_fn
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import auth, process, wire
+from .channel import Channel, close_inherited, detect_lost_peer, run_work
+from .errors import MiniRayError
+
+STRANGER_S = 2.0
+ENDED_MAX = 256
+
+HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+
+
+@dataclass
+class WorkerRecord:
+    """What the server knows of one worker."""
+
+    number: int
+    process: process.Process
+    sock: socket.socket  # our copy, to notice a hang-up; the worker alone reads and writes
+
+
+class WorkerServer:
+    """Fork a worker that runs `work_fn(channel)` for every client that holds the key.
+
+    Listens, on return, at `self.host`, `self.port`; `port=0` takes a free one. Raises OSError if
+    it cannot listen there. A client that does not introduce itself keeps the next one waiting,
+    for STRANGER_S at most.
+    """
+
+    def __init__(
+        self,
+        work_fn: Callable[[Channel], Any],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key: bytes | None = None,
+    ) -> None:
+        self._work_fn = work_fn
+        self._key = auth.load_key() if key is None else key
+        self._stopping = False
+        self._workers_started = 0
+        self._workers: dict[int, WorkerRecord] = {}  # by the descriptor of their connection
+        self._exit_codes: dict[Any, int] = {}  # of the last ENDED_MAX workers that have ended
+        self._poll = select.poll()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._listener = _listen(host, port)
+        self.host: str = self._listener.getsockname()[0]
+        self.port: int = self._listener.getsockname()[1]
+
+    def serve_forever(self) -> None:
+        """Serve until SIGTERM or SIGINT arrives; leaves no worker. For a main thread only."""
+        # Python writes a byte into this socket at every signal, which wakes the poll loop.
+        self._wake_write.setblocking(False)
+        self._listener.setblocking(False)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._poll.register(self._wake_read, select.POLLIN)
+        self._poll.register(self._listener, select.POLLIN)
+        while not self._stopping:
+            self._serve_once()
+        self._poll.unregister(self._listener)
+        self._listener.close()
+        for record in self._workers.values():
+            with contextlib.suppress(OSError):  # its client was faster
+                record.sock.shutdown(socket.SHUT_RDWR)
+        while self._workers:
+            self._serve_once()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stopping = self._stopping or number != signal.SIGCHLD
+
+    def _serve_once(self) -> None:
+        """Wait for the next event, deal with it, and reap the workers that have ended."""
+        steps = [record.process.advance_stop() for record in self._workers.values()]
+        seconds = min((step for step in steps if step is not None), default=None)
+        for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000 + 1):
+            if descriptor == self._wake_read.fileno():
+                self._wake_read.recv(4096)
+            elif descriptor == self._listener.fileno():
+                self._on_connection()
+            else:  # a client has hung up: its worker has some time to end by itself
+                self._poll.unregister(descriptor)
+                self._workers[descriptor].process.begin_stop()
+        for record in list(self._workers.values()):
+            if (exit_code := record.process.poll()) is not None:
+                self._retire(record, exit_code)
+
+    def _on_connection(self) -> None:
+        """Have a client prove who it is, and do what it asks for; a stranger is sent away."""
+        try:
+            sock, address = self._listener.accept()
+        except OSError:  # it has left again
+            return
+        client = Channel(sock, name=f"{address[0]}:{address[1]}")
+        client._decoder = wire.Decoder(wire.AUTH_BYTES_MAX)
+        try:
+            detect_lost_peer(sock)
+            deadline = time.monotonic() + STRANGER_S
+            hello = client.recv(STRANGER_S)
+            challenge = auth.challenge(self._key, hello, auth.make_nonce())
+            client.send(challenge)
+            answer = client.recv(max(deadline - time.monotonic(), 0))
+            request = auth.read_response(self._key, hello, challenge, answer)
+            if request.get("type") == "worker":
+                self._start_worker(sock)
+                return
+            client.send({"exit_code": self._exit_codes.get(request.get("worker"))})
+        except (OSError, EOFError, MiniRayError) as error:
+            print(f"closed the connection from {client.name}: {error}", file=sys.stderr)
+        sock.close()
+
+    def _start_worker(self, sock: socket.socket) -> None:
+        self._workers_started += 1
+        number = self._workers_started
+
+        def run() -> int:
+            for other in (self._listener, self._wake_read, self._wake_write):
+                other.close()
+            for record in self._workers.values():
+                record.sock.close()
+            close_inherited(kept=sock)
+            channel = Channel(sock, name="coordinator")
+            channel.send({"worker": number, "pid": os.getpid()})
+            return run_work(self._work_fn, channel)
+
+        record = WorkerRecord(number, process.fork(run), sock)
+        self._workers[sock.fileno()] = record
+        self._poll.register(sock, HANG_UP)
+
+    def _retire(self, record: WorkerRecord, exit_code: int) -> None:
+        """Put a worker that has ended on record, and only then let its client see it."""
+        del self._workers[record.sock.fileno()]
+        with contextlib.suppress(KeyError):  # its client has hung up, and it is watched no more
+            self._poll.unregister(record.sock)
+        self._exit_codes[record.number] = exit_code
+        if len(self._exit_codes) > ENDED_MAX:
+            del self._exit_codes[next(iter(self._exit_codes))]
+        record.sock.close()
+
+
+def load_work_fn(name: str) -> Callable[[Channel], Any]:
+    """Import and return the function called "package.module.function"."""
+    module, _, function = name.rpartition(".")
+    if not module:
+        raise ValueError(f"work_fn must be MODULE.FUNCTION, got {name!r}")
+    found: Callable[[Channel], Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        text = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        raise OSError(error.errno, f"{text}; choose another address or port") from None
+
+
+def main() -> None:
+    """Serve from the command line."""
+    parser = argparse.ArgumentParser(
+        description="Fork a worker for every client that holds the key."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 is a free one")
+    parser.add_argument("--work-fn", required=True, help="MODULE.FUNCTION to run")
+    arguments = parser.parse_args()
+    sys.path.insert(0, os.getcwd())
+    work_fn = load_work_fn(arguments.work_fn)
+    server = WorkerServer(work_fn, host=arguments.host, port=arguments.port)
+    print(f"listening on {server.host}:{server.port}", flush=True)
+    server.serve_forever()
+    print("stopped")
+
+
+if __name__ == "__main__":
+    main()
