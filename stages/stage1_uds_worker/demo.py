@@ -4,7 +4,10 @@ import os
 import signal
 from typing import Any
 
-from . import Channel, Worker, WorkerDied, WorkerFailed, wire
+from . import wire
+from .channel import Channel
+from .errors import WorkerDied, WorkerFailed
+from .worker import Worker
 
 KINDS = {wire.MESSAGE: "MESSAGE", wire.ERROR: "ERROR", wire.EXIT: "EXIT"}
 SHOWN_BYTES_MAX = 20

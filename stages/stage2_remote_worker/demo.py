@@ -4,7 +4,12 @@ import os
 import socket
 from typing import Any
 
-from . import Channel, ProtocolError, RemoteWorker, Worker, WorkerDied, WorkerServer, wire
+from . import wire
+from .channel import Channel
+from .errors import ProtocolError, WorkerDied
+from .remote_worker import RemoteWorker
+from .worker import Worker
+from .worker_server import WorkerServer
 
 KINDS = {wire.MESSAGE: "MESSAGE", wire.ERROR: "ERROR", wire.EXIT: "EXIT"}
 SHOWN_BYTES_MAX = 20

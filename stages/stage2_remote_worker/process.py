@@ -23,7 +23,7 @@ class Process:
         Raises TimeoutError if it still runs after `timeout` seconds.
         """
         if self.exit_code is None:
-            if timeout is not None and not _wait_for_end(self.pid, timeout):
+            if not _wait_for_end(self.pid, timeout):
                 raise TimeoutError(f"process {self.pid} still runs after {timeout}s")
             self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.exit_code
@@ -39,13 +39,13 @@ class Process:
         self.wait()
 
 
-def _wait_for_end(pid: int, timeout: float) -> bool:
+def _wait_for_end(pid: int, timeout: float | None) -> bool:
     """Wait until a child that is not reaped yet has ended, or it is late; return whether it has."""
     pidfd = os.pidfd_open(pid)
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
+        return bool(poller.poll(None if timeout is None else timeout * 1000))
     finally:
         os.close(pidfd)
 

@@ -43,8 +43,10 @@ def load_work_fn(name: str) -> Callable[[Channel], Any]:
     module, _, function = name.rpartition(".")
     if not module:
         raise ValueError(f"work_fn must be MODULE.FUNCTION, got {name!r}")
-    found: Callable[[Channel], Any] = getattr(importlib.import_module(module), function)
-    return found
+    work_fn: Callable[[Channel], Any] = getattr(importlib.import_module(module), function)
+    if not callable(work_fn):
+        raise TypeError(f"{name} is a {type(work_fn).__name__}, not a function")
+    return work_fn
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -5,16 +5,12 @@ import os
 import signal
 import socket
 
-from . import (
-    AuthenticationError,
-    Channel,
-    RemoteWorker,
-    Worker,
-    WorkerDied,
-    WorkerServer,
-    auth,
-    wait,
-)
+from . import auth
+from .channel import Channel, wait
+from .errors import AuthenticationError, WorkerDied
+from .remote_worker import RemoteWorker
+from .worker import Worker
+from .worker_server import WorkerServer
 
 KEY = auth.make_key()
 COUNT = 4

@@ -25,17 +25,15 @@ class Process:
         Raises TimeoutError if it still runs after `timeout` seconds.
         """
         if self.exit_code is None:
-            if timeout is not None and not _wait_for_end(self.pid, timeout):
+            if not _wait_for_end(self.pid, timeout):
                 raise TimeoutError(f"process {self.pid} still runs after {timeout}s")
             self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.exit_code
 
     def poll(self) -> int | None:
         """Reap the process if it has ended; return its exit code, or None while it runs."""
-        if self.exit_code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.exit_code = os.waitstatus_to_exitcode(status)
+        if self.exit_code is None and _wait_for_end(self.pid, 0.0):
+            self.wait()
         return self.exit_code
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -63,13 +61,13 @@ class Process:
         return None
 
 
-def _wait_for_end(pid: int, timeout: float) -> bool:
+def _wait_for_end(pid: int, timeout: float | None) -> bool:
     """Wait until a child that is not reaped yet has ended, or it is late; return whether it has."""
     pidfd = os.pidfd_open(pid)
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
+        return bool(poller.poll(None if timeout is None else timeout * 1000))
     finally:
         os.close(pidfd)
 

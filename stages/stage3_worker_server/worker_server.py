@@ -55,9 +55,10 @@ class WorkerServer:
         self._key = auth.load_key() if key is None else key
         self._stopping = False
         self._workers_started = 0
-        self._workers: dict[int, WorkerRecord] = {}  # by the descriptor of their connection
+        self._workers: dict[int, WorkerRecord] = {}
         self._exit_codes: dict[Any, int] = {}  # of the last ENDED_MAX workers that have ended
         self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that they watch
         self._wake_read, self._wake_write = socket.socketpair()
         self._listener = _listen(host, port)
         self.host: str = self._listener.getsockname()[0]
@@ -71,11 +72,11 @@ class WorkerServer:
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._poll.register(self._wake_read, select.POLLIN)
-        self._poll.register(self._listener, select.POLLIN)
+        self._watch(self._wake_read.fileno(), select.POLLIN, self._on_wake)
+        self._watch(self._listener.fileno(), select.POLLIN, self._on_connection)
         while not self._stopping:
             self._serve_once()
-        self._poll.unregister(self._listener)
+        self._unwatch(self._listener.fileno())
         self._listener.close()
         for record in self._workers.values():
             with contextlib.suppress(OSError):  # its client was faster
@@ -91,16 +92,23 @@ class WorkerServer:
         steps = [record.process.advance_stop() for record in self._workers.values()]
         seconds = min((step for step in steps if step is not None), default=None)
         for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000 + 1):
-            if descriptor == self._wake_read.fileno():
-                self._wake_read.recv(4096)
-            elif descriptor == self._listener.fileno():
-                self._on_connection()
-            else:  # a client has hung up: its worker has some time to end by itself
-                self._poll.unregister(descriptor)
-                self._workers[descriptor].process.begin_stop()
+            # A handler before this one may have closed the descriptor.
+            if handler := self._handlers.get(descriptor):
+                handler()
         for record in list(self._workers.values()):
             if (exit_code := record.process.poll()) is not None:
                 self._retire(record, exit_code)
+
+    def _watch(self, descriptor: int, events: int, handler: Callable[[], None]) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, events)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None):
+            self._poll.unregister(descriptor)
+
+    def _on_wake(self) -> None:
+        self._wake_read.recv(4096)
 
     def _on_connection(self) -> None:
         """Have a client prove who it is, and do what it asks for; a stranger is sent away."""
@@ -141,14 +149,18 @@ class WorkerServer:
             return run_work(self._work_fn, channel)
 
         record = WorkerRecord(number, process.fork(run), sock)
-        self._workers[sock.fileno()] = record
-        self._poll.register(sock, HANG_UP)
+        self._workers[number] = record
+        self._watch(sock.fileno(), HANG_UP, lambda: self._on_hang_up(record))
+
+    def _on_hang_up(self, record: WorkerRecord) -> None:
+        """Leave a worker whose client is gone some time to end by itself."""
+        self._unwatch(record.sock.fileno())
+        record.process.begin_stop()
 
     def _retire(self, record: WorkerRecord, exit_code: int) -> None:
         """Put a worker that has ended on record, and only then let its client see it."""
-        del self._workers[record.sock.fileno()]
-        with contextlib.suppress(KeyError):  # its client has hung up, and it is watched no more
-            self._poll.unregister(record.sock)
+        del self._workers[record.number]
+        self._unwatch(record.sock.fileno())
         self._exit_codes[record.number] = exit_code
         if len(self._exit_codes) > ENDED_MAX:
             del self._exit_codes[next(iter(self._exit_codes))]
@@ -160,8 +172,10 @@ def load_work_fn(name: str) -> Callable[[Channel], Any]:
     module, _, function = name.rpartition(".")
     if not module:
         raise ValueError(f"work_fn must be MODULE.FUNCTION, got {name!r}")
-    found: Callable[[Channel], Any] = getattr(importlib.import_module(module), function)
-    return found
+    work_fn: Callable[[Channel], Any] = getattr(importlib.import_module(module), function)
+    if not callable(work_fn):
+        raise TypeError(f"{name} is a {type(work_fn).__name__}, not a function")
+    return work_fn
 
 
 def _listen(host: str, port: int) -> socket.socket:
