@@ -11,17 +11,26 @@ import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
-from . import auth
+from . import auth, process, test_remote_worker, worker_server
 from .channel import Channel
 from .errors import AuthenticationError, WorkerDied, WorkerExited
 from .remote_worker import RemoteWorker
-from .test_remote_worker import T, serving, setUpModule  # noqa: F401  # unittest looks for it here
+from .test_remote_worker import T, serving
 from .test_worker import echo, is_gone, obey
 from .worker import Worker
 from .worker_server import WorkerServer
 
 KEY, NONCES = b"k" * 64, ("a" * 64, "b" * 64)
+
+
+def setUpModule() -> None:
+    """Have servers whose patience is short, for those who wait for its end."""
+    test_remote_worker.setUpModule()
+    patience = mock.patch.object(process, "GRACE_S", 0.3)
+    patience.start()
+    unittest.addModuleCleanup(patience.stop)
 
 
 def until(condition: Callable[[], Any], what: str) -> None:
@@ -30,6 +39,14 @@ def until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {T}s for {what}"
         time.sleep(0.01)
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended; an orphan may wait for somebody else to reap it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def exit_as_told(channel: Channel) -> None:
@@ -91,10 +108,10 @@ class TestForking(unittest.TestCase):
             until(lambda: is_gone(worker.pid), "the hanging worker to be ended")
 
     def test_sigterm_ends_the_server_and_every_worker(self) -> None:
-        with server_process(obey) as (process, address):
+        with server_process(obey) as (parent, address):
             workers = [RemoteWorker(*address) for _ in range(3)]
-            os.kill(process.pid, signal.SIGTERM)
-            assert process.wait(T) == 0
+            os.kill(parent.pid, signal.SIGTERM)
+            assert parent.wait(T) == 0
             assert all(is_gone(worker.pid) for worker in workers)
             for worker in workers:
                 worker.close()
@@ -128,15 +145,16 @@ class TestHowItEnded(unittest.TestCase):
                         worker.recv(T)
 
     def test_a_server_that_is_gone_is_said_to_be(self) -> None:
-        with server_process(obey) as (process, address), RemoteWorker(*address) as worker:
+        with server_process(obey) as (parent, address), RemoteWorker(*address) as worker:
             worker.send("hang")
             assert worker.recv(T) == "hanging"
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait(T)
-            os.kill(worker.pid, signal.SIGKILL)
+            os.kill(parent.pid, signal.SIGKILL)
+            parent.wait(T)
+            with contextlib.suppress(ProcessLookupError):  # from stage 4 on it dies with its server
+                os.kill(worker.pid, signal.SIGKILL)
             with self.assertRaisesRegex(WorkerDied, "is lost: its server does not answer"):
                 worker.recv(T)
-            until(lambda: is_gone(worker.pid), "the worker to be reaped")
+            until(lambda: has_ended(worker.pid), "the worker to end")
 
 
 class TestStrangers(unittest.TestCase):
@@ -152,7 +170,11 @@ class TestStrangers(unittest.TestCase):
                 assert worker.worker_id == 1
 
     def test_one_that_says_nothing_takes_nobodys_place_for_long(self) -> None:
-        with serving(echo) as address, socket.create_connection(address) as stranger:
+        with (
+            mock.patch.object(worker_server, "STRANGER_S", 0.7),
+            serving(echo) as address,
+            socket.create_connection(address) as stranger,
+        ):
             with RemoteWorker(*address) as worker:
                 worker.send("served")
                 assert worker.recv(T) == "served"

@@ -47,8 +47,9 @@ class Decoder:
     with `advance`. It never reaches past the current frame, and it remembers a half of one.
     """
 
-    def __init__(self, body_bytes_max: int = BODY_BYTES_MAX) -> None:
-        self._body_bytes_max = body_bytes_max
+    def __init__(self, *, auth_only: bool = False) -> None:
+        # Who has not proven anything yet gets 4 KiB.
+        self._body_bytes_max = AUTH_BYTES_MAX if auth_only else BODY_BYTES_MAX
         self._expect(PRELUDE.size, kind=None)
 
     def _expect(self, nbytes: int, kind: int | None) -> None:

@@ -117,7 +117,7 @@ class WorkerServer:
         except OSError:  # it has left again
             return
         client = Channel(sock, name=f"{address[0]}:{address[1]}")
-        client._decoder = wire.Decoder(wire.AUTH_BYTES_MAX)
+        client._decoder = wire.Decoder(auth_only=True)
         try:
             detect_lost_peer(sock)
             deadline = time.monotonic() + STRANGER_S
@@ -155,7 +155,7 @@ class WorkerServer:
     def _on_hang_up(self, record: WorkerRecord) -> None:
         """Leave a worker whose client is gone some time to end by itself."""
         self._unwatch(record.sock.fileno())
-        record.process.begin_stop()
+        record.process.begin_stop(process.GRACE_S)
 
     def _retire(self, record: WorkerRecord, exit_code: int) -> None:
         """Put a worker that has ended on record, and only then let its client see it."""

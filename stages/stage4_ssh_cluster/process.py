@@ -49,7 +49,7 @@ class Process:
                 _signal_group(self.pid, number)
         self.wait()
 
-    def begin_stop(self, grace_s: float = GRACE_S) -> None:
+    def begin_stop(self, grace_s: float) -> None:
         """Start the same ladder without waiting; `advance_stop` climbs it."""
         now = time.monotonic()
         self._due = [(now + grace_s, signal.SIGTERM), (now + 2 * grace_s, signal.SIGKILL)]

@@ -12,14 +12,13 @@ import shlex
 import signal
 import sys
 import unittest
-from pathlib import Path
 from typing import Any
 
 from .channel import Channel
 from .cluster import Cluster, NodeConfig
 from .errors import ClusterError, WorkerDied, WorkerFailed
 from .test_remote_worker import T
-from .test_worker_server import until
+from .test_worker_server import has_ended, until
 from .worker import Worker
 
 OBEY = f"{__package__}.test_worker.obey"
@@ -50,23 +49,15 @@ def talk(channel: Channel) -> None:
 
 
 def grandchildren(channel: Channel) -> None:
-    """Start a process that would live on, and wait forever."""
+    """Start a process that would live on, and wait for the end."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
             signal.pause()
     channel.send([os.getpid(), pid])
-    while True:
-        signal.pause()
-
-
-def has_ended(pid: int) -> bool:
-    """Return whether a process has ended; an orphan may wait for somebody else to reap it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    for _ in channel:
+        pass
 
 
 class TestStart(unittest.TestCase):
