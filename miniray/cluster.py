@@ -392,9 +392,13 @@ class Node:
         return f"{problem}: {said}{hint}"
 
     def hold_lease(self) -> None:
-        """Open the connection whose end tells the server that the coordinator is lost."""
-        request = {"type": "lease"}
-        self._lease, _ = open_connection(self.host, self.port, self._key, request, CONNECT_S)
+        """Open the connection whose end tells the server that the coordinator is lost.
+
+        Through a tunnel it would keep the session from ending, and stdin's beats do its work.
+        """
+        if not self.config.tunnel:
+            request = {"type": "lease"}
+            self._lease, _ = open_connection(self.host, self.port, self._key, request, CONNECT_S)
 
     def status(self, timeout: float = 5.0, **request: int) -> dict[str, Any]:
         """Ask this node's server for its status."""

@@ -165,6 +165,8 @@ class Decoder:
                 raise ValueError("something follows it")
             if len(fields) > 1:
                 self._specs = fields["buffers"]
+                if not self._specs:
+                    raise ValueError("it has an empty list of buffers")
         except (ValueError, TypeError, KeyError, StopIteration, RecursionError) as error:
             raise ProtocolError(f"a header that no encoder makes: {error!r}") from error
         if self._specs or self._kind >= HAS_RAW_BYTES:

@@ -1,0 +1,1 @@
+"""Five snapshots of MiniRay as it grows, each complete, and the tool that compares them."""

@@ -52,7 +52,14 @@ def serving(work_fn: Any, **options: Any) -> Iterator[WorkerServer]:
         assert child.wait(T) == 0
 
 
-@pytest.fixture(params=["local", "tcp", "cluster", pytest.param("tunnel", marks=pytest.mark.ssh)])
+@pytest.fixture(
+    params=[
+        "local",
+        "tcp",
+        "cluster",
+        pytest.param("tunnel", marks=[pytest.mark.ssh, pytest.mark.slow]),
+    ]
+)
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Return a function that starts workers of one kind and closes them after the test."""
     with contextlib.ExitStack() as stack:
@@ -374,15 +381,13 @@ def test_a_worker_may_print_much_more_than_a_pipe_holds(start: Start) -> None:
     assert worker.recv(60) == "printed"
 
 
-def test_a_worker_may_print_what_the_locale_cannot_say(start: Start) -> None:
-    (worker,) = start()
-    if isinstance(worker, Worker):
-        pytest.skip("a local worker prints to the caller's own streams")
-    worker.send("print odd")
-    assert worker.recv(T) == "printed"
-
-
 # Below: what needs no worker of each kind.
+
+
+def test_a_remote_worker_may_print_what_the_locale_cannot_say() -> None:
+    with serving(work.obey) as server, RemoteWorker(server.host, server.port) as worker:
+        worker.send("print odd")
+        assert worker.recv(T) == "printed"
 
 
 def connect_stranger(server: WorkerServer) -> Channel:

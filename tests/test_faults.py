@@ -183,6 +183,7 @@ def test_a_second_ctrl_c_ends_all_at_once(netns_nodes: namespaces.Nodes) -> None
 
 @pytest.mark.netns
 @pytest.mark.ssh
+@pytest.mark.slow
 def test_a_coordinator_killed_while_it_stops_patiently_leaves_nothing(
     netns_nodes: namespaces.Nodes,
 ) -> None:
@@ -263,6 +264,7 @@ cluster.stop()
 
 @pytest.mark.netns
 @pytest.mark.ssh
+@pytest.mark.slow
 def test_the_first_culprit_is_named_when_a_rank_dies_inside_a_collective(
     netns_nodes: namespaces.Nodes,
 ) -> None:
@@ -396,6 +398,7 @@ def test_strangers_are_closed_with_one_line_each_and_work_goes_on(server: Server
         )
 
 
+@pytest.mark.slow
 def test_slow_strangers_take_nobodys_place(server: Server) -> None:
     strangers = [server.connect() for _ in range(STRANGERS_MAX + 10)]
     try:

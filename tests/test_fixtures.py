@@ -19,6 +19,8 @@ from tests.support.namespaces import REPOSITORY, Nodes
 from tests.support.proxy import Proxy
 from tests.support.ssh import LoopbackNodes
 
+pytestmark = pytest.mark.slow  # they wait for what is to be found, and for what is not
+
 HANGS = "import signal; signal.pause()"
 
 
@@ -383,7 +385,9 @@ def test_skipped_for_another_reason():
 
 def _outcomes(directory: Path, *, ci: str) -> dict[str, set[str]]:
     (directory / "conftest.py").write_text(
-        "from tests import conftest\nfrom tests.conftest import *\nconftest.LEAK_GRACE_S = 0.2\n"
+        "from tests.support import fixtures\n"
+        "from tests.support.fixtures import *\n"
+        "fixtures.LEAK_GRACE_S = 0.2\n"
     )
     (directory / "test_leaks.py").write_text(LEAVES_THINGS)
     done = subprocess.run(

@@ -82,6 +82,7 @@ def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         nccl.fake_gpu_memory_bytes()
 
 
+@pytest.mark.slow
 def test_the_first_culprit_is_named_though_others_fail_with_it() -> None:
     with Cluster([NodeConfig.local(2), NodeConfig.local(2)], fake_gpus=True) as cluster:
         workers = cluster.start("tests.torch_work.fail_in_a_group")
@@ -95,6 +96,7 @@ def test_the_first_culprit_is_named_though_others_fail_with_it() -> None:
                 worker.recv(T)
 
 
+@pytest.mark.slow
 def test_a_rank_has_torchruns_environment_and_gives_it_back() -> None:
     with Cluster([NodeConfig.local(1), NodeConfig.local(2)], fake_gpus=True) as cluster:
         workers = cluster.start("tests.torch_work.tell_environment")

@@ -121,7 +121,7 @@ class TestHowItEnded(unittest.TestCase):
     def test_a_signal_is_named(self) -> None:
         for number, words in {
             signal.SIGKILL: r"was killed by SIGKILL \(probably out of memory\)",
-            signal.SIGSEGV: "was killed by SIGSEGV",
+            signal.SIGTERM: "was killed by SIGTERM",
         }.items():
             with serving(obey) as address, RemoteWorker(*address) as worker:
                 worker.send(int(number))

@@ -44,16 +44,16 @@ def coordinate(channel: Channel, hosts: str | None) -> None:
     signal.pause()
 
 
-def wait_for_end(pids: list[int]) -> None:
-    """Wait until none of these processes, which are nobody's children here, runs any more."""
-    poller = select.poll()
+def wait_for_end(pids: list[int]) -> list[int]:
+    """Wait for processes that are nobody's children here; return those that still run."""
+    left = []
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):  # it has ended already
             handle = os.pidfd_open(pid)
-            poller.register(handle, select.POLLIN)
-            poller.poll(10_000)
-            poller.unregister(handle)
+            if not select.select([handle], [], [], 10.0)[0]:
+                left.append(pid)
             os.close(handle)
+    return left
 
 
 def main() -> None:
@@ -97,9 +97,7 @@ def main() -> None:
         print(f"   coordinator: process {coordinator.pid}; workers: {pids}")
         os.kill(coordinator.pid, signal.SIGKILL)
         if hosts is None:  # on other machines, have a look yourself
-            wait_for_end(pids)
-            left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
-            print(f"   workers left: {left or 'none'}")
+            print(f"   workers left: {wait_for_end(pids) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class TestEndings(unittest.TestCase):
     def test_a_worker_killed_by_a_signal_died_of_it(self) -> None:
         for number, words in {
             signal.SIGKILL: r"was killed by SIGKILL \(probably out of memory\)",
-            signal.SIGSEGV: "was killed by SIGSEGV",
+            signal.SIGTERM: "was killed by SIGTERM",
         }.items():
             with Worker(obey) as worker:
                 worker.send(int(number))

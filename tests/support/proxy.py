@@ -14,10 +14,10 @@ CHUNK_BYTES = 64 * 1024
 class Proxy:
     """Forward every connection to `target`, and misbehave on request.
 
-    `port` is where to connect. `delay_s` is waited before each chunk. `silence()` stops forwarding
-    and leaves both sides open, as a dead link does, until `resume()`. `up_bytes_max` and
-    `down_bytes_max` reset the connection after that many bytes from the client, or to it.
-    `hang_up()` closes the present connections.
+    `port` is where to connect. `delay_s` is waited before each chunk of `chunk_bytes`. `silence()`
+    stops forwarding and leaves both sides open, as a dead link does, until `resume()`.
+    `up_bytes_max` and `down_bytes_max` reset the connection after that many bytes from the client,
+    or to it. `hang_up()` closes the present connections.
     """
 
     def __init__(
@@ -27,11 +27,13 @@ class Proxy:
         delay_s: float = 0.0,
         up_bytes_max: int | None = None,
         down_bytes_max: int | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.target = target
         self.delay_s = delay_s
         self.up_bytes_max = up_bytes_max
         self.down_bytes_max = down_bytes_max
+        self.chunk_bytes = chunk_bytes
         self.silent = False
         self._closed = False
         self._connections: list[_Connection] = []
@@ -126,7 +128,7 @@ class _Connection:
 
     def _pump(self, source: socket.socket, sink: socket.socket, bytes_left: int | None) -> None:
         with contextlib.suppress(OSError):  # hung up on purpose, or by either side
-            while chunk := source.recv(CHUNK_BYTES):
+            while chunk := source.recv(self.proxy.chunk_bytes):
                 self._wait_for_the_link()
                 sink.sendall(chunk if bytes_left is None else chunk[:bytes_left])
                 if bytes_left is not None:

@@ -1,0 +1,3 @@
+"""What every test has, wherever it is: see tests/support/fixtures.py."""
+
+pytest_plugins = ["tests.support.fixtures"]

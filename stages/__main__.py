@@ -1,0 +1,181 @@
+"""Compare the stages: python -m stages [diff 1 2 | table | additions]"""
+
+import argparse
+import difflib
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+from stages import capabilities, snapshots
+
+README = Path(__file__).with_name("README.md")
+ADDITIONS = Path(__file__).with_name("additions.toml")
+ADDITIONS_PAGE = snapshots.REPOSITORY / "docs" / "from-stage5-to-miniray.md"
+GREEN, RED, BOLD, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m stages", description="Compare the stages.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    diff = commands.add_parser("diff", help="what changes from one stage to another")
+    diff.add_argument("before", help="1, 2, 3, 4 or 5")
+    diff.add_argument("after", help="1, 2, 3, 4, 5 or miniray")
+    diff.add_argument("--full", action="store_true", help="code with its comments and docstrings")
+    diff.add_argument("--summary", action="store_true", help="files and names, without the code")
+    diff.add_argument("--markdown", action="store_true", help="as a page of the site")
+    for command, what in (
+        ("table", "who has which capability, and how large each stage is"),
+        ("additions", "what miniray adds to stage 5, and why"),
+    ):
+        table = commands.add_parser(command, help=what)
+        table.add_argument("--write", action="store_true", help="into the file that shows it")
+    arguments = parser.parse_args(argv)
+    try:
+        match arguments.command:
+            case "diff":
+                before, after = (snapshots.load(one) for one in (arguments.before, arguments.after))
+                show = diff_as_markdown if arguments.markdown else diff_as_text
+                code = "none" if arguments.summary else "full" if arguments.full else "code"
+                print(show(before, after, code=code))
+            case "table":
+                text = fill(README.read_text(), "stages", make_tables())
+                README.write_text(text) if arguments.write else print(make_tables())
+            case "additions":
+                page = make_additions_page()
+                ADDITIONS_PAGE.write_text(page) if arguments.write else print(page)
+            case _:
+                print(list_stages())
+                parser.print_usage()
+    except ValueError as error:
+        parser.error(str(error))
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def list_stages() -> str:
+    """Return a line for each stage."""
+    lines = []
+    for which in (*"12345", "miniray"):
+        snapshot = snapshots.load(which)
+        lines.append(f"  {which:8}{_count(snapshot):5} code lines   {snapshot.summary}")
+    return "\n".join([*lines, ""])
+
+
+def _count(snapshot: snapshots.Snapshot) -> int:
+    return sum(len(snapshots.code_lines(text)) for text in snapshot.modules.values())
+
+
+def diff_as_text(
+    before: snapshots.Snapshot, after: snapshots.Snapshot, *, code: str = "code"
+) -> str:
+    """Return the changes for a terminal, in colour if standard output is one."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    green, red, bold, plain = (GREEN, RED, BOLD, PLAIN) if colour else ("", "", "", "")
+    changes = snapshots.compare(before, after)
+    lines = [f"{bold}{before.name} -> {after.name}{plain}: {after.summary}", ""]
+    for one in changes:
+        numbers = f"{green}+{one.added:<4}{plain} {red}-{one.deleted:<4}{plain}"
+        lines.append(f"  {one.module + '.py':20} {numbers}{'' if one.before else ' new'}")
+        names = [name for name in one.names if not name.rpartition(".")[2].startswith("_")]
+        if names:
+            lines.append(f"  {'':20} {', '.join(names)}")
+    added, deleted = (sum(counts) for counts in _totals(changes))
+    lines.append(f"  {'code lines':20} {green}+{added:<4}{plain} {red}-{deleted:<4}{plain}")
+    if code != "none":
+        for one in changes:
+            lines += ["", f"{bold}{one.module}.py{plain}"]
+            for line in one.diff(context=2, full=code == "full"):
+                shade = {"+": green, "-": red}.get(line[0], "")
+                lines.append(f"{shade}{line}{plain if shade else ''}")
+    return "\n".join(lines)
+
+
+def _totals(changes: list[snapshots.Change]) -> tuple[list[int], list[int]]:
+    return [one.added for one in changes], [one.deleted for one in changes]
+
+
+def diff_as_markdown(
+    before: snapshots.Snapshot, after: snapshots.Snapshot, *, code: str = "code"
+) -> str:
+    """Return the changes as a part of a page."""
+    changes = snapshots.compare(before, after)
+    lines = ["| file | added | deleted | new names |", "|---|---:|---:|---|"]
+    for one in changes:
+        names = [name for name in one.names if not name.rpartition(".")[2].startswith("_")]
+        shown = ", ".join(f"`{name}`" for name in names)
+        lines.append(f"| `{one.module}.py` | {one.added} | {one.deleted} | {shown} |")
+    added, deleted = (sum(counts) for counts in _totals(changes))
+    lines.append(f"| **code lines** | **{added}** | **{deleted}** | |")
+    if code != "none":
+        for one in changes:
+            lines += ["", f'??? note "{one.module}.py"', "", "    ```diff"]
+            lines += [f"    {line}".rstrip() for line in one.diff(context=2, full=code == "full")]
+            lines += ["    ```"]
+    return "\n".join(lines)
+
+
+def make_tables() -> str:
+    """Return the stages and their capabilities, in Markdown."""
+    rows = ["| stage | code lines | added | deleted | what it is |", "|---|---:|---:|---:|---|"]
+    for which in "12345":
+        snapshot = snapshots.load(which)
+        added, deleted = "", ""
+        if which > "1":
+            changes = snapshots.compare(snapshots.load(str(int(which) - 1)), snapshot)
+            added, deleted = (str(sum(counts)) for counts in _totals(changes))
+        words = snapshot.summary.partition(": ")[2]
+        link = f"[{which}]({snapshot.name}/README.md)"
+        rows.append(f"| {link} | {_count(snapshot)} | {added} | {deleted} | {words} |")
+    return "\n".join([*rows, "", capabilities.make_table()])
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Return a text with the content between its two markers of that name."""
+    before, begin, rest = text.partition(f"<!-- {name}:begin -->")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
+    if not (begin and end):
+        raise ValueError(f"there is no <!-- {name}:begin --> and end; add both")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def make_additions_page() -> str:
+    """Return the page of what miniray adds to stage 5, file by file, with reasons.
+
+    Raises ValueError for a name that has no reason, and for a reason whose name is not there.
+    """
+    reasons = tomllib.loads(ADDITIONS.read_text())
+    changes = snapshots.compare(snapshots.load("5"), snapshots.load("miniray"))
+    check_reasons(changes, reasons)
+    lines = [reasons["introduction"].strip(), ""]
+    for one in changes:
+        entry = reasons[one.module]
+        size = f"{len(one.before)} code lines in stage 5, " if one.before else "new, "
+        lines += [f"## `{one.module}.py`", "", f"*{size}{len(one.after)} in miniray.*", ""]
+        if "summary" in entry:
+            lines += [entry["summary"].strip(), ""]
+        for addition in entry.get("addition", []):
+            names = ", ".join(f"`{name}`" for name in addition["names"])
+            lines.append(f"- {addition['reason'].strip()}\\\n  {names}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def check_reasons(changes: list[snapshots.Change], reasons: dict[str, object]) -> None:
+    """Raise ValueError unless every added name has exactly one reason."""
+    for one in changes:
+        entry = reasons.get(one.module, {})
+        assert isinstance(entry, dict)
+        given = [name for each in entry.get("addition", []) for name in each["names"]]
+        if sorted(given) != sorted(one.names):
+            lines = difflib.unified_diff(sorted(given), sorted(one.names), n=0, lineterm="")
+            wrong = " ".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+            raise ValueError(
+                f"additions.toml, {one.module}: + has no reason, - is not an addition: {wrong}"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
