@@ -286,10 +286,11 @@ def run_work(work_fn: Callable[[Channel], Any], channel: Channel) -> int:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
-        # A function that did not expect the coordinator to hang up has ended all the same.
-        if not (isinstance(error, EOFError) and error is channel._ended):
+        # A function that did not expect the coordinator to leave has ended all the same.
+        if not (isinstance(error, EOFError | ConnectionError) and error is channel._ended):
             _report_failure(channel, error)
             return 1
+        code = 0 if isinstance(error, EOFError) else 1
     _send_ending(channel, wire.EXIT, {"code": code})
     return code
 

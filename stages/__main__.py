@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
                 ADDITIONS_PAGE.write_text(page) if arguments.write else print(page)
             case _:
                 print(list_stages())
-                parser.print_usage()
+                print("Compare two: python -m stages diff 1 2      More: python -m stages --help")
     except ValueError as error:
         parser.error(str(error))
     except BrokenPipeError:  # the reader has seen enough
@@ -76,15 +77,23 @@ def diff_as_text(
     green, red, bold, plain = (GREEN, RED, BOLD, PLAIN) if colour else ("", "", "", "")
     changes = snapshots.compare(before, after)
     lines = [f"{bold}{before.name} -> {after.name}{plain}: {after.summary}", ""]
+    if not changes:
+        return f"{before.name} and {after.name} have the same code"
     for one in changes:
-        numbers = f"{green}+{one.added:<4}{plain} {red}-{one.deleted:<4}{plain}"
-        lines.append(f"  {one.module + '.py':20} {numbers}{'' if one.before else ' new'}")
+        numbers = f"{green}{f'+{one.added}':5}{plain} {red}{f'-{one.deleted}':4}{plain}"
+        lines.append(f"  {one.module + '.py':20} {numbers} {'' if one.before else 'new'}".rstrip())
         names = [name for name in one.names if not name.rpartition(".")[2].startswith("_")]
-        if names:
-            lines.append(f"  {'':20} {', '.join(names)}")
+        lines += textwrap.wrap(
+            ", ".join(names), 100, initial_indent=" " * 23, subsequent_indent=" " * 23
+        )
     added, deleted = (sum(counts) for counts in _totals(changes))
-    lines.append(f"  {'code lines':20} {green}+{added:<4}{plain} {red}-{deleted:<4}{plain}")
+    lines.append(f"  {'code lines':20} {green}{f'+{added}':5}{plain} {red}-{deleted}{plain}")
     if code != "none":
+        if code == "code":
+            lines += [
+                "",
+                "Below is code alone, with line numbers of its own; --full shows all text.",
+            ]
         for one in changes:
             lines += ["", f"{bold}{one.module}.py{plain}"]
             for line in one.diff(context=2, full=code == "full"):

@@ -50,7 +50,7 @@ class Tap:
             kind, length = wire.decode_prelude(data)
             show("received", data, f"{KINDS[kind]}, {length} bytes follow")
         else:
-            show("received", data, "" if data else "end of file: nobody holds the other end")
+            show("received", data, "" if data else "(end of file: nobody holds the other end)")
         return nbytes
 
 
@@ -58,7 +58,8 @@ def show(what: str, data: bytes, meaning: str = "") -> None:
     """Print some bytes, and what they say."""
     shown = data[:SHOWN_BYTES_MAX]
     more = " ..." if len(data) > len(shown) else ""
-    print(f"    {what:8}  {shown.hex(' ')}{more}  {meaning or shown.decode()}{more}")
+    digits = f"{shown.hex(' ')}{more}  " if data else ""
+    print(f"    {what:8}  {digits}{meaning or shown.decode()}{more}")
 
 
 def state_of(pid: int) -> str:
@@ -85,7 +86,8 @@ def main() -> None:
         try:
             worker.recv()
         except WorkerFailed as error:
-            print("   WorkerFailed:", "\n   | ".join(str(error).rstrip().splitlines()), "\n")
+            lines = [line for line in str(error).splitlines() if line]
+            print("   WorkerFailed:", "\n   | ".join(lines) + "\n")
 
     print("3. It is killed. No frame can say that: the end of file does, and its exit status:\n")
     with Worker(fragile) as worker:

@@ -68,7 +68,12 @@ def show(what: str, data: bytes) -> None:
 
 def main() -> None:
     """Run the scenes."""
-    process = Worker(serve)
+    with Worker(serve) as process:
+        show_scenes(process)
+
+
+def show_scenes(process: Worker) -> None:
+    """Talk to the server."""
     host, port = process.recv()
     print(f"This process is {os.getpid()}; process {process.pid} listens on {host}:{port}.\n")
 
@@ -114,7 +119,6 @@ def main() -> None:
     print(
         f"   The server {('exited with status ')}{process.wait()}. Stage 3 forks for each client."
     )
-    process.close()
 
 
 if __name__ == "__main__":

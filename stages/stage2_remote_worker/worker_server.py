@@ -65,8 +65,11 @@ def main() -> None:
     parser.add_argument("--work-fn", required=True, help="MODULE.FUNCTION to run")
     arguments = parser.parse_args()
     sys.path.insert(0, os.getcwd())
-    work_fn = load_work_fn(arguments.work_fn)
-    server = WorkerServer(work_fn, host=arguments.host, port=arguments.port)
+    try:
+        work_fn = load_work_fn(arguments.work_fn)
+        server = WorkerServer(work_fn, host=arguments.host, port=arguments.port)
+    except (OSError, ImportError, AttributeError, TypeError, ValueError) as error:
+        parser.error(str(error))
     print(f"listening on {server.host}:{server.port}", flush=True)
     try:
         server.serve_forever()

@@ -34,7 +34,12 @@ def serve(channel: Channel) -> None:
 
 def main() -> None:
     """Run the scenes."""
-    process = Worker(serve)
+    with Worker(serve) as process:
+        show_scenes(process)
+
+
+def show_scenes(process: Worker) -> None:
+    """Talk to the server."""
     host, port = process.recv()
     print(
         f"This process is {os.getpid()}; the server is process {process.pid}, at {host}:{port}.\n"
@@ -73,13 +78,14 @@ def main() -> None:
         RemoteWorker(host, port, key=b"a key that I have made up")
     except AuthenticationError as error:
         print(f"   AuthenticationError: {error}\n")
+    with RemoteWorker(host, port, key=KEY) as late:
+        print(f"   {late.name} is served as if nothing had been: no stranger has a number\n")
 
     print("4. SIGTERM to the server. It hangs up on the workers, waits for them, and reaps them:\n")
     os.kill(process.pid, signal.SIGTERM)
     print(f"   the server ended with status {process.wait(timeout=10.0)}")
     for worker in workers:
         worker.close()
-    process.close()
     left = [worker.pid for worker in workers if os.path.exists(f"/proc/{worker.pid}")]
     print(f"   workers left: {left or 'none'}")
 

@@ -23,11 +23,9 @@ def count_primes(channel: Channel) -> None:
         if message == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         first, last = message
-        found = sum(
-            all(n % d for d in range(2, int(n**0.5) + 1)) for n in range(max(first, 2), last)
-        )
-        print(f"I am process {os.getpid()}; {first}..{last} has {found} primes")
-        channel.send(found)
+        print(f"I am process {os.getpid()}, and look for primes in {first}..{last}")
+        numbers = range(max(first, 2), last)
+        channel.send(sum(all(n % d for d in range(2, int(n**0.5) + 1)) for n in numbers))
 
 
 def make_nodes(hosts: str | None) -> list[NodeConfig]:

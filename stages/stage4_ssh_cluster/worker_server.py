@@ -131,7 +131,7 @@ class WorkerServer:
             sock, address = self._listener.accept()
         except OSError:  # it has left again
             return
-        client = Channel(sock, name=f"{address[0]}:{address[1]}")
+        client = Channel(sock, name="the client")
         client._decoder = wire.Decoder(auth_only=True)
         try:
             detect_lost_peer(sock)
@@ -146,7 +146,8 @@ class WorkerServer:
                 return
             client.send({"exit_code": self._exit_codes.get(request.get("worker"))})
         except (OSError, EOFError, MiniRayError) as error:
-            print(f"closed the connection from {client.name}: {error}", file=sys.stderr)
+            where = f"{address[0]}:{address[1]}"
+            print(f"closed the connection from {where}: {error}", file=sys.stderr)
         sock.close()
 
     def _start_worker(self, sock: socket.socket, name: str) -> None:
@@ -285,8 +286,11 @@ def main() -> None:
     parser.add_argument("--work-fn", required=True, help="MODULE.FUNCTION to run")
     arguments = parser.parse_args()
     sys.path.insert(0, os.getcwd())
-    work_fn = load_work_fn(arguments.work_fn)
-    server = WorkerServer(work_fn, host=arguments.host, port=arguments.port)
+    try:
+        work_fn = load_work_fn(arguments.work_fn)
+        server = WorkerServer(work_fn, host=arguments.host, port=arguments.port)
+    except (OSError, ImportError, AttributeError, TypeError, ValueError) as error:
+        parser.error(str(error))
     print(f"listening on {server.host}:{server.port}", flush=True)
     server.serve_forever()
     print("stopped")

@@ -6,6 +6,7 @@ python -m stages.stage5_nccl_fsdp.demo [--hosts node1,node2] [--gpus]
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from . import wire
 from .cluster import Cluster, NodeConfig
 from .errors import WorkerError
+from .remote_worker import RemoteWorker
 
 WORK = f"{__package__}.train.work"
 EACH, STEPS = 4, 12
@@ -90,14 +92,20 @@ def main() -> None:
             worker.recv(timeout=60.0)
         if arguments.hosts is None:
             os.kill(workers[5].pid, signal.SIGKILL)
-            for rank in (5, 0, 7):
-                with contextlib.suppress(TimeoutError):
-                    try:
-                        while True:
-                            workers[rank].recv(timeout=60.0)
-                    except WorkerError as error:
-                        words = str(error).splitlines()[0].split(": [")[0]  # torch says a lot
-                        print(f"   {type(error).__name__}: {words}")
+            for worker in workers:
+                print(f"   {how_it_ends(worker)}")
+    left = [worker.pid for worker in workers if os.path.exists(f"/proc/{worker.pid}")]
+    print(f"\n   workers left: {left or 'none'}")
+
+
+def how_it_ends(worker: RemoteWorker) -> str:
+    """Receive until there is no more, and return why."""
+    try:
+        while True:
+            worker.recv(timeout=60.0)
+    except WorkerError as error:
+        words = re.sub(r"\[\S*/\S*\] ", "", str(error).splitlines()[0])  # torch's file and line
+        return f"{type(error).__name__}: {words[:80]}"
 
 
 if __name__ == "__main__":
