@@ -112,13 +112,12 @@ def show_scenes(process: Worker) -> None:
             worker.recv(timeout=5.0)
         except WorkerDied as error:
             print(f"   WorkerDied: {error}")
+    print(f"   The server exited with status {process.wait()}, and nobody listens any more:")
     try:
         RemoteWorker(host, port)
     except ConnectionError as error:
         print(f"   ConnectionError: {error}")
-    print(
-        f"   The server {('exited with status ')}{process.wait()}. Stage 3 forks for each client."
-    )
+    print("   Stage 3 forks for each client.")
 
 
 if __name__ == "__main__":
