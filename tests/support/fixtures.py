@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ _directory = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this session its own temporary directory and key, before anything asks for them."""
+    # A shell that runs this with & has had SIGINT ignored, and what we start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith("MINIRAY_") and name != "MINIRAY_CI":
             del os.environ[name]
