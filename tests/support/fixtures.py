@@ -29,8 +29,10 @@ _directory = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this session its own temporary directory and key, before anything asks for them."""
-    # A shell that runs this with & has had SIGINT ignored, and what we start would inherit that.
+    # Ignored signals are inherited, handlers are not: `make test &` ignores SIGINT, nohup SIGHUP.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     for name in list(os.environ):
         if name.startswith("MINIRAY_") and name != "MINIRAY_CI":
             del os.environ[name]
