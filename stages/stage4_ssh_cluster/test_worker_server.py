@@ -45,7 +45,7 @@ def has_ended(pid: int) -> bool:
     """Return whether a process has ended; an orphan may wait for somebody else to reap it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
