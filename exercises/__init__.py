@@ -1,0 +1,1 @@
+"""What the reader builds, and the companion that checks it: python -m exercises"""

@@ -1,0 +1,7 @@
+"""The reader's companion."""
+
+import sys
+
+from exercises.companion import main
+
+sys.exit(main())

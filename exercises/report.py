@@ -1,0 +1,133 @@
+"""The companion's words: every result has the same shape."""
+
+import os
+import sys
+
+from exercises.catalogue import Exercise, WrongAnswer
+from exercises.progress import Progress
+from exercises.runner import HUNG, PASSED, RAISED, Outcome
+
+WIDTH = 96
+CODES = {"green": 32, "red": 31, "yellow": 33, "blue": 36, "bold": 1, "dim": 2}
+
+
+def paint(text: str, colour: str) -> str:
+    """Return a text in a colour, if standard output is a terminal that wants it."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return f"\x1b[{CODES[colour]}m{text}\x1b[0m" if wanted else text
+
+
+def wrap(text: str, indent: str) -> str:
+    """Return a text in lines of WIDTH, each with the indent; empty lines divide paragraphs."""
+    import textwrap
+
+    paragraphs = [" ".join(part.split()) for part in text.strip().split("\n\n")]
+    fill = [
+        textwrap.fill(one, WIDTH, initial_indent=indent, subsequent_indent=indent)
+        for one in paragraphs
+    ]
+    return "\n\n".join(fill)
+
+
+def failure(exercise: Exercise, outcome: Outcome, reason: WrongAnswer | None) -> str:
+    """Return what to tell about a check that failed: always these parts, in this order."""
+    titles = {HUNG: "it hangs", RAISED: "it raised an error"}
+    head = f"{exercise.name}: not yet, {titles.get(outcome.kind, 'it does something else')}"
+    lines = [paint(head, "red"), ""]
+    rows = [("we did", outcome.did), ("we expected", outcome.expected or "no error")]
+    rows.append(("what happened", outcome.happened))
+    likely = reason.hint if reason else "not one that we know; the hints may help"
+    rows.append(("likely reason", likely))
+    if outcome.where:
+        rows.append(("where", outcome.where))
+    for label, text in rows:
+        lines.append(f"  {paint(f'{label:14}', 'bold')}{wrap(text, ' ' * 16).lstrip()}")
+    if outcome.details:
+        lines += ["", *(f"  {line}" for line in outcome.details)]
+    lines += ["", f"  next: {paint(f'python -m exercises hint {exercise.name}', 'blue')}"]
+    return "\n".join(lines)
+
+
+def not_started(exercise: Exercise) -> str:
+    """Return what to tell somebody who has the starter."""
+    return "\n".join(
+        [
+            paint(f"{exercise.name}: not started yet, this is expected", "yellow"),
+            "",
+            paint(f"  {exercise.title}", "bold"),
+            "",
+            wrap(exercise.task, "  "),
+            "",
+            f"  your file: {exercise.answer}",
+            f"  next: write it, then {paint(f'python -m exercises check {exercise.name}', 'blue')}",
+        ]
+    )
+
+
+def success(exercise: Exercise, outcomes: list[Outcome], following: Exercise | None) -> str:
+    """Return what to tell about an answer that passes."""
+    lines = [paint(f"{exercise.name}: passed, {len(outcomes)} checks", "green"), ""]
+    lines += [f"  {paint('ok', 'green')}  {one.did}" for one in outcomes]
+    after = f"check {following.name}" if following else "lab"
+    lines += ["", f"  next: {paint(f'python -m exercises {after}', 'blue')}"]
+    return "\n".join(lines)
+
+
+def overview(exercises: list[Exercise], progress: Progress, stages: dict[int, str]) -> str:
+    """Return the map: every stage with its exercises, and the next step."""
+    lines = []
+    done = sum(one.name in progress.passed for one in exercises)
+    bar = "".join(paint("#", "green") if n < done else "." for n in range(len(exercises)))
+    lines.append(f"{paint('MiniRay exercises', 'bold')}   [{bar}] {done} of {len(exercises)}")
+    following = next((one for one in exercises if one.name not in progress.passed), None)
+    for stage, words in stages.items():
+        lines += ["", paint(f"stage {stage}  ", "bold") + words]
+        for one in exercises:
+            if one.stage == stage:
+                lines.append(f"  {_mark(one, progress, following)}  {one.name:22} {one.title}")
+    step = f"check {following.name}" if following else "lab"
+    lines += ["", f"next: {paint(f'python -m exercises {step}', 'blue')}"]
+    return "\n".join(lines)
+
+
+def _mark(exercise: Exercise, progress: Progress, following: Exercise | None) -> str:
+    if exercise.name in progress.passed:
+        return paint("passed ", "green")
+    if exercise.is_started():
+        return paint("begun  ", "yellow")
+    return paint("next   ", "blue") if exercise is following else paint("to do  ", "dim")
+
+
+def mistakes_as_markdown(exercises: list[Exercise]) -> str:
+    """Return the catalogue of mistakes, for the site."""
+    lines = ["# Mistakes", "", "Wrong answers that people really give, and what each one teaches."]
+    for one in exercises:
+        lines += ["", f"## {one.title}", "", f"Stage {one.stage}, `{one.name}`."]
+        for wrong in one.wrong_answers:
+            lines += ["", f"### {wrong.misconception}", "", f"*What you see:* {wrong.symptom}", ""]
+            lines += [" ".join(wrong.hint.split())]
+    return "\n".join(lines) + "\n"
+
+
+def exercises_as_markdown(exercises: list[Exercise]) -> str:
+    """Return the exercises with their tasks and folded hints, for the site."""
+    lines = [
+        "# Exercises",
+        "",
+        "Each is a file to complete, and a check that answers in two seconds.",
+    ]
+    for one in exercises:
+        lines += [
+            "",
+            f"## {one.title}",
+            "",
+            f"Stage {one.stage}. `python -m exercises check {one.name}`",
+        ]
+        lines += ["", one.task]
+        for level, hint in enumerate(one.hints, 1):
+            indented = "\n".join(f"    {line}".rstrip() for line in hint.splitlines())
+            lines += ["", f'??? note "Hint {level}"', "", indented]
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["PASSED", "failure", "not_started", "overview", "paint", "success", "wrap"]

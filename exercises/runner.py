@@ -1,0 +1,227 @@
+"""Run an exercise's checks on an answer, each in a process of its own that cannot outlive it."""
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib.util
+import json
+import os
+import re
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from exercises.catalogue import Exercise, WrongAnswer
+from exercises.checking import Check, Wrong, children
+
+BUDGET_S = 1.7  # for all checks of an exercise together, so that the answer comes within two
+STACK_LINES_MAX = 6
+OUTPUT_CHARS_MAX = 2000
+PR_SET_CHILD_SUBREAPER = 36
+
+PASSED, WRONG, RAISED, HUNG = "passed", "wrong", "raised", "hung"
+
+
+@dataclass
+class Outcome:
+    """How one check went."""
+
+    check: str
+    did: str
+    kind: str
+    expected: str = ""
+    happened: str = ""
+    where: str = ""  # file:line
+    details: list[str] = field(default_factory=list)
+
+
+def run(exercise: Exercise, answer: Path, budget_s: float = BUDGET_S) -> list[Outcome]:
+    """Run the checks in their order up to the first that fails; return how each went."""
+    deadline = time.monotonic() + budget_s
+    outcomes: list[Outcome] = []
+    with _parent_of_orphans():
+        for name, check in find_checks(exercise):
+            outcomes.append(_run_one(name, check, answer, deadline))
+            if outcomes[-1].kind != PASSED:
+                break
+    return outcomes
+
+
+def find_checks(exercise: Exercise) -> list[tuple[str, Check]]:
+    """Return an exercise's checks, in the order of its file."""
+    module = load_module(exercise.folder / "checks.py", f"checks_of_{exercise.name}")
+    found = [(name, value) for name, value in vars(module).items() if name.startswith("check_")]
+    return [(name.removeprefix("check_"), value) for name, value in found]
+
+
+def load_module(path: Path, name: str) -> ModuleType:
+    """Import a file under a name of its own."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def diagnose(exercise: Exercise, outcome: Outcome) -> WrongAnswer | None:
+    """Return the known mistake that a failed check looks like."""
+    for one in exercise.wrong_answers:
+        same = one.check == outcome.check and one.outcome == outcome.kind
+        if same and re.search(one.happened, outcome.happened):
+            return one
+    return None
+
+
+@contextlib.contextmanager
+def _parent_of_orphans() -> Iterator[None]:
+    """Become the parent of whatever a check leaves behind, instead of process 1."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def _run_one(name: str, check: Check, answer: Path, deadline: float) -> Outcome:
+    spared = {*children()}
+    did = " ".join((check.__doc__ or name).split())
+    result_read, result_write = os.pipe()
+    note_read, note_write = os.pipe()
+    with tempfile.TemporaryFile() as stack, tempfile.TemporaryFile() as output:
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.close(result_read)
+            os.close(note_read)
+            _run_in_child(check, answer, result_write, note_write, stack, output)
+        os.close(result_write)
+        os.close(note_write)
+        with os.fdopen(result_read, "rb") as result, os.fdopen(note_read, "rb") as notes:
+            data = b""
+            while select.select([result], [], [], max(deadline - time.monotonic(), 0))[0]:
+                piece = os.read(result.fileno(), 1 << 16)
+                data += piece
+                if not piece or data.endswith(b"\n"):
+                    break
+            if data.endswith(b"\n"):
+                outcome = Outcome(name, did, **json.loads(data))
+            elif select.select([result], [], [], 0)[0]:
+                outcome = Outcome(name, did, RAISED, happened=_how_it_ended(pid))
+            else:
+                outcome = _describe_hang(name, did, pid, stack, notes.fileno())
+        _end_all_but(spared)
+        output.seek(0)
+        printed = output.read(OUTPUT_CHARS_MAX).decode(errors="replace").rstrip()
+        if printed and outcome.kind != PASSED:
+            outcome.details += ["it printed:", *(f"  {line}" for line in printed.splitlines())]
+    return outcome
+
+
+def _run_in_child(
+    check: Check, answer: Path, result: int, notes: int, stack: Any, output: Any
+) -> None:
+    report: dict[str, Any] = {"kind": PASSED}
+    pid = os.getpid()
+    try:
+        os.setpgid(0, 0)
+        os.environ["MINIRAY_NOTE_FD"] = str(notes)
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))
+        faulthandler.register(signal.SIGUSR1, file=stack)
+        sys.dont_write_bytecode = True
+        check(load_module(answer, "answer"))
+    except Wrong as wrong:
+        report = {"kind": WRONG, "expected": wrong.expected, "happened": wrong.happened}
+        report["where"] = _last_line_in(answer, wrong.__cause__ or wrong)
+    except BaseException as error:
+        happened = f"{type(error).__name__}: {error}"
+        report = {"kind": RAISED, "happened": happened, "where": _last_line_in(answer, error)}
+    finally:
+        if os.getpid() == pid:  # an answer may have let a forked child escape to here
+            with contextlib.suppress(OSError):
+                os.write(result, json.dumps(report).encode() + b"\n")
+        os._exit(0)
+
+
+def _last_line_in(answer: Path, error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename == str(answer):
+        return f"{answer.name}:{error.lineno}"
+    frames = [
+        one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(answer)
+    ]
+    return f"{answer.name}:{frames[-1].lineno}" if frames else ""
+
+
+def _how_it_ended(pid: int) -> str:
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    how = f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+    return f"the process that ran your code ended with {how}"
+
+
+def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Outcome:
+    """Ask a process that hangs where it is and what it holds, before it is killed."""
+    descriptors = sorted(os.listdir(f"/proc/{pid}/fd"), key=int)
+    targets = [_target(pid, descriptor) for descriptor in descriptors]
+    held = [target for target in targets if target.startswith(("socket", "pipe"))]
+    family = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(pid, signal.SIGUSR1)
+    deadline = time.monotonic() + 0.15
+    while stack.tell() == 0 and time.monotonic() < deadline:
+        select.select([], [], [], 0.005)
+        stack.seek(0, os.SEEK_END)
+    stack.seek(0)
+    lines = [line.strip() for line in stack.read().decode(errors="replace").splitlines()]
+    calls = [line for line in lines if line.startswith("File ")]
+    until = [number for number, line in enumerate(calls) if 'checks.py", ' in line]
+    calls = calls[: until[-1] + 1 if until else STACK_LINES_MAX]  # what called that is ours
+    mine = next((line for line in calls if "answer.py" in line), "")
+    match = re.search(r'File ".*?([^/"]+)", line (\d+) in (\w+)', mine)
+    said = b""
+    while select.select([notes], [], [], 0)[0] and (piece := os.read(notes, 4096)):
+        said += piece
+    standing = said.decode().rstrip().rpartition("\n")[2]
+    happened = f"hung in {match[3]}" if match else "hung"
+    return Outcome(
+        name,
+        did,
+        HUNG,
+        expected="an answer",
+        happened=f"{happened}: {standing}" if standing else happened,
+        where=f"{match[1]}:{match[2]}" if match else "",
+        details=[
+            "the stack, innermost first:",
+            *(f"  {_shorten(line)}" for line in calls[:STACK_LINES_MAX]),
+            f"open sockets and pipes: {len(held)}; children: {' '.join(family) or 'none'}",
+        ],
+    )
+
+
+def _shorten(line: str) -> str:
+    return re.sub(r'File ".*/', 'File "', line)
+
+
+def _target(pid: int, descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return ""
+
+
+def _end_all_but(spared: set[int]) -> None:
+    """Kill and reap the children of this process, and what it inherits from them."""
+    while left := {*children()} - spared:
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
