@@ -1,0 +1,34 @@
+"""Assemble frames from bytes that arrive in pieces of any size."""
+
+LENGTH_BYTES = 4
+BODY_BYTES_MAX = 1024 * 1024
+
+
+class Decoder:
+    """Take bytes as they come, and give back the bodies of the frames that are complete.
+
+    A frame is the length of its body, four bytes, big-endian, and then the body.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the bodies of all frames that these bytes complete, in their order.
+
+        Raises ValueError for a length beyond BODY_BYTES_MAX as soon as the length has arrived.
+        """
+        # begin yours
+        self.buffer += data
+        bodies = []
+        while len(self.buffer) >= LENGTH_BYTES:
+            length = int.from_bytes(self.buffer[:LENGTH_BYTES], "big")
+            if length > BODY_BYTES_MAX:
+                raise ValueError(f"a body of {length} bytes; the limit is {BODY_BYTES_MAX}")
+            end = LENGTH_BYTES + length
+            if len(self.buffer) < end:
+                break
+            bodies.append(bytes(self.buffer[LENGTH_BYTES:end]))
+            del self.buffer[:end]
+        return bodies
+        # end yours
