@@ -286,6 +286,7 @@ def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
     assert len(worker.recv(60)) == 64 << 20
 
 
+@pytest.mark.slow  # as long as the grace, twice
 def test_close_ends_a_worker_that_ignores_sigterm(start: Start) -> None:
     (worker,) = start()
     worker.send("hang")

@@ -117,6 +117,7 @@ def test_a_rank_has_torchruns_environment_and_gives_it_back() -> None:
     assert after == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "fits"), [(1, False), (8, True)])
 def test_a_model_too_big_for_one_fake_gpu_trains_on_eight(ranks: int, fits: bool) -> None:
     nodes = [NodeConfig.local(ranks, env={"MINIRAY_FAKE_GPU_MEMORY": "2MiB"})]
