@@ -73,6 +73,7 @@ def _make_parser() -> argparse.ArgumentParser:
     traced = add("trace", show_trace, "record a run of a stage: who did what, and when")
     traced.add_argument("stage", type=int, choices=tuple(STAGES))
     traced.add_argument("--json", action="store_true", help="the events, for a program")
+    traced.add_argument("--chrome", metavar="FILE", help="write it for ui.perfetto.dev")
     add("pages", write_pages, "make the site's pages of exercises and mistakes")
     add("doctor", lambda arguments: doctor.main(), "see whether this machine has what you need")
     return parser
@@ -213,6 +214,10 @@ def run_lab(arguments: argparse.Namespace) -> int:
 def show_trace(arguments: argparse.Namespace) -> int:
     """Run a stage, and show what its processes did."""
     events = trace.record(arguments.stage)
+    if arguments.chrome:
+        Path(arguments.chrome).write_text(trace.as_chrome_trace(events))
+        print(f"written to {arguments.chrome}; open it at ui.perfetto.dev")
+        return OK
     print(json.dumps(events) if arguments.json else trace.as_text(events))
     return OK
 

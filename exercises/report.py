@@ -125,6 +125,8 @@ def exercises_as_markdown(exercises: list[Exercise]) -> str:
         ]
         lines += ["", one.task]
         for level, hint in enumerate(one.hints, 1):
+            # A piece of code: it has Python's colours, and is none of the blocks that run.
+            hint = hint.replace("```python", "```py")
             indented = "\n".join(f"    {line}".rstrip() for line in hint.splitlines())
             lines += ["", f'??? note "Hint {level}"', "", indented]
     return "\n".join(lines) + "\n"

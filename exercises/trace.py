@@ -207,6 +207,21 @@ def as_text(events: list[Event]) -> str:
     return "\n".join(lines)
 
 
+def as_chrome_trace(events: list[Event]) -> str:
+    """Return the events as a file that Perfetto opens: an instant each, a row for each process."""
+    names = name_processes(events)
+    made: list[Event] = [
+        {"name": "process_name", "ph": "M", "pid": pid, "tid": pid, "args": {"name": name}}
+        for pid, name in names.items()
+    ]
+    for event in events:
+        if event["what"] != "is":
+            pid, at_us = event["pid"], event["at_s"] * 1e6
+            fields = {"ph": "i", "s": "p", "ts": at_us, "pid": pid, "tid": pid}
+            made.append({"name": event["what"], "args": {"text": event["text"]}, **fields})
+    return json.dumps({"traceEvents": made, "displayTimeUnit": "ms"}) + "\n"
+
+
 def main() -> None:
     """Be the Python of a traced node, which is called as `python -m MODULE ARGUMENTS`."""
     _, _, module, *arguments = sys.argv

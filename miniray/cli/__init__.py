@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from miniray import __version__
-from miniray.cli import demo, serve, status
+from miniray.cli import demo, record, serve, status
 from miniray.cli.common import run_command
 
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("demo", demo, "train a small GPT with FSDP on 2 nodes x 4 fake GPUs"),
         ("serve", serve, "start a worker server on this machine"),
         ("status", status, "list a server's workers and how each ended"),
+        ("record", record, "run a script, and record what its channels do"),
     ):
         command = commands.add_parser(name, help=help_text, description=module.__doc__)
         module.add_options(command)
