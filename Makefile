@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast lint bench docs docs-serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,8 +28,17 @@ lint: $(VENV)/.dev ## Check format, lint and types
 bench: $(VENV)/.dev ## Measure miniray beside the limit and the peers
 	@$(BIN)/python -m benchmarks
 
+docs: $(VENV)/.dev ## Build the site, with no warning allowed, into site/
+	@$(BIN)/python -m tools.site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "the site is in site/index.html; to read it with its search: make docs-serve"
+
+docs-serve: $(VENV)/.dev ## Build the site and serve it at 127.0.0.1:8000
+	@$(BIN)/python -m tools.site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says which extras are installed; it is older than pyproject.toml after a change there.
@@ -38,5 +47,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	@tools/environment $(VENV) torch,cli,dev
+	@tools/environment $(VENV) torch,cli,dev,docs
 	@touch $@ $(VENV)/.demo

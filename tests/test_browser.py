@@ -1,0 +1,273 @@
+"""The site in a real browser: what it loads, what its keys do, how it looks on a phone."""
+
+import contextlib
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tools.site import __main__ as site
+from tools.site import blocks, frames, traces
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PHONE = {"width": 360, "height": 740}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.site,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Build the site and serve it; yield its address."""
+    folder = tmp_path_factory.mktemp("site")
+    site.generate()
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=blocks.REPOSITORY,
+        check=True,
+        capture_output=True,
+    )
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Browser:
+    """One page at a time; it notes errors, and lets nothing be asked of another host."""
+
+    def __init__(self, chromium: Any, address: str) -> None:
+        self.chromium, self.address = chromium, address
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+
+    @contextlib.contextmanager
+    def open(self, path: str, **options: Any) -> Iterator[Any]:
+        context = self.chromium.new_context(**options)
+        page = context.new_page()
+        page.on(
+            "console", lambda said: self.errors.append(said.text) if said.type == "error" else 0
+        )
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.route("**/*", self._let_through)
+        page.goto(f"{self.address}/{path}")
+        yield page
+        context.close()
+
+    def _let_through(self, route: Any) -> None:
+        if route.request.url.startswith((self.address, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.foreign.append(route.request.url)
+            route.abort()
+
+
+@pytest.fixture
+def browser(address: str) -> Iterator[Browser]:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = Browser(chromium, address)
+        yield browser
+        chromium.close()
+    assert browser.errors == []
+    assert browser.foreign == []
+
+
+PAGES = [str(page.relative_to(blocks.DOCS).with_suffix(".html")) for page in blocks.pages()]
+
+
+class TestEveryPage:
+    def test_it_opens_without_an_error_and_asks_nobody_else(self, browser: Browser) -> None:
+        for path in PAGES:
+            with browser.open(path) as page:
+                assert page.locator("h1").first.is_visible(), path
+
+    def test_nothing_is_wider_than_a_phone(self, browser: Browser) -> None:
+        for path in PAGES:
+            with browser.open(path, viewport=PHONE) as page:
+                width = page.evaluate("document.documentElement.scrollWidth")
+                assert width <= PHONE["width"], path
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_text_can_be_read_in(self, scheme: str, browser: Browser) -> None:
+        """The contrast of text to its background, as WCAG 2 defines it, is at least 4.5."""
+        for path in ("index.html", "tutorial/stage1.html", "tutorial/stage3.html"):
+            with browser.open(path, color_scheme=scheme) as page:
+                for selector in (
+                    "article p",
+                    "article h2",
+                    ".drawing .title",
+                    ".trace-player .name",
+                ):
+                    for ratio in page.evaluate(CONTRAST, selector):
+                        assert ratio >= 4.5, (path, selector, ratio)
+
+
+CONTRAST = """(selector) => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const over = (top, bottom) => {
+    const alpha = top.length > 3 ? top[3] : 1;
+    return [0, 1, 2].map((at) => top[at] * alpha + bottom[at] * (1 - alpha));
+  };
+  const light = (colour) => {
+    const [r, g, b] = colour.map((one) => {
+      const part = one / 255;
+      return part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const page = numbers(getComputedStyle(document.body).backgroundColor);
+  const shown = [...document.querySelectorAll(selector)].filter((one) => !one.closest("details"));
+  return shown.slice(0, 40).map((one) => {
+    const style = getComputedStyle(one);
+    const ink = numbers(one instanceof SVGElement ? style.fill : style.color);
+    const [dark, bright] = [light(over(ink, page)), light(page)].sort((a, b) => a - b);
+    return (bright + 0.05) / (dark + 0.05);
+  });
+}"""
+
+
+class TestFrameInspector:
+    def test_it_decodes_what_the_python_codec_made(self, browser: Browser) -> None:
+        vectors = frames.make_vectors()
+        with browser.open("tutorial/stage1.html") as page:
+            for vector in vectors:
+                data = list(bytes.fromhex(vector["hex"]))
+                fields = page.evaluate("(bytes) => window.miniray.decodeFrame(bytes)", data)
+                expected = [
+                    {key: field[key] for key in ("name", "start", "stop")}
+                    for field in vector["fields"]
+                ]
+                assert fields == expected
+                for cut, reads in enumerate(vector["reads"], 1):
+                    script = "([bytes, cut]) => window.miniray.readInTwo(bytes, cut)"
+                    assert page.evaluate(script, [data, cut]) == reads
+
+    def test_what_is_no_frame_is_refused(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage1.html") as page:
+            script = """(text) => {
+              try { return window.miniray.decodeFrame([...new TextEncoder().encode(text)]); }
+              catch (error) { return error.message; }
+            }"""
+            assert page.evaluate(script, "GET / HTTP/1.1") == "no MiniRay frame"
+            assert "in no field" in page.evaluate(script, "MRY1\x01\x00\x00\x00\x02{}more")
+
+    def test_a_byte_shows_its_field_and_the_slider_cuts(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage1.html") as page:
+            figure = page.locator(".frame-inspector").first
+            figure.scroll_into_view_if_needed()
+            figure.locator(".byte").nth(4).hover()
+            assert "kind" in figure.locator(".field.shown").inner_text()
+            slider = figure.locator("input")
+            slider.focus()
+            before = figure.locator(".reads").inner_text()
+            for _ in range(4):
+                page.keyboard.press("ArrowRight")
+            assert figure.locator(".byte.late").count() == 18 - 9
+            assert figure.locator(".reads").inner_text() != before
+            assert figure.locator(".reads li").first.inner_text().startswith("wants 9, gets 9")
+
+    def test_without_scripts_the_frame_is_there(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage1.html", java_script_enabled=False) as page:
+            figure = page.locator(".frame-inspector").first
+            assert figure.locator(".byte").count() == 18
+            assert "length" in figure.inner_text()
+            assert figure.locator("input").count() == 0
+
+
+class TestTracePlayer:
+    def test_it_steps_by_keys_and_by_buttons(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage3.html") as page:
+            figure = page.locator(".trace-player").first
+            figure.scroll_into_view_if_needed()
+            words, slider = figure.locator(".words"), figure.locator("input")
+            assert words.inner_text().startswith("1 of ")
+            assert figure.locator(".event.future").count() > 10
+            slider.focus()
+            page.keyboard.press("ArrowRight")
+            assert words.inner_text().startswith("2 of ")
+            figure.get_by_role("button", name="one step forward").press("Enter")
+            assert words.inner_text().startswith("3 of ")
+            figure.get_by_role("button", name="one step back").click()
+            assert words.inner_text().startswith("2 of ")
+            slider.focus()
+            page.keyboard.press("End")
+            assert figure.locator(".future").count() == 0
+            assert figure.locator(".kill").count() == 1
+
+    def test_it_says_what_the_table_says(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage1.html") as page:
+            figure = page.locator(".trace-player").first
+            run = json.loads(figure.get_attribute("data-trace"))
+            said = [
+                page.evaluate("(event) => window.miniray.describeEvent(event)", event)
+                for event in run["events"]
+            ]
+            assert said == [traces.words(event) for event in run["events"]]
+
+    def test_without_scripts_the_whole_run_is_there(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage1.html", java_script_enabled=False) as page:
+            figure = page.locator(".trace-player").first
+            assert figure.locator("circle").count() > 10
+            assert figure.locator("table tbody tr").count() > 10
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        ("typed", "found"),
+        [
+            ("zombie", "stage1.html"),
+            ("lease", "stage4.html"),
+            ("WorkerDied", "MINIRAY.html"),
+            ("fake gpu", "MULTI_GPU_DESIGN.html"),
+            ("tunnel", "guides/ssh.html"),
+            ("kubectl", "guides/ssh.html"),
+            ("short read", "exercises.html"),
+        ],
+    )
+    def test_the_search_finds(self, typed: str, found: str, browser: Browser) -> None:
+        with browser.open("index.html", viewport={"width": 1280, "height": 900}) as page:
+            page.keyboard.press("/")
+            page.keyboard.type(typed)
+            page.wait_for_selector(".md-search-result__link")
+            page.wait_for_function(
+                "(found) => [...document.querySelectorAll('.md-search-result__link')]"
+                ".some((link) => link.href.includes(found))",
+                arg=found,
+            )
+
+    def test_a_keyboard_is_enough_to_read_predict_and_go_on(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage1.html", viewport={"width": 1280, "height": 900}) as page:
+            page.keyboard.press("Tab")
+            assert "md-skip" in page.evaluate("document.activeElement.className")
+            page.keyboard.press("Enter")
+            summary = page.locator("details.question summary").first
+            for _ in range(80):
+                page.keyboard.press("Tab")
+                if summary.evaluate("(one) => one === document.activeElement"):
+                    break
+            assert page.locator("details.question").first.get_attribute("open") is None
+            page.keyboard.press("Enter")
+            assert page.locator("details.question").first.get_attribute("open") is not None
+            page.keyboard.press("n")  # the theme's key for the next page
+            page.wait_for_url("**/stage2.html")

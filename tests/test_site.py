@@ -1,0 +1,342 @@
+"""What the site says is true: its blocks run, its code is the code, its pages hold together."""
+
+import ast
+import html
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import tomllib
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks import vs
+from exercises import catalogue
+from miniray.cli import record
+from stages import snapshots
+from tools.site import __main__ as site
+from tools.site import blocks, frames, snippets, traces
+
+DOCS = blocks.DOCS
+PAGES = blocks.pages()
+CHAPTERS = sorted((DOCS / "tutorial").glob("stage*.md"))
+CONSOLE = [one for page in PAGES for one in blocks.find(page, "console") if not one.is_included]
+CHAPTER_WORDS_MAX, CORE_MINUTES_MAX, WORDS_A_MINUTE = 2200, 30, 220
+PARTS = (
+    "What fails", "Predict", "The picture", "What holds", "Build it", "Run it", "Break it",
+    "Exercises", "What changed", "Check yourself", "How others do it",
+)  # fmt: skip
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site, in a copy, with no warning allowed; return where it is."""
+    if not importlib.util.find_spec("mkdocs"):
+        pytest.skip("mkdocs is not installed: make docs")
+    folder = tmp_path_factory.mktemp("site")
+    site.generate()
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=blocks.REPOSITORY,
+        env=blocks._environment() | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr, done.stderr
+    return folder
+
+
+class TestBlocks:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("page", PAGES, ids=page_id)
+    def test_every_python_block_runs(self, page: Path) -> None:
+        blocks.run_python(page)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("block", CONSOLE, ids=str)
+    def test_every_transcript_is_what_the_command_prints(self, block: blocks.Block) -> None:
+        printed = blocks.run_console(block)
+        assert blocks.agrees(block.lines, printed), "\n".join(printed)
+
+    def test_there_are_transcripts_in_every_chapter(self) -> None:
+        assert {one.page for one in CONSOLE} >= set(CHAPTERS)
+
+    @pytest.mark.slow
+    @pytest.mark.site
+    @pytest.mark.parametrize("page", PAGES, ids=page_id)
+    def test_as_many_blocks_are_found_as_are_rendered(self, page: Path, built: Path) -> None:
+        """A block that the finder overlooks would be shown and never run."""
+        found = Counter(one.language for one in blocks.find(page))
+        for name in re.findall(r'--8<-- "generated/([\w-]+\.md)"', page.read_text()):
+            included = (DOCS / "generated" / name).read_text()
+            found += Counter(re.findall(r"(?m)^ *```([\w-]+)", included))
+        text = (built / page.relative_to(DOCS).with_suffix(".html")).read_text()
+        text = re.sub(r'(?s)<details class="mkdocstrings-source">.*?</details>', "", text)
+        shown = Counter(re.findall(r'<div class="language-([\w-]+) highlight">', text))
+        if page.name == "api.md":  # its blocks are docstrings, which the tests of the package run
+            return
+        assert shown == found
+
+    def test_a_transcript_may_differ_in_numbers_and_in_nothing_else(self) -> None:
+        shown = ["$ run", "worker 12 took 0.5 s", "...", "7 left"]
+        assert blocks.agrees(shown, ["$ run", "worker 3456 took 12.25 s", "more", "more", "0 left"])
+        assert blocks.agrees(shown, ["$ run", "worker 1 took 1 s", "0 left"])
+        assert not blocks.agrees(shown, ["$ run", "worker 12 died after 0.5 s", "7 left"])
+        assert not blocks.agrees(shown, ["$ run", "worker 12 took 0.5 s", "none left"])
+        assert not blocks.agrees(shown[:2], ["$ run", "worker 12 took 0.5 s", "Traceback"])
+
+    def test_a_block_that_fails_is_named_with_its_line(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(blocks, "DOCS", tmp_path)
+        page = tmp_path / "page.md"
+        page.write_text("# T\n\n```python\nx = 1\n```\n\nmore\n\n```python\nassert x == 2\n```\n")
+        with pytest.raises(RuntimeError, match="line 10"):
+            blocks.run_python(page)
+        page.write_text(page.read_text().replace("== 2", "== 1"))
+        assert blocks.run_python(page) == 2
+
+    def test_hints_are_pieces_of_code_that_parse(self) -> None:
+        for exercise in catalogue.load():
+            for piece in re.findall(r"(?s)```python\n(.*?)```", "\n".join(exercise.hints)):
+                ast.parse("def hint():\n while True:\n" + textwrap.indent(piece, "    "))
+
+
+class TestChapters:
+    @pytest.mark.parametrize("page", CHAPTERS, ids=page_id)
+    def test_a_chapter_has_its_parts_in_order(self, page: Path) -> None:
+        assert re.findall(r"(?m)^## (.+)$", page.read_text()) == list(PARTS)
+
+    @pytest.mark.parametrize("page", CHAPTERS, ids=page_id)
+    def test_its_front_matter_and_length(self, page: Path) -> None:
+        fields, words = read_chapter(page)
+        assert {"title", "minutes", "prereq", "gpu"} <= fields.keys()
+        assert fields["gpu"] in ("never", "optional")
+        assert len(words) <= CHAPTER_WORDS_MAX
+        assert int(fields["minutes"]) >= len(words) / WORDS_A_MINUTE
+
+    def test_the_core_path_takes_half_an_hour(self) -> None:
+        assert len(CHAPTERS) == len(snapshots.NAMES)
+        assert sum(int(read_chapter(page)[0]["minutes"]) for page in CHAPTERS) <= CORE_MINUTES_MAX
+
+    @pytest.mark.parametrize("page", CHAPTERS, ids=page_id)
+    def test_it_shows_three_to_five_pieces_of_its_stage(self, page: Path) -> None:
+        shown = [(module, name) for one, module, name in snippets.references() if one == page]
+        assert 3 <= len(shown) <= 5
+        for module, name in shown:
+            assert module.startswith(page.stem), "a chapter shows its own stage"
+            assert len(snippets.cut(module, name).splitlines()) <= snippets.LINES_MAX
+
+    def test_every_exercise_and_lab_is_in_a_chapter(self) -> None:
+        from exercises.labs import NAMES
+
+        text = "".join(page.read_text() for page in CHAPTERS)
+        for exercise in catalogue.load():
+            anchor = exercise.title.lower().replace(" ", "-")
+            assert f"exercises.md#{anchor})" in text, exercise.title
+        for lab in NAMES:
+            assert lab in text
+            assert lab in (DOCS / "labs.md").read_text()
+
+
+def read_chapter(page: Path) -> tuple[dict[str, str], list[str]]:
+    """Return a chapter's front matter, and the words that one reads: no code, nothing folded."""
+    _, front, text = page.read_text().split("---\n", 2)
+    text = re.sub(r"(?ms)^```.*?^```$|^--8<--.*?$|^\?\?\?.*?(?=^\S)", "", text)
+    return dict(line.split(": ", 1) for line in front.splitlines()), text.split()
+
+
+class TestPieces:
+    def test_a_piece_is_the_code_itself(self) -> None:
+        piece = snippets.cut("stage1_uds_worker/wire", "encode")
+        assert piece in (blocks.REPOSITORY / "stages/stage1_uds_worker/wire.py").read_text()
+        assert piece.startswith("def encode(")
+        with pytest.raises(ValueError, match="has no nothing"):
+            snippets.cut("stage1_uds_worker/wire", "nothing")
+
+    def test_frames_are_taken_apart_without_a_rest(self) -> None:
+        for vector in frames.make_vectors():
+            stops = [field["stop"] for field in vector["fields"]]
+            starts = [field["start"] for field in vector["fields"]]
+            assert starts == [0, *stops[:-1]]
+            assert stops[-1] == len(vector["hex"]) // 2 == len(vector["reads"]) + 1
+            for reads in vector["reads"]:
+                assert sum(got for _, got in reads) == stops[-1]
+                assert all(got <= wanted for wanted, got in reads)
+        with pytest.raises(ValueError, match="in no field"):
+            frames.take_apart(b"MRY1\x01\x00\x00\x00\x02{}and more")
+
+    @pytest.mark.parametrize("stage", range(1, 6))
+    def test_a_recorded_run_is_drawn_whole(self, stage: int) -> None:
+        run = traces.record(stage)
+        arrows = traces.find_arrows(run["events"])
+        what = Counter(event["what"] for event in run["events"])
+        received = [n for n, event in enumerate(run["events"]) if event["what"] == "receives"]
+        assert {target for _, target in arrows} >= set(received)
+        drawn = traces.as_svg(run)
+        assert drawn.count("<circle") + drawn.count('class="kill"') == len(run["events"])
+        assert drawn.count('class="kill"') == what["is killed"] == (stage != 2)
+
+    def test_the_same_run_is_the_same_diagram_but_for_pids_ports_and_times(self) -> None:
+        def shape(run: dict[str, object]) -> list[tuple[str, list[str]]]:
+            assert isinstance(run["events"], list)
+            assert isinstance(run["processes"], list)
+            return [
+                (
+                    process,
+                    [
+                        re.sub(r"\d+", "N", traces.words(event))
+                        for event in run["events"]
+                        if event["process"] == process
+                    ],
+                )
+                for process in run["processes"]
+            ]
+
+        assert shape(traces.record(1)) == shape(traces.record(1))
+
+
+class Page(HTMLParser):
+    """A built page's links, anchors, and whatever it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if found.get("id"):
+            self.ids.add(str(found["id"]))
+        if tag == "a" and found.get("href"):
+            self.links.append(str(found["href"]))
+        if tag in ("script", "img", "iframe", "source") and found.get("src"):
+            self.loads.append(str(found["src"]))
+        if tag == "link" and found.get("rel") in ("stylesheet", "preload", "preconnect", "icon"):
+            self.loads.append(str(found["href"]))
+
+
+@pytest.mark.slow
+@pytest.mark.site
+class TestBuilt:
+    def test_every_link_and_anchor_leads_somewhere(self, built: Path) -> None:
+        parsed = {file.resolve(): Page(file.read_text()) for file in built.rglob("*.html")}
+        assert len(parsed) >= len(PAGES)
+        for file, page in parsed.items():
+            if file.name == "404.html":
+                continue
+            for link in page.links:
+                if re.match(r"[a-z]+:", link):
+                    continue
+                path, _, anchor = html.unescape(link).partition("#")
+                target = (file.parent / path).resolve() if path else file
+                target = target / "index.html" if target.is_dir() else target
+                assert target.exists(), f"{file.name}: {link}"
+                if anchor and target in parsed:
+                    assert anchor in parsed[target].ids | {"__comments"}, f"{file.name}: {link}"
+
+    def test_nothing_is_loaded_from_elsewhere(self, built: Path) -> None:
+        for file in built.rglob("*.html"):
+            for address in Page(file.read_text()).loads:
+                assert not re.match(r"(https?:)?//", address), f"{file.name}: {address}"
+        for sheet in built.rglob("*.css"):
+            assert not re.search(r"url\(['\"]?(https?:)?//", sheet.read_text()), sheet.name
+
+    def test_zensical_builds_it_too(self, built: Path, tmp_path: Path) -> None:
+        if not importlib.util.find_spec("zensical"):
+            pytest.skip("zensical is not installed: make docs")
+        for name in ("docs", "miniray", "mkdocs.yml"):
+            source = blocks.REPOSITORY / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, tmp_path / name)
+        done = subprocess.run(
+            [sys.executable, "-m", "zensical", "build"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        chapter = (tmp_path / "site" / "tutorial" / "stage1.html").read_text()
+        assert "frame-inspector" in chapter
+        assert "def encode" in re.sub(r"<[^>]+>", "", chapter)
+
+
+class TestComparison:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("system", vs.SYSTEMS)
+    def test_each_system_does_the_task(self, system: str) -> None:
+        if not vs.is_installed(system):
+            assert system not in ("miniray", "torchrun")
+            pytest.skip(f"{system} is not installed: pip install ray distributed mpi4py ...")
+        assert list(vs.run(system)["squares"]) == [0, 1, 4, 9]
+
+    def test_every_system_has_a_script_and_a_section(self) -> None:
+        page = (DOCS / "vs" / "index.md").read_text()
+        for system, (name, *_) in vs.SYSTEMS.items():
+            assert f"## {name} {{#{system}}}" in page
+            assert f'--8<-- "vs/with_{system}.py"' in page
+
+
+class TestRecord:
+    def test_a_script_is_recorded_on_both_sides(self, tmp_path: Path) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import sys\nfrom miniray import Worker\n\n\ndef double(channel):\n"
+            "    for number in channel:\n        channel.send(2 * number)\n\n\n"
+            "with Worker(double, name='doubler') as worker:\n"
+            "    worker.send(int(sys.argv[1]))\n    print(worker.recv(timeout=10))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "miniray", "record", "-o", "out.json", str(script), "21"],
+            cwd=tmp_path,
+            env=blocks._environment() | {"PYTHONPATH": str(blocks.REPOSITORY)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+        assert "out.json" in done.stderr
+        events = json.loads((tmp_path / "out.json").read_text())["traceEvents"]
+        names = {one["args"]["name"] for one in events if one["ph"] == "M"}
+        assert {"coordinator", "doubler"} <= names
+        calls = [one for one in events if one["ph"] == "X"]
+        assert all(one["dur"] >= 0 for one in calls)
+        assert len({one["pid"] for one in calls}) == 2
+        said = [(one["name"], one["args"].get("message")) for one in calls]
+        for call in (("send", "21"), ("recv", "21"), ("send", "42"), ("recv", "42")):
+            assert call in said
+
+    def test_what_was_raised_is_recorded_and_the_methods_are_put_back(self, tmp_path: Path) -> None:
+        from miniray import Channel, Worker, WorkerExited
+
+        before = Channel.send, Channel.recv, Channel.close
+        output = tmp_path / "out.json"
+        with record.recording(str(output)), Worker(lambda channel: None) as worker:
+            with pytest.raises(WorkerExited):
+                worker.recv(timeout=10)
+        assert (Channel.send, Channel.recv, Channel.close) == before
+        assert "WorkerExited" in output.read_text()
+
+    def test_a_script_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from miniray.cli import main
+
+        assert main(["record", "/no/such/script.py"]) == 2
+        assert "no script /no/such/script.py" in capsys.readouterr().err
+
+
+def test_the_docs_extra_has_what_the_site_needs() -> None:
+    text = (blocks.REPOSITORY / "pyproject.toml").read_text()
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert any(one.startswith("mkdocs-material") for one in extras["docs"])
