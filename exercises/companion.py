@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import json
+import os
 import shutil
 import sys
 import time
@@ -33,11 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
         return SET_UP
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"cannot go on: {error}", file=sys.stderr)
+        return SET_UP
     except KeyboardInterrupt:
         print()
         return 130
-    except BrokenPipeError:
-        return OK
 
 
 def _make_parser() -> argparse.ArgumentParser:

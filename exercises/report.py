@@ -36,7 +36,7 @@ def failure(exercise: Exercise, outcome: Outcome, reason: WrongAnswer | None) ->
     lines = [paint(head, "red"), ""]
     rows = [("we did", outcome.did), ("we expected", outcome.expected or "no error")]
     rows.append(("what happened", outcome.happened))
-    likely = reason.hint if reason else "not one that we know; the hints may help"
+    likely = reason.hint if reason else _guess(outcome)
     rows.append(("likely reason", likely))
     if outcome.where:
         rows.append(("where", outcome.where))
@@ -46,6 +46,17 @@ def failure(exercise: Exercise, outcome: Outcome, reason: WrongAnswer | None) ->
         lines += ["", *(f"  {line}" for line in outcome.details)]
     lines += ["", f"  next: {paint(f'python -m exercises hint {exercise.name}', 'blue')}"]
     return "\n".join(lines)
+
+
+def _guess(outcome: Outcome) -> str:
+    """Return what to say about a mistake that is not in the catalogue."""
+    if outcome.happened.startswith(("SyntaxError", "IndentationError", "TabError")):
+        return "Python cannot read your file: look at that line, and at the one above it"
+    if outcome.happened.startswith(("NameError", "ImportError", "ModuleNotFoundError")):
+        return "a name that is not there: is it misspelt, or not imported?"
+    if "in the middle of the check" in outcome.happened or "SystemExit" in outcome.happened:
+        return "something in your code ends the process, or closes what is not its own"
+    return "not one that we know; the hints may help"
 
 
 def not_started(exercise: Exercise) -> str:

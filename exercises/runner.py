@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import select
 import signal
 import sys
@@ -24,7 +25,9 @@ from exercises.checking import Check, Wrong, children
 
 BUDGET_S = 1.7  # for all checks of an exercise together, so that the answer comes within two
 STACK_LINES_MAX = 6
-OUTPUT_CHARS_MAX = 2000
+OUTPUT_CHARS_MAX, OUTPUT_LINES_MAX, LINE_CHARS_MAX = 4000, 12, 90
+OUTPUT_BYTES_MAX = 16 * 1024 * 1024
+CHILDREN_SHOWN_MAX = 4
 PR_SET_CHILD_SUBREAPER = 36
 
 PASSED, WRONG, RAISED, HUNG = "passed", "wrong", "raised", "hung"
@@ -105,25 +108,43 @@ def _run_one(name: str, check: Check, answer: Path, deadline: float) -> Outcome:
             _run_in_child(check, answer, result_write, note_write, stack, output)
         os.close(result_write)
         os.close(note_write)
-        with os.fdopen(result_read, "rb") as result, os.fdopen(note_read, "rb") as notes:
-            data = b""
-            while select.select([result], [], [], max(deadline - time.monotonic(), 0))[0]:
-                piece = os.read(result.fileno(), 1 << 16)
-                data += piece
-                if not piece or data.endswith(b"\n"):
-                    break
-            if data.endswith(b"\n"):
-                outcome = Outcome(name, did, **json.loads(data))
-            elif select.select([result], [], [], 0)[0]:
-                outcome = Outcome(name, did, RAISED, happened=_how_it_ended(pid))
-            else:
-                outcome = _describe_hang(name, did, pid, stack, notes.fileno())
-        _end_all_but(spared)
+        try:
+            with os.fdopen(result_read, "rb") as result, os.fdopen(note_read, "rb") as notes:
+                report = _wait_for_report(pid, result.fileno(), deadline)
+                if report is not None:
+                    outcome = Outcome(name, did, **report)
+                else:
+                    outcome = _describe_hang(name, did, pid, stack, notes.fileno())
+        finally:  # also when somebody presses Ctrl-C
+            _end_all_but(spared)
         output.seek(0)
-        printed = output.read(OUTPUT_CHARS_MAX).decode(errors="replace").rstrip()
+        printed = output.read(OUTPUT_CHARS_MAX).decode(errors="replace").splitlines()
         if printed and outcome.kind != PASSED:
-            outcome.details += ["it printed:", *(f"  {line}" for line in printed.splitlines())]
+            shown = printed[:OUTPUT_LINES_MAX]
+            outcome.details += ["it printed:", *(f"  {line[:LINE_CHARS_MAX]}" for line in shown)]
     return outcome
+
+
+def _wait_for_report(pid: int, result: int, deadline: float) -> dict[str, Any] | None:
+    """Return what the process says of its check, or how it ended without a word; None: it hangs."""
+    pidfd = os.pidfd_open(pid)
+    data = b""
+    watched = [result, pidfd]
+    try:
+        while readable := select.select(watched, [], [], max(deadline - time.monotonic(), 0))[0]:
+            if result in readable:
+                piece = os.read(result, 1 << 16)
+                data += piece
+                if data.endswith(b"\n"):
+                    report: dict[str, Any] = json.loads(data)
+                    return report
+                if not piece:  # it has closed more than its own, and may live on
+                    watched = [pidfd]
+            else:
+                return {"kind": RAISED, "happened": _how_it_ended(pid)}
+    finally:
+        os.close(pidfd)
+    return None
 
 
 def _run_in_child(
@@ -140,6 +161,7 @@ def _run_in_child(
         os.dup2(output.fileno(), 2)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))
         faulthandler.register(signal.SIGUSR1, file=stack)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_BYTES_MAX, OUTPUT_BYTES_MAX))
         sys.dont_write_bytecode = True
         check(load_module(answer, "answer"))
     except Wrong as wrong:
@@ -167,7 +189,7 @@ def _last_line_in(answer: Path, error: BaseException) -> str:
 def _how_it_ended(pid: int) -> str:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     how = f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-    return f"the process that ran your code ended with {how}"
+    return f"the process that ran your code ended with {how}, in the middle of the check"
 
 
 def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Outcome:
@@ -203,9 +225,15 @@ def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Out
         details=[
             "the stack, innermost first:",
             *(f"  {_shorten(line)}" for line in calls[:STACK_LINES_MAX]),
-            f"open sockets and pipes: {len(held)}; children: {' '.join(family) or 'none'}",
+            f"open sockets and pipes: {len(held)}; children: {_list(family)}",
         ],
     )
+
+
+def _list(pids: list[str]) -> str:
+    more = len(pids) - CHILDREN_SHOWN_MAX
+    shown = " ".join(pids[:CHILDREN_SHOWN_MAX]) or "none"
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _shorten(line: str) -> str:

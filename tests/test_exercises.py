@@ -297,6 +297,48 @@ def work():
         assert outcome.kind == runner.RAISED
         assert "SIGKILL" in outcome.happened
 
+    def test_an_answer_that_closes_every_descriptor_and_goes_on_is_ended(
+        self, made_up: Exercise
+    ) -> None:
+        text = (
+            "import os\n\n\ndef work():\n    os.closerange(0, 200)\n    while True:\n        pass\n"
+        )
+        assert self.run(made_up, text, budget_s=0.5).kind == runner.HUNG
+
+    def test_a_crash_is_seen_at_once_although_its_children_live(self, made_up: Exercise) -> None:
+        text = """
+import os, signal
+
+
+def work():
+    if os.fork() == 0:
+        signal.pause()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+        started = time.monotonic()
+        outcome = self.run(made_up, text, budget_s=30)
+        assert time.monotonic() - started < 20
+        assert "SIGKILL" in outcome.happened
+        assert not processes.descendants()
+
+    def test_output_without_end_is_cut(self, made_up: Exercise) -> None:
+        text = "def work():\n    for _ in range(40_000):\n        print('x' * 1000)\n"
+        outcome = self.run(made_up, text, budget_s=10)
+        assert outcome.kind == runner.RAISED
+        assert "File too large" in outcome.happened
+        assert max(map(len, outcome.details)) < 100
+
+    def test_ctrl_c_in_a_check_leaves_nothing(self, made_up: Exercise) -> None:
+        made_up.answer.write_text("import time\n\n\ndef work():\n    time.sleep(60)\n")
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                runner.run(made_up, made_up.answer, 30)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert not processes.descendants()
+
     def test_a_syntax_error_has_its_line(self, made_up: Exercise) -> None:
         outcome = self.run(made_up, "def work():\n    return (\n")
         assert outcome.kind == runner.RAISED
@@ -431,6 +473,13 @@ class TestCompanion:
         done = run_companion("check", "short_read", root=copy)
         assert done.returncode == 2
         assert "did you mean short_reads?" in done.stderr
+
+    def test_a_file_that_cannot_be_read_is_set_up(self, copy: Path) -> None:
+        (self.folder(copy, "framing") / "answer.py").write_bytes(b"\xff\xfe")
+        done = run_companion("check", "framing", root=copy)
+        assert done.returncode == 2
+        assert "cannot go on" in done.stderr
+        assert "Traceback" not in done.stderr
 
     def test_doctor_has_a_line_for_each_need(self, copy: Path) -> None:
         done = run_companion("doctor", root=copy)

@@ -1,0 +1,1 @@
+"""What the site shows of the code: generated before it is built, executed when it is tested."""

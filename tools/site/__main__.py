@@ -1,0 +1,68 @@
+"""Make what the site shows of the code: python -m tools.site [refresh]"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+
+from benchmarks import report as benchmarks
+from benchmarks import vs
+from exercises import catalogue
+from stages import snapshots
+from stages.__main__ import diff_as_markdown, make_tables
+from tools import count_lines
+from tools.site import blocks, figures, frames, snippets, traces
+from tools.site.snippets import GENERATED
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.site", description="Make what the site shows of the code."
+    )
+    parser.add_argument(
+        "what", nargs="?", choices=("refresh",), help="run every console block, and keep what it prints"
+    )
+    if parser.parse_args().what == "refresh":
+        for page in blocks.pages():
+            print(f"{page.relative_to(blocks.DOCS)}: {blocks.refresh(page)} changed", flush=True)
+        return 0
+    generate()
+    return 0
+
+
+def generate() -> None:
+    """Write docs/generated anew."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    GENERATED.mkdir()
+    for name, draw in figures.FIGURES.items():
+        _write(f"{name}.svg", draw().as_svg(name))
+    vectors = frames.make_vectors()
+    for vector in vectors:
+        _write(f"frame-{vector['name']}.html", frames.as_html(vector))
+    _write("frames.json", json.dumps(vectors))
+    for stage in range(1, len(snapshots.NAMES) + 1):
+        run = traces.record(stage)
+        _write(f"trace-{stage}.html", traces.as_html(run))
+    for before in range(1, len(snapshots.NAMES)):
+        after = before + 1
+        code = diff_as_markdown(snapshots.load(str(before)), snapshots.load(str(after)), code="code")
+        _write(f"changes-{before}-{after}.md", code + "\n")
+    chapters = re.sub(r"\]\((stage\d)_\w+/README\.md\)", r"](tutorial/\1.md)", make_tables())
+    _write("stages.md", chapters + "\n")
+    _write("lines.md", re.sub(r"\[(`\w+`)\]\(miniray/\w+\.py\)", r"\1", count_lines.make_table()) + "\n")
+    _write("benchmarks.md", benchmarks.as_markdown(benchmarks.read_results()) + "\n")
+    known = catalogue.load()
+    mistakes = sum(len(one.wrong_answers) for one in known)
+    _write("vs.md", vs.as_markdown(vs.read_results()) + "\n")
+    _write("counts.md", f"{len(known)} exercises, and a companion that knows {mistakes} mistakes\n")
+    print(f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs", file=sys.stderr)
+
+
+def _write(name: str, text: str) -> None:
+    (GENERATED / name).write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
