@@ -231,6 +231,6 @@ def write_pages(arguments: argparse.Namespace) -> int:
     """Write the pages that the site has of these files."""
     docs = catalogue.ROOT.parent / "docs"
     exercises = catalogue.load()
-    (docs / "exercises.md").write_text(report.exercises_as_markdown(exercises))
+    (docs / "exercises.md").write_text(report.exercises_as_markdown(exercises, STAGES))
     (docs / "mistakes.md").write_text(report.mistakes_as_markdown(exercises))
     return OK

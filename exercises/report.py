@@ -8,6 +8,21 @@ from exercises.progress import Progress
 from exercises.runner import HUNG, PASSED, RAISED, Outcome
 
 WIDTH = 96
+EXERCISES_HEAD = """# Exercises
+
+Each is a file to complete, and a check that answers within two seconds. In the clone, with
+nothing but Python:
+
+```sh
+python -m exercises            # the map: where you are, and what is next
+python -m exercises check      # the next one; it says which file is yours
+python -m exercises check --watch
+```
+
+Write between the two marks in that file. A check runs it in a process of its own, so it may hang,
+crash or fork: nothing is left. If your mistake is among the [usual ones](mistakes.md), it says so.
+There are three hints for each, here and from `python -m exercises hint`; open them one at a time.\
+"""
 CODES = {"green": 32, "red": 31, "yellow": 33, "blue": 36, "bold": 1, "dim": 2}
 
 
@@ -120,20 +135,15 @@ def mistakes_as_markdown(exercises: list[Exercise]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def exercises_as_markdown(exercises: list[Exercise]) -> str:
+def exercises_as_markdown(exercises: list[Exercise], stages: dict[int, str]) -> str:
     """Return the exercises with their tasks and folded hints, for the site."""
-    lines = [
-        "# Exercises",
-        "",
-        "Each is a file to complete, and a check that answers in two seconds.",
-    ]
+    lines = [EXERCISES_HEAD]
+    stage = 0
     for one in exercises:
-        lines += [
-            "",
-            f"## {one.title}",
-            "",
-            f"Stage {one.stage}. `python -m exercises check {one.name}`",
-        ]
+        if one.stage != stage:
+            stage = one.stage
+            lines += ["", f"## Stage {stage}: [{stages[stage]}](tutorial/stage{stage}.md)"]
+        lines += ["", f"### {one.title}", "", f"`python -m exercises check {one.name}`"]
         lines += ["", one.task]
         for level, hint in enumerate(one.hints, 1):
             # A piece of code: it has Python's colours, and is none of the blocks that run.

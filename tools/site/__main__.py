@@ -22,7 +22,10 @@ def main() -> int:
         prog="python -m tools.site", description="Make what the site shows of the code."
     )
     parser.add_argument(
-        "what", nargs="?", choices=("refresh",), help="run every console block, and keep what it prints"
+        "what",
+        nargs="?",
+        choices=("refresh",),
+        help="run every console block, and keep what it prints",
     )
     if parser.parse_args().what == "refresh":
         for page in blocks.pages():
@@ -47,17 +50,25 @@ def generate() -> None:
         _write(f"trace-{stage}.html", traces.as_html(run))
     for before in range(1, len(snapshots.NAMES)):
         after = before + 1
-        code = diff_as_markdown(snapshots.load(str(before)), snapshots.load(str(after)), code="code")
+        code = diff_as_markdown(
+            snapshots.load(str(before)), snapshots.load(str(after)), code="code"
+        )
         _write(f"changes-{before}-{after}.md", code + "\n")
     chapters = re.sub(r"\]\((stage\d)_\w+/README\.md\)", r"](tutorial/\1.md)", make_tables())
     _write("stages.md", chapters + "\n")
-    _write("lines.md", re.sub(r"\[(`\w+`)\]\(miniray/\w+\.py\)", r"\1", count_lines.make_table()) + "\n")
+    _write(
+        "lines.md",
+        re.sub(r"\[(`\w+`)\]\(miniray/\w+\.py\)", r"\1", count_lines.make_table()) + "\n",
+    )
     _write("benchmarks.md", benchmarks.as_markdown(benchmarks.read_results()) + "\n")
     known = catalogue.load()
     mistakes = sum(len(one.wrong_answers) for one in known)
     _write("vs.md", vs.as_markdown(vs.read_results()) + "\n")
     _write("counts.md", f"{len(known)} exercises, and a companion that knows {mistakes} mistakes\n")
-    print(f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs", file=sys.stderr)
+    print(
+        f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs",
+        file=sys.stderr,
+    )
 
 
 def _write(name: str, text: str) -> None:

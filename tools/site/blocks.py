@@ -85,7 +85,10 @@ def run_python(page: Path) -> int:
             if block.title:
                 Path(folder, block.title).write_text(block.text)
             else:
-                program += ["\n" * (block.line - sum(one.count("\n") for one in program)), block.text]
+                program += [
+                    "\n" * (block.line - sum(one.count("\n") for one in program)),
+                    block.text,
+                ]
         # As many lines above each as on the page, so that a traceback names the page's line.
         script = Path(folder, page.name.replace(".md", "_page.py"))
         script.write_text("".join(program))
@@ -143,7 +146,9 @@ def agrees(shown: list[str], printed: list[str]) -> bool:
             parts.append([])
         else:
             parts[-1].append(normalise(line))
-    pattern = r"(?:[^\n]*\n)*?".join("".join(re.escape(f"{one}\n") for one in part) for part in parts)
+    pattern = r"(?:[^\n]*\n)*?".join(
+        "".join(re.escape(f"{one}\n") for one in part) for part in parts
+    )
     text = "".join(f"{normalise(line)}\n" for line in printed)
     return re.fullmatch(pattern, text) is not None
 
@@ -157,7 +162,9 @@ def normalise(line: str) -> str:
 
 def _environment() -> dict[str, str]:
     """Return an environment in which `python` is this one, and output is plain."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MINIRAY_DEMO")}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("MINIRAY_DEMO")
+    }
     folder = str(Path(sys.executable).parent)
     return kept | {
         "PATH": f"{folder}:{os.environ['PATH']}",
@@ -179,7 +186,9 @@ def refresh(page: Path) -> int:
             continue
         changed += 1
         if "..." in [line.strip() for line in block.lines]:
-            raise ValueError(f"{block}: what it shows in part is not printed any more:\n" + "\n".join(printed))
+            raise ValueError(
+                f"{block}: what it shows in part is not printed any more:\n" + "\n".join(printed)
+            )
         inner = [f"{block.indent}{line}".rstrip() for line in printed]
         lines[block.line : block.line + len(block.lines)] = inner
     page.write_text("\n".join(lines) + "\n")

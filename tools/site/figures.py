@@ -27,11 +27,12 @@ class Figure:
 
     def text(self, x: int, y: int, words: str, kind: str = "small", anchor: str = "middle") -> None:
         """Write a line, by its middle or, with "start", its beginning."""
-        self.parts.append(
-            f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{html.escape(words)}</text>'
-        )
+        style = f'class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}"'
+        self.parts.append(f"<text {style}>{html.escape(words)}</text>")
 
-    def line(self, x1: int, y1: int, x2: int, y2: int, kind: str = "wire", both: bool = False) -> None:
+    def line(
+        self, x1: int, y1: int, x2: int, y2: int, kind: str = "wire", both: bool = False
+    ) -> None:
         """Draw an arrow from one point to another, or in both directions."""
         start = ' marker-start="url(#{id}-tip)"' if both else ""
         end = ' marker-end="url(#{id}-tip)"' if kind != "plain" else ""
@@ -66,7 +67,9 @@ def stage1() -> Figure:
 
 
 def stage2() -> Figure:
-    figure = Figure(640, 200, "A RemoteWorker and a server on two machines, over one TCP connection")
+    figure = Figure(
+        640, 200, "A RemoteWorker and a server on two machines, over one TCP connection"
+    )
     figure.box(10, 20, 220, 150, "machine A", kind="machine")
     figure.box(30, 65, 180, 80, "your program", "RemoteWorker", kind="ours")
     figure.box(410, 20, 220, 150, "machine B", kind="machine")
@@ -97,7 +100,9 @@ def stage3() -> Figure:
 
 
 def stage4() -> Figure:
-    figure = Figure(660, 270, "A coordinator with one ssh session a node; its streams have three jobs")
+    figure = Figure(
+        660, 270, "A coordinator with one ssh session a node; its streams have three jobs"
+    )
     figure.box(10, 60, 170, 140, "coordinator", "Cluster", kind="ours")
     for number, y in enumerate((10, 145)):
         figure.box(400, y, 250, 112, f"node{number + 1}", kind="machine")
@@ -107,7 +112,11 @@ def stage4() -> Figure:
         figure.line(527, y + 62, 543, y + 52, "control")
         figure.line(527, y + 74, 543, y + 84, "control")
     for number, (words, y) in enumerate(
-        (("stdin: key, settings, then the lease", 38), ("stdout: one ready line", 66), ("stderr: logs", 94))
+        (
+            ("stdin: key, settings, then the lease", 38),
+            ("stdout: one ready line", 66),
+            ("stderr: logs", 94),
+        )
     ):
         back = number > 0
         x1, x2 = (398, 184) if back else (184, 398)

@@ -50,7 +50,9 @@ def take_apart(data: bytes) -> list[Field]:
     raw = kind >= full.HAS_RAW_BYTES
     fields = [
         _field("magic", 0, 4, f"{data[:4].decode()}: this is MiniRay, in version 1 of the format"),
-        _field("kind", 4, 5, f"{kind}: {KINDS[kind % 128]}" + (", and raw bytes follow" if raw else "")),
+        _field(
+            "kind", 4, 5, f"{kind}: {KINDS[kind % 128]}" + (", and raw bytes follow" if raw else "")
+        ),
         _field("length", 5, 9, f"{length}: so many bytes of JSON come next"),
     ]
     text = data[9 : 9 + length].decode()

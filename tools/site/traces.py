@@ -55,7 +55,7 @@ def find_arrows(events: list[Event]) -> list[tuple[int, int]]:
 
 def as_svg(run: dict[str, Any]) -> str:
     """Return the diagram; each part of it carries the number of the event that draws it."""
-    events, processes = run["events"], run["processes"]
+    events, processes, tip = run["events"], run["processes"], f"tip-{run['stage']}"
     lanes = {name: TOP + LANE * number for number, name in enumerate(processes)}
     width, height = LEFT + STEP * (len(events) + 1), TOP + LANE * len(processes)
 
@@ -73,7 +73,7 @@ def as_svg(run: dict[str, Any]) -> str:
         (x1, y1), (x2, y2) = at(source), at(target)
         kind = "fork" if events[source]["what"] == "forks" else "message"
         parts.append(
-            f'<line class="{kind}" data-step="{max(source, target)}" marker-end="url(#tip-{run["stage"]})" '
+            f'<line class="{kind}" data-step="{max(source, target)}" marker-end="url(#{tip})" '
             f'x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
         )
     for number, event in enumerate(events):
@@ -83,12 +83,10 @@ def as_svg(run: dict[str, Any]) -> str:
             cross = f"M{x - 6} {y - 6}L{x + 6} {y + 6}M{x - 6} {y + 6}L{x + 6} {y - 6}"
             parts.append(f'<path class="kill" data-step="{number}" d="{cross}">{title}</path>')
         else:
-            kind = event["what"].replace(" ", "-")
-            parts.append(
-                f'<circle class="event {kind}" data-step="{number}" cx="{x}" cy="{y}" r="4">{title}</circle>'
-            )
+            style = f'class="event {event["what"].replace(" ", "-")}" data-step="{number}"'
+            parts.append(f'<circle {style} cx="{x}" cy="{y}" r="4">{title}</circle>')
     marker = (
-        f'<defs><marker id="tip-{run["stage"]}" viewBox="0 0 8 8" refX="10" refY="4" markerWidth="7" '
+        f'<defs><marker id="{tip}" viewBox="0 0 8 8" refX="10" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
     )
     label = f"A run of stage {run['stage']}: {', '.join(processes)}"
@@ -100,8 +98,9 @@ def as_svg(run: dict[str, Any]) -> str:
 
 def names_as_svg(processes: list[str]) -> str:
     """Return the names of the lanes, which stay where they are when the diagram scrolls."""
+    x, first = NAMES - 6, TOP + 4
     names = "".join(
-        f'<text class="name" x="{NAMES - 6}" y="{TOP + LANE * number + 4}">{html.escape(name)}</text>'
+        f'<text class="name" x="{x}" y="{first + LANE * number}">{html.escape(name)}</text>'
         for number, name in enumerate(processes)
     )
     height = TOP + LANE * len(processes)
