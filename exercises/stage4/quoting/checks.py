@@ -13,7 +13,10 @@ from exercises.checking import expect, expect_raises, note
 # As ssh does: options, the host, and then words that it joins for the login shell over there,
 # which has an environment of its own.
 SSH = """#!/bin/sh
-while [ "${1#-}" != "$1" ]; do shift; done
+while [ "${1#-}" != "$1" ]; do
+    case $1 in -[FEIJLRWbceilmopw]) shift ;; esac
+    shift
+done
 shift
 exec env -i PATH="$PATH" sh -c "$*"
 """
