@@ -177,15 +177,19 @@ def record(stage: int) -> list[Event]:
 
 
 def name_processes(events: list[Event]) -> dict[int, str]:
-    """Return a name for each process, in the order in which they appear."""
+    """Return a name for each process, in the order in which they were forked."""
     roles = {event["pid"]: event["text"] for event in events if event["what"] == "is"}
+    born = {}
+    for event in reversed(events):
+        born[event["pid"]] = event["at_s"]
+    # A child may be faster than its parent, which forked another one before it.
+    born |= {int(event["text"]): event["at_s"] for event in events if event["what"] == "forks"}
     names: dict[int, str] = {}
-    for event in events:
-        pid = event["pid"]
-        if pid not in names:
-            role = roles.get(pid, "server")
-            same = sum(one.startswith(role) for one in names.values())
-            names[pid] = f"{role} {same + 1}" if role != "coordinator" else role
+    pids = dict.fromkeys(event["pid"] for event in events)
+    for pid in sorted(pids, key=lambda pid: float(born[pid])):
+        role = roles.get(pid, "server")
+        same = sum(one.startswith(role) for one in names.values())
+        names[pid] = f"{role} {same + 1}" if role != "coordinator" else role
     return names
 
 

@@ -188,7 +188,10 @@ class TestPieces:
         assert drawn.count("<circle") + drawn.count('class="kill"') == len(run["events"])
         assert drawn.count('class="kill"') == what["is killed"] == (stage != 2)
 
-    def test_the_same_run_is_the_same_diagram_but_for_pids_ports_and_times(self) -> None:
+    @pytest.mark.parametrize("stage", range(1, 6))
+    def test_the_same_run_is_the_same_diagram_but_for_pids_ports_and_times(
+        self, stage: int
+    ) -> None:
         def shape(run: dict[str, object]) -> list[tuple[str, list[str]]]:
             assert isinstance(run["events"], list)
             assert isinstance(run["processes"], list)
@@ -204,7 +207,7 @@ class TestPieces:
                 for process in run["processes"]
             ]
 
-        assert shape(traces.record(1)) == shape(traces.record(1))
+        assert shape(traces.record(stage)) == shape(traces.record(stage))
 
 
 class Page(HTMLParser):
