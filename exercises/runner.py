@@ -28,7 +28,7 @@ STACK_LINES_MAX = 6
 OUTPUT_CHARS_MAX, OUTPUT_LINES_MAX, LINE_CHARS_MAX = 4000, 12, 90
 OUTPUT_BYTES_MAX = 16 * 1024 * 1024
 CHILDREN_SHOWN_MAX = 4
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 
 PASSED, WRONG, RAISED, HUNG = "passed", "wrong", "raised", "hung"
 
@@ -87,11 +87,13 @@ def diagnose(exercise: Exercise, outcome: Outcome) -> WrongAnswer | None:
 @contextlib.contextmanager
 def _parent_of_orphans() -> Iterator[None]:
     """Become the parent of whatever a check leaves behind, instead of process 1."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    libc, before = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         yield
     finally:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
+        libc.prctl(PR_SET_CHILD_SUBREAPER, before.value)
 
 
 def _run_one(name: str, check: Check, answer: Path, deadline: float) -> Outcome:
