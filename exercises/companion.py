@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m exercises",
+        prog=report.command(""),
         description="Your companion: it checks what you write, and knows the usual mistakes.",
         epilog="Exit status: 0 passed, 1 not yet, 2 something is missing here, 3 it hangs.",
     )
@@ -94,7 +94,7 @@ def find(name: str | None) -> Exercise:
         if one.name == name:
             return one
     near = difflib.get_close_matches(name, [one.name for one in exercises], 1)
-    also = f"; did you mean {near[0]}?" if near else "; python -m exercises lists them"
+    also = f"; did you mean {near[0]}?" if near else f"; {report.command('')} lists them"
     raise LookupError(f"there is no exercise {name!r}{also}")
 
 
@@ -163,7 +163,7 @@ def show_hint(arguments: argparse.Namespace) -> int:
         print(report.paint(f"hint {number} of {len(exercise.hints)}", "bold"))
         print("\n".join(f"  {line}".rstrip() for line in hint.splitlines()), "\n")
     more = "hint" if level < len(exercise.hints) else "solution --give-up"
-    print(f"  next: python -m exercises check {exercise.name}, or {more} {exercise.name}")
+    print(f"  next: {report.command(f'check {exercise.name}')}, or {more} {exercise.name}")
     return OK
 
 
@@ -174,7 +174,7 @@ def show_solution(arguments: argparse.Namespace) -> int:
     if exercise.name not in progress.passed and not arguments.give_up:
         print(
             f"{exercise.name} is not passed yet. Ours is no secret, but yours teaches more: "
-            f"python -m exercises hint {exercise.name}, or add --give-up",
+            f"{report.command(f'hint {exercise.name}')}, or add --give-up",
             file=sys.stderr,
         )
         return WRONG

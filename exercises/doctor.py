@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from exercises.report import paint
+from exercises.report import command, paint
 
 DESCRIPTORS_MIN = 256
 
@@ -33,9 +33,7 @@ def main() -> int:
         print(f"  {mark}  {what:22} {remedy or ''}".rstrip())
         bad += bool(remedy and required)
     print()
-    print(
-        "next: python -m exercises" if not bad else "next: get what is missing, then doctor again"
-    )
+    print(f"next: {command('')}" if not bad else "next: get what is missing, then doctor again")
     return 2 if bad else 0
 
 

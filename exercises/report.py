@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from exercises.catalogue import Exercise, WrongAnswer
 from exercises.progress import Progress
@@ -24,6 +25,11 @@ crash or fork: nothing is left. If your mistake is among the [usual ones](mistak
 There are three hints for each, here and from `python -m exercises hint`; open them one at a time.\
 """
 CODES = {"green": 32, "red": 31, "yellow": 33, "blue": 36, "bold": 1, "dim": 2}
+
+
+def command(arguments: str) -> str:
+    """Return what to type, with the Python that runs this: there may be none called python."""
+    return f"{Path(sys.executable).name} -m exercises {arguments}".rstrip()
 
 
 def paint(text: str, colour: str) -> str:
@@ -59,7 +65,7 @@ def failure(exercise: Exercise, outcome: Outcome, reason: WrongAnswer | None) ->
         lines.append(f"  {paint(f'{label:14}', 'bold')}{wrap(text, ' ' * 16).lstrip()}")
     if outcome.details:
         lines += ["", *(f"  {line}" for line in outcome.details)]
-    lines += ["", f"  next: {paint(f'python -m exercises hint {exercise.name}', 'blue')}"]
+    lines += ["", f"  next: {paint(command(f'hint {exercise.name}'), 'blue')}"]
     return "\n".join(lines)
 
 
@@ -85,7 +91,7 @@ def not_started(exercise: Exercise) -> str:
             wrap(exercise.task, "  "),
             "",
             f"  your file: {exercise.answer}",
-            f"  next: write it, then {paint(f'python -m exercises check {exercise.name}', 'blue')}",
+            f"  next: write it, then {paint(command(f'check {exercise.name}'), 'blue')}",
         ]
     )
 
@@ -95,7 +101,7 @@ def success(exercise: Exercise, outcomes: list[Outcome], following: Exercise | N
     lines = [paint(f"{exercise.name}: passed, {len(outcomes)} checks", "green"), ""]
     lines += [f"  {paint('ok', 'green')}  {one.did}" for one in outcomes]
     after = f"check {following.name}" if following else "lab"
-    lines += ["", f"  next: {paint(f'python -m exercises {after}', 'blue')}"]
+    lines += ["", f"  next: {paint(command(after), 'blue')}"]
     return "\n".join(lines)
 
 
@@ -107,12 +113,14 @@ def overview(exercises: list[Exercise], progress: Progress, stages: dict[int, st
     lines.append(f"{paint('MiniRay exercises', 'bold')}   [{bar}] {done} of {len(exercises)}")
     following = next((one for one in exercises if one.name not in progress.passed), None)
     for stage, words in stages.items():
-        lines += ["", paint(f"stage {stage}  ", "bold") + words]
-        for one in exercises:
-            if one.stage == stage:
-                lines.append(f"  {_mark(one, progress, following)}  {one.name:22} {one.title}")
+        here = [one for one in exercises if one.stage == stage]
+        passed = sum(one.name in progress.passed for one in here)
+        count = paint(f"{passed} of {len(here)}", "green" if passed == len(here) else "dim")
+        lines += ["", f"{paint(f'stage {stage}', 'bold')}  {words:34} {count}"]
+        for one in here:
+            lines.append(f"  {_mark(one, progress, following)}  {one.name:22} {one.title}")
     step = f"check {following.name}" if following else "lab"
-    lines += ["", f"next: {paint(f'python -m exercises {step}', 'blue')}"]
+    lines += ["", f"next: {paint(command(step), 'blue')}"]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ import importlib
 import sys
 
 from exercises.labs.lab import SET_UP, Lab, perform
-from exercises.report import paint
+from exercises.report import command, paint
 
 NAMES = (
     "kill-worker",
@@ -30,7 +30,7 @@ def main(name: str | None, *, ask: bool) -> int:
     name = name.replace("_", "-")
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, 1)
-        also = f"; did you mean {near[0]}?" if near else "; python -m exercises lab lists them"
+        also = f"; did you mean {near[0]}?" if near else f"; {command('lab')} lists them"
         print(f"there is no lab {name!r}{also}", file=sys.stderr)
         return SET_UP
     return perform(load(name), name, ask=ask)
@@ -47,5 +47,5 @@ def overview() -> str:
     """Return a line for each lab, and the command that runs one."""
     labs = [(name, load(name)) for name in NAMES]
     lines = [f"  {name:12} stage {lab.stage}  {lab.title}" for name, lab in labs]
-    command = paint("python -m exercises lab kill-worker", "blue")
-    return "\n".join([paint("Labs", "bold"), "", *lines, "", f"next: {command}"])
+    step = paint(command("lab kill-worker"), "blue")
+    return "\n".join([paint("Labs", "bold"), "", *lines, "", f"next: {step}"])
