@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ MARKED = [
     for one, wrong in MISTAKES
 ]
 GOLDEN = Path(__file__).with_name("golden")
+NEWCOMER = Path(__file__).with_name("newcomer")
 PATIENCE_S = 6.0  # instead of the reader's 1.7 seconds: this machine may be busy
 EXERCISES_MIN, WRONG_ANSWERS_MIN = 15, 60
 
@@ -524,6 +526,37 @@ class TestCompanion:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+
+
+def test_a_newcomers_session_goes_as_it_went(copy: Path) -> None:
+    """From broken first attempts to three solved exercises, by what the companion says."""
+    session = tomllib.loads((NEWCOMER / "session.toml").read_text())
+    said = ["# A newcomer's session\n"]
+    passed = set()
+    for number, attempt in enumerate(session["attempt"], 1):
+        name = attempt["exercise"]
+        (answer,) = copy.glob(f"exercises/stage*/{name}/answer.py")
+        exercise = next(one for one in EXERCISES if one.name == name)
+        pieces = catalogue.make_starter(exercise.solution).split(f"    {catalogue.END}\n")
+        yours = [text.removeprefix("\n") for text in attempt["yours"]]
+        assert len(pieces) == len(yours) + 1
+        marks = zip(pieces, [*(f"{text}    {catalogue.END}\n" for text in yours), ""], strict=True)
+        answer.write_text("".join(one for pair in marks for one in pair))
+        done = run_companion("check", name, root=copy)
+        if done.returncode == 0:
+            passed.add(name)
+        said += [
+            f"## {number}. {name}\n",
+            f"{attempt['thinks']}\n",
+            "```py\n" + "...\n".join(yours) + "```\n",
+            f"```text\n$ python -m exercises check {name}\n{done.stdout}```\n",
+        ]
+    assert passed == {"framing", "who_closes_what", "quoting"}
+    transcript = NEWCOMER / "transcript.md"
+    text = normalise("\n".join(said), copy)
+    if os.environ.get("UPDATE_GOLDEN"):
+        transcript.write_text(text)
+    assert text == transcript.read_text()
 
 
 def test_a_record_that_cannot_be_read_is_an_empty_one(

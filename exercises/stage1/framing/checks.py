@@ -9,10 +9,10 @@ from exercises.checking import expect, expect_raises
 def check_prelude(answer: ModuleType) -> None:
     """call encode(1, {"n": 300}), whose body is the 10 bytes {"n": 300}"""
     frame = answer.encode(1, {"n": 300})
-    head = frame[:5] if isinstance(frame, bytes) else frame
+    head = frame[:8] if isinstance(frame, bytes) else frame
     expect(
-        head == b"\x01\x00\x00\x00\x0a",
-        expected="a frame that begins 01 00 00 00 0a",
+        head == b'\x01\x00\x00\x00\x0a{"n',
+        expected="01 00 00 00 0a 7b 22 6e: kind 1, length 10, and the body",
         happened=head.hex(" ") if isinstance(head, bytes) else repr(head),
     )
 
@@ -37,9 +37,14 @@ def check_reads_what_it_wrote(answer: ModuleType) -> None:
 
 
 def check_large_lengths(answer: ModuleType) -> None:
-    """call decode_prelude with lengths of 1 MiB and of 4 GiB less one"""
-    got = answer.decode_prelude(b"\x01\x00\x10\x00\x00")
-    expect(tuple(got or ()) == (1, 1 << 20), expected="(1, 1048576)", happened=repr(got))
+    """call decode_prelude with a length of 1 MiB, which is the limit, and of 4 GiB less one"""
+    try:
+        got = answer.decode_prelude(b"\x01\x00\x10\x00\x00")
+    except ValueError:
+        got = "ValueError for a length of exactly the limit"
+    expect(
+        got == (1, 1 << 20), expected="(1, 1048576): the limit itself is allowed", happened=str(got)
+    )
     with expect_raises(ValueError, when="for a length of 4294967295"):
         answer.decode_prelude(b"\x01\xff\xff\xff\xff")
 

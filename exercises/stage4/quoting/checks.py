@@ -71,10 +71,10 @@ def check_an_apostrophe(answer: ModuleType) -> None:
 
 
 def check_environment(answer: ModuleType) -> None:
-    """run a program that prints the variable NOTE, which is to be [rank 3; node 1]"""
+    """run a program that prints the variable NOTE, which is to be [rank 3; part 1]"""
     script = 'printf "[%s]" "$NOTE"'
-    said = _run(answer, ["sh", "-c", script], {"LEVEL": "2", "NOTE": "rank 3; node 1"})
-    expected = "[rank 3; node 1]"
+    said = _run(answer, ["sh", "-c", script], {"LEVEL": "2", "NOTE": "rank 3; part 1"})
+    expected = "[rank 3; part 1]"
     expect(said == expected, expected=f"over there: {expected}", happened=f"there: {said}")
 
 
