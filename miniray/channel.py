@@ -5,9 +5,11 @@ import collections
 import contextlib
 import errno
 import math
+import os
 import select
 import selectors
 import socket
+import struct
 import sys
 import threading
 import time
@@ -22,6 +24,11 @@ from miniray.errors import ProtocolError, WorkerFailed
 TRACEBACK_CHARS_MAX = 64 * 1024
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 LOST_PEER_S = 15
+LOOK_S = 2.0
+# Of Linux's struct tcp_info: unanswered retransmissions and probes, milliseconds since an answer.
+TCP_INFO_HEAD = struct.Struct("=2xBB52xI")
+UNANSWERED_MIN = 3
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 
 _every_channel: "weakref.WeakSet[Channel]" = weakref.WeakSet()
@@ -146,6 +153,11 @@ class Channel:
             self._end(error)
         except OSError as error:
             self._end_broken(error)
+        except BaseException:  # Ctrl-C, or what another signal's handler raised
+            if self._ended is None:
+                reason = f"a send to {self.name} was interrupted; half a message may be out"
+                self._ended = ConnectionError(f"{reason}, so the channel is closed")
+            raise
 
     def _send_parts(
         self, parts: list[Any], deadline: float, *, descriptor: int | None = None
@@ -205,7 +217,11 @@ class Channel:
                     data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
                     nbytes, descriptor = len(data), next(iter(descriptors), None)
                 else:
-                    nbytes = sock.recv_into(decoder.want)
+                    try:
+                        nbytes = sock.recv_into(decoder.want)
+                    except BlockingIOError:  # nothing for LOOK_S
+                        _raise_if_lost(sock)
+                        continue
                 if nbytes == 0:
                     raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
                 frame = decoder.advance(nbytes, descriptor)
@@ -273,8 +289,14 @@ def wait(channels: Iterable[AnyChannel], timeout: float | None = None) -> list[A
     with selectors.DefaultSelector() as selector:
         for channel in {*channels} - ready:
             selector.register(channel, selectors.EVENT_READ)
-        found = selector.select(0 if ready else timeout)
-        ready.update(key.fileobj for key, _ in found)  # type: ignore[misc]  # what we registered
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            seconds = 0 if ready else min(max(deadline - time.monotonic(), 0), LOOK_S)
+            found = selector.select(seconds)
+            ready.update(key.fileobj for key, _ in found)  # type: ignore[misc]  # what we registered
+            if ready or time.monotonic() >= deadline:
+                break
+            ready.update(channel for channel in channels if is_lost(channel._sock))
     return [channel for channel in channels if channel in ready]
 
 
@@ -336,20 +358,44 @@ def close_inherited(kept: Channel | None) -> None:
             channel._sock.close()
 
 
-def detect_lost_peer(sock: socket.socket) -> None:
-    """Have the kernel end a TCP connection whose other machine is gone, within LOST_PEER_S."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+def detect_lost_peer(sock: socket.socket, *, reads_at_once: bool = False) -> None:
+    """Have the kernel end a TCP connection whose other machine is gone, within LOST_PEER_S.
+
+    That is while nothing is under way. Bytes that nobody acknowledges it sends again for some 15
+    minutes. It can be told to give up earlier, but then it also gives up a peer that is well and
+    does not read. So only a peer that always `reads_at_once` is treated like that; for the others
+    whoever waits asks `is_lost` now and then.
+    """
+    if sock.family not in _INTERNET:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", 5),
-        ("TCP_KEEPINTVL", 2),
-        ("TCP_KEEPCNT", 5),
-        ("TCP_USER_TIMEOUT", LOST_PEER_S * 1000),
-    ):
+    # A blocking receive returns to ask.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(LOOK_S), 0))
+    options = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 5}
+    if reads_at_once:
+        options["TCP_USER_TIMEOUT"] = LOST_PEER_S * 1000
+    for option, value in options.items():
         if hasattr(socket, option):  # macOS has other names for some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def is_lost(sock: socket.socket) -> bool:
+    """Return whether the kernel asks again and again, and had no answer for LOST_PEER_S.
+
+    A machine that is there answers, though its process does not read.
+    """
+    if sock.family not in _INTERNET or sys.platform != "linux":
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_HEAD.size)
+    retransmissions, probes, silent_ms = TCP_INFO_HEAD.unpack(info)
+    unanswered = int(max(retransmissions, probes))
+    return unanswered >= UNANSWERED_MIN and silent_ms >= LOST_PEER_S * 1000
+
+
+def _raise_if_lost(sock: socket.socket) -> None:
+    if is_lost(sock):  # as the kernel itself would say it
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 class _Late(Exception):
@@ -360,8 +406,10 @@ def _poll(sock: socket.socket, events: int, deadline: float) -> int:
     """Return which events are ready on a socket; raise _Late after the deadline."""
     poller = select.poll()
     poller.register(sock, events)
-    seconds = max(deadline - time.monotonic(), 0)
-    ready = poller.poll(None if seconds == math.inf else math.ceil(seconds * 1000))
-    if not ready:
-        raise _Late
-    return ready[0][1]
+    while True:
+        seconds = min(max(deadline - time.monotonic(), 0), LOOK_S)
+        if ready := poller.poll(math.ceil(seconds * 1000)):
+            return ready[0][1]
+        if time.monotonic() >= deadline:
+            raise _Late
+        _raise_if_lost(sock)

@@ -324,6 +324,8 @@ class Node:
         payload = json.dumps(settings).encode()
         bootstrap = Path(__file__).with_name("bootstrap.py").read_bytes()
         command = self._command(len(bootstrap), remote_socket)
+        # What a launcher starts is not where our own ssh session arrived, if there is one.
+        away = () if config.launcher is None else ("SSH_CONNECTION",)
         try:
             session = subprocess.Popen(
                 command,
@@ -332,6 +334,7 @@ class Node:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
+                env={name: value for name, value in os.environ.items() if name not in away},
             )
         except OSError as error:
             raise ClusterError(

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,10 @@ from miniray.channel import Channel, close_inherited, run_work
 from miniray.errors import WorkerDied, WorkerExited
 
 REAP_S = 1.0
+
+# A fork by another thread between a socketpair and its place in the registry of channels would copy
+# its ends unseen, and nobody would close them. Its own holder, which a child is, may take it again.
+_forking = threading.RLock()
 
 
 class Worker(Channel):
@@ -29,7 +34,6 @@ class Worker(Channel):
     def __init__(self, work_fn: Callable[[Channel], Any], *, name: str | None = None) -> None:
         if not callable(work_fn):
             raise TypeError(f"work_fn must be a function that takes a channel, got {work_fn!r}")
-        ours, theirs = socket.socketpair()
         memfd = sys.platform == "linux"
 
         def run() -> int:
@@ -38,14 +42,16 @@ class Worker(Channel):
             close_inherited(channel)
             return run_work(work_fn, channel)
 
-        try:
-            self._process = process.fork(run)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        super().__init__(ours, name=name or f"worker {self._process.pid}", memfd=memfd)
+        with _forking:
+            ours, theirs = socket.socketpair()
+            try:
+                self._process = process.fork(run)
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+            super().__init__(ours, name=name or f"worker {self._process.pid}", memfd=memfd)
 
     @property
     def pid(self) -> int:

@@ -262,7 +262,7 @@ class WorkerServer:
 
     def _hold_lease(self, sock: socket.socket) -> None:
         """Stop when the holder of this connection hangs up, or its machine is lost."""
-        detect_lost_peer(sock)
+        detect_lost_peer(sock, reads_at_once=True)
         self._leases.append(sock)
         self._watch(sock.fileno(), HANG_UP, lambda events: self._on_lease_lost(sock.fileno()))
 

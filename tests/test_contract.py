@@ -286,6 +286,45 @@ def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
     assert len(worker.recv(60)) == 64 << 20
 
 
+def test_an_interrupted_send_ends_the_channel(start: Start) -> None:
+    """Ctrl-C may come when half a frame is out, and what is sent next would continue that."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    (worker,) = start()
+    worker.send("do not read")
+    assert worker.recv(T) == "not reading"
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.send("x" * (32 << 20))  # more than the kernels take in
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ConnectionError, match="was interrupted; half a message may be out"):
+        worker.send(1)
+
+
+def test_a_remote_worker_that_does_not_read_for_long_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its kernel answers each probe of the closed window, and a dead machine's does not."""
+    monkeypatch.setattr(channel_module, "LOST_PEER_S", 1)
+    monkeypatch.setattr(channel_module, "LOOK_S", 0.2)
+
+    def sleep_and_count(channel: Channel) -> None:
+        signal.sigtimedwait([signal.SIGUSR1], channel.recv())  # as one does who computes
+        channel.send([len(channel.recv()) for _ in range(2)])
+
+    with serving(sleep_and_count) as server, RemoteWorker(server.host, server.port) as worker:
+        worker.send(4.0)
+        for _ in range(2):
+            worker.send(bytes(24 << 20))  # more than the kernels take in
+        assert worker.recv(60) == [24 << 20, 24 << 20]
+
+
 @pytest.mark.slow  # as long as the grace, twice
 def test_close_ends_a_worker_that_ignores_sigterm(start: Start) -> None:
     (worker,) = start()

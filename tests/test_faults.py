@@ -198,11 +198,12 @@ def test_a_coordinator_killed_while_it_stops_patiently_leaves_nothing(
 
 LOST = """
 import time
+from miniray import wait
 say(ready=True)
 input()
 begun = time.monotonic()
 try:
-    workers[2].recv()
+    {waiting}
 except WorkerDied as error:
     say(seconds=time.monotonic() - begun, text=str(error))
 workers[0].send("unharmed")
@@ -214,9 +215,23 @@ cluster.stop()
 @pytest.mark.netns
 @pytest.mark.ssh
 @pytest.mark.slow
-@pytest.mark.parametrize("tunnel", [False, True])
-def test_a_cut_link_ends_both_sides(netns_nodes: namespaces.Nodes, tunnel: bool) -> None:
-    body = LOST.replace("input()", "sys.stdin.readline()")
+@pytest.mark.parametrize(
+    ("tunnel", "waiting"),
+    [
+        pytest.param(False, "workers[2].recv()", id="tcp"),
+        pytest.param(True, "workers[2].recv()", id="tunnel"),
+        # Bytes under way that nobody acknowledges are no matter for keepalive.
+        pytest.param(False, "workers[2].send('late'); workers[2].recv()", id="under way"),
+        pytest.param(False, "workers[2].send('late'); workers[2].recv(60)", id="deadline"),
+        pytest.param(
+            False, "workers[2].send('late'); wait([workers[2]]); workers[2].recv()", id="wait"
+        ),
+    ],
+)
+def test_a_cut_link_ends_both_sides(
+    netns_nodes: namespaces.Nodes, tunnel: bool, waiting: str
+) -> None:
+    body = LOST.replace("input()", "sys.stdin.readline()").format(waiting=waiting)
     text = START.format(
         options=netns_nodes.ssh_options, each=2, tunnel=tunnel, work_fn="tests.work.obey"
     )

@@ -41,6 +41,9 @@ class Channel:
             for _ in self:
                 pass  # the last thing it said is why; nobody will ask for the rest any more
             self._check_open()
+        except BaseException:  # Ctrl-C, and half a message may be out
+            self._ended = ConnectionError(f"a message to {self.name} was interrupted")
+            raise
 
     def recv(self) -> Any:
         """Return the next message.
@@ -66,7 +69,7 @@ class Channel:
 
     def close(self) -> None:
         """Say goodbye and hang up; closing twice is fine."""
-        self._send_last(wire.EXIT, None)
+        self._send_last(wire.EXIT, None, socket.MSG_DONTWAIT)  # if it takes that at once
         if self._ended is None:
             self._ended = ConnectionError(f"this side has closed the channel to {self.name}")
         self._sock.close()
@@ -115,11 +118,11 @@ class Channel:
         """Return why the other side is gone though it said no goodbye."""
         return ConnectionResetError(f"{self.name} is gone: {error}")
 
-    def _send_last(self, kind: int, body: Any) -> None:
-        """Send a frame about the end, if the other side is still there and takes it at once."""
+    def _send_last(self, kind: int, body: Any, flags: int = 0) -> None:
+        """Send a frame about the end, if the other side is still there."""
         if self._ended is None:
             with contextlib.suppress(OSError):  # then nobody is left to be told
-                self._sock.send(wire.encode(kind, body), socket.MSG_DONTWAIT)
+                self._sock.sendall(wire.encode(kind, body), flags)
 
 
 def run_work(work_fn: Callable[[Channel], Any], channel: Channel) -> int:

@@ -45,7 +45,7 @@ def _wait_for_end(pid: int, timeout: float | None) -> bool:
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else timeout * 1000))
+        return bool(poller.poll(None if timeout is None else max(timeout, 0) * 1000))
     finally:
         os.close(pidfd)
 
@@ -67,7 +67,7 @@ def fork(run: Callable[[], int]) -> Process:
     code = 1
     try:
         os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent's group, which will tell us
-        code = run()
+        code = run() & 0xFF  # as the kernel would; os._exit raises on more than a C int
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()

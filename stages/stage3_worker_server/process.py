@@ -67,7 +67,7 @@ def _wait_for_end(pid: int, timeout: float | None) -> bool:
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else timeout * 1000))
+        return bool(poller.poll(None if timeout is None else max(timeout, 0) * 1000))
     finally:
         os.close(pidfd)
 
@@ -93,7 +93,7 @@ def fork(run: Callable[[], int]) -> Process:
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = run()
+        code = run() & 0xFF  # as the kernel would; os._exit raises on more than a C int
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()

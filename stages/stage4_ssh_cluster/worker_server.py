@@ -173,8 +173,8 @@ class WorkerServer:
         finally:
             os.close(log_write)
         os.set_blocking(log_read, False)
-        label = f"[{self._node}:{name}] " if self._node else f"[{name}] "
-        record = WorkerRecord(number, child, sock, label.encode(), log_read)
+        where = f"{self._node}:{name}" if self._node else name
+        record = WorkerRecord(number, child, sock, f"[{where}] ".encode(errors="replace"), log_read)
         self._workers[number] = record
         self._watch(log_read, select.POLLIN, lambda: self._on_log(record))
         self._watch(sock.fileno(), HANG_UP, lambda: self._on_hang_up(record))
@@ -196,9 +196,9 @@ class WorkerServer:
         *lines, record.line = (record.line + data).split(b"\n")
         if record.line and (not data or len(record.line) > LOG_LINE_BYTES_MAX):
             lines, record.line = [*lines, record.line], b""
-        for line in lines:
-            sys.stderr.buffer.write(record.label + line + b"\n")
-        sys.stderr.buffer.flush()
+        with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+            sys.stderr.buffer.write(b"".join(record.label + line + b"\n" for line in lines))
+            sys.stderr.buffer.flush()
         if not data:
             self._unwatch(record.log)
         return bool(data)

@@ -12,8 +12,6 @@ from typing import Any, Self, TypeVar
 from . import wire
 from .errors import ProtocolError, WorkerFailed
 
-LOST_PEER_S = 15
-
 _every_channel: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
 
@@ -52,6 +50,9 @@ class Channel:
             for _ in self:
                 pass  # the last thing it said is why; nobody will ask for the rest any more
             self._check_open()
+        except BaseException:  # Ctrl-C, and half a message may be out
+            self._ended = ConnectionError(f"a message to {self.name} was interrupted")
+            raise
 
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next message.
@@ -77,7 +78,7 @@ class Channel:
 
     def close(self) -> None:
         """Say goodbye and hang up; closing twice is fine."""
-        self._send_last(wire.EXIT, {"code": 0})
+        self._send_last(wire.EXIT, {"code": 0}, socket.MSG_DONTWAIT)  # if it takes that at once
         if self._ended is None:
             self._ended = ConnectionError(f"this side has closed the channel to {self.name}")
         self._sock.close()
@@ -133,11 +134,11 @@ class Channel:
         """Return why the other side is gone though it said no goodbye."""
         return ConnectionResetError(f"{self.name} is gone: {error}")
 
-    def _send_last(self, kind: int, body: Any) -> None:
-        """Send a frame about the end, if the other side is still there and takes it at once."""
+    def _send_last(self, kind: int, body: Any, flags: int = 0) -> None:
+        """Send a frame about the end, if the other side is still there."""
         if self._ended is None:
             with contextlib.suppress(OSError):  # then nobody is left to be told
-                self._sock.send(b"".join(wire.encode(kind, body)), socket.MSG_DONTWAIT)
+                self._sock.sendall(b"".join(wire.encode(kind, body)), flags)
                 # Bytes that nobody reads would turn the close into a reset, which destroys that.
                 while self._sock.recv(1 << 16, socket.MSG_DONTWAIT):
                     pass
@@ -154,7 +155,7 @@ def wait(channels: Iterable[AnyChannel], timeout: float | None = None) -> list[A
     for channel in {*channels} - ended:
         poller.register(channel, select.POLLIN)
     seconds = 0.0 if ended else timeout
-    ready = {number for number, _ in poller.poll(None if seconds is None else seconds * 1000)}
+    ready = {number for number, _ in poller.poll(seconds and max(seconds, 0) * 1000)}
     return [channel for channel in channels if channel in ended or channel.fileno() in ready]
 
 
@@ -184,14 +185,16 @@ def close_inherited(kept: socket.socket | None = None) -> None:
 
 
 def detect_lost_peer(sock: socket.socket) -> None:
-    """Have the kernel end a TCP connection whose other machine is gone, within LOST_PEER_S."""
+    """Have the kernel end a silent TCP connection whose other machine is gone, in 15 seconds.
+
+    Bytes that are under way, and that nobody acknowledges, it sends again for some 15 minutes.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in (
         ("TCP_KEEPIDLE", 5),
         ("TCP_KEEPINTVL", 2),
         ("TCP_KEEPCNT", 5),
-        ("TCP_USER_TIMEOUT", LOST_PEER_S * 1000),
     ):
         if hasattr(socket, option):  # macOS has other names for some
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -59,7 +59,9 @@ class NodeConfig:
     @classmethod
     def local(cls, num_workers: int = 1, *, host: str = "local", **options: Any) -> Self:
         """Return a "node" on this machine: the same, without ssh."""
-        options = {"launcher": ("/bin/sh", "-c"), "python": sys.executable, **options}
+        # Where our own ssh session arrived is not where this node is.
+        launcher = ("env", "-u", "SSH_CONNECTION", "/bin/sh", "-c")
+        options = {"launcher": launcher, "python": sys.executable, **options}
         return cls(host, num_workers, **options)
 
 
@@ -207,7 +209,7 @@ class Node:
             # Whatever a login shell may print comes before the marker.
             _, found, rest = received.partition(self._marker.encode())
             if found and b"\n" in rest:
-                report = json.loads(rest)
+                report = json.loads(rest.partition(b"\n")[0])
                 self._host, self._port = (
                     self.config.address or report.get("host"),
                     report.get("port"),

@@ -70,7 +70,7 @@ def _wait_for_end(pid: int, timeout: float | None) -> bool:
     try:
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else timeout * 1000))
+        return bool(poller.poll(None if timeout is None else max(timeout, 0) * 1000))
     finally:
         os.close(pidfd)
 
@@ -86,12 +86,14 @@ def describe(exit_code: int) -> str:
 def fork(run: Callable[[], int]) -> Process:
     """Run a function in a forked child, which ends with the exit code that it returns.
 
-    The child is killed when this process dies (on Linux).
+    The child is killed when this process dies, or the thread of it that forked (on Linux).
     """
     parent = os.getpid()
     sys.stdout.flush()  # else the child would write what is in the buffer a second time
     pid = os.fork()
     if pid != 0:
+        with contextlib.suppress(OSError):  # the child was faster
+            os.setpgid(pid, pid)
         return Process(pid)
     code = 1
     try:
@@ -101,7 +103,7 @@ def fork(run: Callable[[], int]) -> Process:
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = run()
+        code = run() & 0xFF  # as the kernel would; os._exit raises on more than a C int
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
