@@ -54,7 +54,8 @@ class Exercise:
 
     def is_started(self) -> bool:
         """Return whether the reader's file is more than the starter."""
-        return self.answer.exists() and self.answer.read_text() != make_starter(self.solution)
+        starter = make_starter(self.solution).encode()
+        return self.answer.exists() and self.answer.read_bytes() != starter
 
 
 def load(root: Path = ROOT) -> list[Exercise]:

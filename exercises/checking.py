@@ -60,8 +60,10 @@ class Pieces:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
-    def recv(self, nbytes: int, *flags: int) -> bytes:
-        return self.sock.recv(min(nbytes, self.nbytes), *flags)
+    def recv(self, nbytes: int, flags: int = 0) -> bytes:
+        if flags & socket.MSG_WAITALL:  # the kernel would put the pieces together
+            return self.sock.recv(nbytes, flags)
+        return self.sock.recv(min(nbytes, self.nbytes), flags)
 
     def recv_into(self, memory: Any, *arguments: int) -> int:
         return self.sock.recv_into(memoryview(memory)[: self.nbytes], *arguments)

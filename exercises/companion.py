@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import io
 import json
 import os
 import shutil
@@ -29,8 +30,12 @@ STAGES = {
 def main(argv: list[str] | None = None) -> int:
     """Run the companion; return 0 if all is well, 1 if not yet, 2 for the set-up, 3 for a hang."""
     arguments = _make_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all letters
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()  # here, where a reader that has left is no surprise
+        return status
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
         return SET_UP
@@ -107,22 +112,23 @@ def show_overview(arguments: argparse.Namespace) -> int:
 def check_answer(arguments: argparse.Namespace) -> int:
     """Check once, or again and again."""
     exercise = find(arguments.name)
+    before = _stamp(exercise.answer)
     status = _check(exercise)
     while arguments.watch:
         print(report.paint("\n  watching; save the file, or press Ctrl-C", "dim"), flush=True)
-        _wait_for_change(exercise.answer)
+        before = _wait_for_change(exercise.answer, before)
         if sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
         status = _check(exercise)
-        if status == OK:
-            exercise = find(None)
+        if status == OK and (following := find(None)).name != exercise.name:
+            exercise, before = following, _stamp(following.answer)
     return status
 
 
-def _wait_for_change(file: Path) -> None:
-    before = _stamp(file)
-    while _stamp(file) == before:
+def _wait_for_change(file: Path, before: tuple[int, int]) -> tuple[int, int]:
+    while (now := _stamp(file)) in (before, (0, 0)):  # the latter while an editor replaces it
         time.sleep(WATCH_S)
+    return now
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -144,11 +150,12 @@ def _check(exercise: Exercise) -> int:
     if last.kind != PASSED:
         print(report.failure(exercise, last, runner.diagnose(exercise, last)))
         return STUCK if last.kind == HUNG else WRONG
-    if exercise.name not in progress.passed:
-        progress.passed.append(exercise.name)
-        progress.save()
+    fresh = exercise.name not in progress.passed
+    progress.passed += [exercise.name] if fresh else []
     following = [one for one in catalogue.load() if one.name not in progress.passed]
     print(report.success(exercise, outcomes, following[0] if following else None))
+    if fresh:
+        progress.save()
     return OK
 
 

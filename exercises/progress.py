@@ -19,9 +19,11 @@ class Progress:
     def load(cls) -> "Progress":
         """Return what is on record; a record that cannot be read is an empty one."""
         try:
-            return cls(**json.loads((FOLDER / "progress.json").read_text()))
+            found = cls(**json.loads((FOLDER / "progress.json").read_text()))
         except (OSError, ValueError, TypeError):
             return cls()
+        kinds = [type(value) for value in (found.passed, found.hints, found.gave_up)]
+        return found if kinds == [list, dict, list] else cls()
 
     def save(self) -> None:
         """Put it on record, whole or not at all."""

@@ -118,6 +118,8 @@ def _run_one(name: str, check: Check, answer: Path, deadline: float) -> Outcome:
                 else:
                     outcome = _describe_hang(name, did, pid, stack, notes.fileno())
         finally:  # also when somebody presses Ctrl-C
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # at once, or it might fork faster than we kill
             _end_all_but(spared)
         output.seek(0)
         printed = output.read(OUTPUT_CHARS_MAX).decode(errors="replace").splitlines()

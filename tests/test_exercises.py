@@ -477,7 +477,11 @@ class TestCompanion:
         assert "did you mean short_reads?" in done.stderr
 
     def test_a_file_that_cannot_be_read_is_set_up(self, copy: Path) -> None:
-        (self.folder(copy, "framing") / "answer.py").write_bytes(b"\xff\xfe")
+        answer = self.folder(copy, "framing") / "answer.py"
+        answer.write_bytes(b"\xff\xfe")
+        assert "Python cannot read your file" in run_companion("check", root=copy).stdout
+        answer.unlink()
+        answer.mkdir()
         done = run_companion("check", "framing", root=copy)
         assert done.returncode == 2
         assert "cannot go on" in done.stderr

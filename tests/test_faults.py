@@ -222,7 +222,6 @@ cluster.stop()
         pytest.param(True, "workers[2].recv()", id="tunnel"),
         # Bytes under way that nobody acknowledges are no matter for keepalive.
         pytest.param(False, "workers[2].send('late'); workers[2].recv()", id="under way"),
-        pytest.param(False, "workers[2].send('late'); workers[2].recv(60)", id="deadline"),
         pytest.param(
             False, "workers[2].send('late'); wait([workers[2]]); workers[2].recv()", id="wait"
         ),

@@ -4,23 +4,25 @@
 
 const KINDS = { 1: "MESSAGE", 2: "ERROR", 3: "EXIT", 4: "AUTH" };
 const HAS_RAW_BYTES = 128;
-const PRELUDE_BYTES = 9;
+const MAGIC = "MRY1";
 
 /** Return a frame's fields, [{name, start, stop}], as wire.py lays them out. */
 function decodeFrame(bytes) {
-  if (String.fromCharCode(...bytes.slice(0, 4)) !== "MRY1") throw new Error("no MiniRay frame");
-  const kind = bytes[4];
-  if (!KINDS[kind % HAS_RAW_BYTES]) throw new Error(`a frame of unknown kind ${kind}`);
-  const length = ((bytes[5] << 24) | (bytes[6] << 16) | (bytes[7] << 8) | bytes[8]) >>> 0;
+  // The frames of stage 1 have no magic.
+  const first = String.fromCharCode(...bytes.slice(0, MAGIC.length)) === MAGIC ? MAGIC.length : 0;
+  const kind = bytes[first];
+  if (!KINDS[kind % HAS_RAW_BYTES]) throw new Error("no MiniRay frame");
+  const prelude = first + 5;
+  const length = new DataView(new Uint8Array(bytes.slice(first + 1, prelude)).buffer).getUint32(0);
   const raw = kind >= HAS_RAW_BYTES;
-  let at = PRELUDE_BYTES + length;
-  const text = new TextDecoder().decode(new Uint8Array(bytes.slice(PRELUDE_BYTES, at)));
-  const fields = [
-    { name: "magic", start: 0, stop: 4 },
-    { name: "kind", start: 4, stop: 5 },
-    { name: "length", start: 5, stop: PRELUDE_BYTES },
-    { name: raw ? "header" : "body", start: PRELUDE_BYTES, stop: at },
-  ];
+  let at = prelude + length;
+  const text = new TextDecoder().decode(new Uint8Array(bytes.slice(prelude, at)));
+  const fields = first ? [{ name: "magic", start: 0, stop: first }] : [];
+  fields.push(
+    { name: "kind", start: first, stop: first + 1 },
+    { name: "length", start: first + 1, stop: prelude },
+    { name: raw ? "header" : "body", start: prelude, stop: at },
+  );
   for (const spec of raw ? JSON.parse(text).buffers : []) {
     fields.push({ name: "buffer", start: at, stop: at + spec.nbytes });
     at += spec.nbytes;
@@ -32,7 +34,9 @@ function decodeFrame(bytes) {
 /** Return [wanted, got] for each read of a decoder that never asks for more than it needs next. */
 function readInTwo(bytes, cut) {
   const fields = decodeFrame(bytes);
-  const parts = [PRELUDE_BYTES, ...fields.slice(3).map((field) => field.stop - field.start)];
+  const prelude = fields.find((field) => field.name === "length").stop;
+  const rest = fields.filter((field) => field.start >= prelude);
+  const parts = [prelude, ...rest.map((field) => field.stop - field.start)];
   const reads = [];
   let wanted = parts.shift();
   for (let there of [cut, bytes.length - cut]) {

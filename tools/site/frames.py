@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from miniray import wire as full
+from stages.stage1_uds_worker import wire as first
 from stages.stage2_remote_worker import wire
 
 KINDS = {1: "MESSAGE", 2: "ERROR", 3: "EXIT", 4: "AUTH"}
@@ -21,6 +22,7 @@ def make_vectors() -> list[dict[str, Any]]:
     tensor = {"step": 3, "weights": torch.tensor([0.5, -1.0])}
     head, buffers = full.encode(full.MESSAGE, tensor)
     made: list[tuple[str, str, bytes, Any]] = [
+        ("stage1", 'worker.send({"n": 12})', first.encode(first.MESSAGE, {"n": 12}), first),
         ("message", 'worker.send({"n": 12})', wire.encode(wire.MESSAGE, {"n": 12}), wire),
         ("goodbye", "leaving the with block", wire.encode(wire.EXIT, None), wire),
         ("error", "the work function raises", wire.encode(wire.ERROR, error), wire),
@@ -44,20 +46,21 @@ def make_vectors() -> list[dict[str, Any]]:
 
 
 def take_apart(data: bytes) -> list[Field]:
-    """Return the fields of a frame's bytes."""
-    kind = data[4]
-    length = int.from_bytes(data[5:9], "big")
+    """Return the fields of a frame's bytes; those of stage 1 have no magic in front."""
+    fields = []
+    if data.startswith(full.MAGIC):
+        says = f"{full.MAGIC.decode()}: this is MiniRay, in version 1 of the format"
+        fields.append(_field("magic", 0, len(full.MAGIC), says))
+    at = len(full.MAGIC) if fields else 0
+    kind, length = data[at], int.from_bytes(data[at + 1 : at + 5], "big")
     raw = kind >= full.HAS_RAW_BYTES
-    fields = [
-        _field("magic", 0, 4, f"{data[:4].decode()}: this is MiniRay, in version 1 of the format"),
-        _field(
-            "kind", 4, 5, f"{kind}: {KINDS[kind % 128]}" + (", and raw bytes follow" if raw else "")
-        ),
-        _field("length", 5, 9, f"{length}: so many bytes of JSON come next"),
-    ]
-    text = data[9 : 9 + length].decode()
-    fields.append(_field("header" if raw else "body", 9, 9 + length, text))
-    at = 9 + length
+    more = ", and raw bytes follow" if raw else ""
+    fields.append(_field("kind", at, at + 1, f"{kind}: {KINDS[kind % full.HAS_RAW_BYTES]}{more}"))
+    says = f"{length}: so many bytes of JSON come next"
+    fields.append(_field("length", at + 1, at + 5, says))
+    text = data[at + 5 : at + 5 + length].decode()
+    fields.append(_field("header" if raw else "body", at + 5, at + 5 + length, text))
+    at += 5 + length
     for spec in json.loads(text)["buffers"] if raw else []:
         says = f"{spec['dtype']} {spec['shape']}, as it lies in memory"
         fields.append(_field("buffer", at, at + spec["nbytes"], says))
@@ -73,7 +76,7 @@ def _field(name: str, start: int, stop: int, says: str) -> Field:
 
 def read_in_two(codec: Any, data: bytes, cut: int) -> list[list[int]]:
     """Return [wanted, got] for each read of a real decoder that is sent the frame in two pieces."""
-    decoder = codec.Decoder()
+    decoder = Stage1Decoder() if codec is first else codec.Decoder()
     reads = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -90,6 +93,26 @@ def read_in_two(codec: Any, data: bytes, cut: int) -> list[list[int]]:
     if frame is None:
         raise ValueError("a whole frame, and nothing came of it")
     return reads
+
+
+class Stage1Decoder:
+    """What stage 1 reads: as many bytes as a prelude has, then as many as that says."""
+
+    def __init__(self) -> None:
+        self.part = bytearray(first.PRELUDE.size)
+        self.want, self.length = memoryview(self.part), 0
+
+    def advance(self, nbytes: int) -> Any:
+        """Count bytes as received; return the body once all have come."""
+        self.want = self.want[nbytes:]
+        if self.want:
+            return None
+        if self.length:
+            return json.loads(self.part)
+        self.length = first.decode_prelude(self.part)[1]
+        self.part = bytearray(self.length)
+        self.want = memoryview(self.part)
+        return None
 
 
 def as_html(vector: dict[str, Any]) -> str:

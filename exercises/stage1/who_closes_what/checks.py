@@ -55,7 +55,7 @@ def check_echo(answer: ModuleType) -> None:
 
 
 def check_the_child_ends(answer: ModuleType) -> None:
-    """start a worker whose function returns, and look who reads standard input afterwards"""
+    """start a worker whose function returns, and see how many processes go on"""
     parent = os.getpid()
     read, write = os.pipe()
     pid, *_ = _start(answer, lambda theirs: None)
@@ -126,14 +126,17 @@ def check_failure(answer: ModuleType) -> None:
 def check_output(answer: ModuleType) -> None:
     """start a worker that prints to a pipe, which Python buffers"""
     read, write = os.pipe()
-    with os.fdopen(read) as shown, os.fdopen(write, "w") as stream:
-        before, sys.stdout = sys.stdout, stream
-        try:
-            pid, *_ = _start(answer, lambda theirs: print("printed by the worker"))
-            _end(pid)
-        finally:
-            sys.stdout = before
-        stream.close()
+    before, terminal = sys.stdout, os.dup(1)
+    os.dup2(write, 1)
+    os.close(write)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    try:
+        pid, *_ = _start(answer, lambda theirs: print("printed by the worker"))
+        _end(pid)
+    finally:
+        sys.stdout = before
+        os.dup2(terminal, 1)
+    with os.fdopen(read) as shown:
         got = shown.read()
     expect(got == "printed by the worker\n", expected="its line", happened=repr(got))
     expect(not children(), expected="no child left", happened=f"{len(children())} left")

@@ -76,3 +76,14 @@ def check_one_that_ignores_sigterm(answer: ModuleType) -> None:
     expect(code == -9, expected="exit code -9, which is SIGKILL", happened=repr(code))
     left = children()
     expect(not left, expected="no child in the process table", happened=f"{len(left)} zombie")
+
+
+def check_descriptors(answer: ModuleType) -> None:
+    """stop a child that has ended, and count open descriptors before and after"""
+    before = len(os.listdir("/proc/self/fd"))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    answer.stop(pid, 5.0)
+    more = len(os.listdir("/proc/self/fd")) - before
+    expect(more == 0, expected="as many as before", happened=f"{more} more: a pidfd is one, too")

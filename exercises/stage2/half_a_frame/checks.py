@@ -50,6 +50,11 @@ def check_empty(answer: ModuleType) -> None:
 
 
 def check_limit(answer: ModuleType) -> None:
-    """feed a length of 4 GiB less one, and none of the body"""
+    """feed a length of 1 MiB, which is the limit, and of 4 GiB less one, and none of the body"""
+    try:
+        got = answer.Decoder().feed((1 << 20).to_bytes(4, "big"))
+    except ValueError:
+        got = "ValueError for a length of exactly the limit"
+    expect(got == [], expected="[]: the limit itself is allowed", happened=str(got))
     with expect_raises(ValueError, when="for a length of 4294967295"):
         answer.Decoder().feed(b"\xff\xff\xff\xff")

@@ -30,6 +30,12 @@ class Watched:
         self._say()
         return piece
 
+    def recv_into(self, memory: Any, *arguments: int) -> int:
+        nbytes = self.sock.recv_into(memory, *arguments)
+        self.taken += nbytes
+        self._say()
+        return nbytes
+
 
 def _peer(run: Callable[[socket.socket], None]) -> socket.socket:
     """Fork a peer; return our end."""

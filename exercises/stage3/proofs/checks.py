@@ -1,5 +1,6 @@
 """What a proof is good for."""
 
+import string
 from types import ModuleType
 
 from exercises.checking import expect
@@ -50,10 +51,17 @@ def check_request(answer: ModuleType) -> None:
 
 
 def check_borders(answer: ModuleType) -> None:
-    """move a letter from the end of the server's nonce to the beginning of the request"""
-    one = answer.prove(KEY, "client", A, "bbx", "stop")
-    other = answer.prove(KEY, "client", A, "bb", "xstop")
-    expect(one != other, expected="another proof", happened="the same proof")
-    one = answer.prove(KEY, "client", A, "bb,x", "stop")
-    other = answer.prove(KEY, "client", A, "bb", "x,stop")
-    expect(one != other, expected="another proof", happened="the same proof, with a comma moved")
+    """move a letter from the end of one part to the beginning of the next, with each separator"""
+    for separator in ("", *string.punctuation, *string.whitespace, "\0", "\x1f"):
+        moved = "nothing" if not separator else f"{separator!r}"
+        for one, other in (
+            ((f"aa{separator}x", "bb", "stop"), ("aa", f"x{separator}bb", "stop")),
+            (("aa", f"bb{separator}x", "stop"), ("aa", "bb", f"x{separator}stop")),
+        ):
+            same = answer.prove(KEY, "client", *one) == answer.prove(KEY, "client", *other)
+            happened = f"the same proof, with {moved} in between"
+            expect(not same, expected="another proof", happened=happened)
+    swapped = answer.prove(KEY, "client", A, B, "worker") == answer.prove(
+        KEY, "client", B, A, "worker"
+    )
+    expect(not swapped, expected="another proof", happened="the same proof with the nonces swapped")

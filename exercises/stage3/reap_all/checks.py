@@ -67,6 +67,8 @@ def check_taken(answer: ModuleType) -> None:
     """reap, after somebody else has taken the status of one of two workers"""
     first, second = _child(6), _child(7)
     os.waitpid(first, 0)
-    got = answer.reap({first: "six", second: "seven"})
+    workers = {first: "six", second: "seven"}
+    got = answer.reap(workers)
     expected = {"six": 255, "seven": 7}
     expect(got == expected, expected=repr(expected), happened=repr(got))
+    expect(not workers, expected="nobody on the list", happened=f"{[*workers.values()]} on it")

@@ -121,3 +121,24 @@ def check_the_whole_family(answer: ModuleType) -> None:
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     expect(not is_running(child), expected="nobody left", happened="the worker's child runs on")
+
+
+def check_what_a_worker_leaves(answer: ModuleType) -> None:
+    """hold the lease of a worker that starts a child and ends; the coordinator is well"""
+
+    def run(say: Callable[[bytes], object]) -> None:
+        child = os.fork()
+        if child == 0:
+            _work(lambda text: say(str(os.getpid()).encode()))
+        time.sleep(0.1)
+        os._exit(3)
+
+    worker = Worker(run)
+    child = int(worker.hear())
+    note("the worker had ended, and its child was at work")
+    code = answer.hold(worker.lease, worker.pid, 10.0)
+    expect(code == 3, expected="exit code 3", happened=repr(code))
+    deadline = time.monotonic() + 0.5
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    expect(not is_running(child), expected="nobody left", happened="the worker's child runs on")

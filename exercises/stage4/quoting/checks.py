@@ -18,6 +18,7 @@ while [ "${1#-}" != "$1" ]; do
     shift
 done
 shift
+[ "$1" != -- ] || shift
 exec env -i PATH="$PATH" sh -c "$*"
 """
 

@@ -101,4 +101,10 @@ def check_one_that_chatters(answer: ModuleType) -> None:
     read = _server(run)
     note("0.4 s had been up long ago, and lines kept coming")
     with expect_raises(TimeoutError, when="after 0.4 s in all"):
-        answer.wait_until_ready(read, MARKER, 0.4)
+        try:
+            answer.wait_until_ready(read, MARKER, 0.4)
+        except TimeoutError as error:
+            happened = f"TimeoutError: {error}"
+            expected = "a TimeoutError that shows what it said"
+            expect("still resolving" in str(error), expected=expected, happened=happened)
+            raise

@@ -17,6 +17,8 @@ class Group:
         self.error = ""
 
     def all_reduce(self, rank: int, values: list[float], how: str) -> list[float]:
+        if how not in ("sum", "max"):
+            raise ValueError(f'all_reduce knows "sum" and "max", and not {how!r}')
         with self.changed:
             number = len(self.calls) - 1
             self.calls[-1][rank] = (how, [*values])
