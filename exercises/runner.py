@@ -229,7 +229,7 @@ def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Out
         details=[
             "the stack, innermost first:",
             *(f"  {_shorten(line)}" for line in calls[:STACK_LINES_MAX]),
-            f"open sockets and pipes: {len(held)}; children: {_list(family)}",
+            f"open sockets and pipes: {len(held)}; pids of children: {_list(family)}",
         ],
     )
 

@@ -201,9 +201,11 @@ class TestTracePlayer:
             figure = page.locator(".trace-player").first
             figure.scroll_into_view_if_needed()
             words, slider = figure.locator(".words"), figure.locator("input")
+            assert figure.locator(".future").count() == 0
+            slider.focus()
+            page.keyboard.press("Home")
             assert words.inner_text().startswith("1 of ")
             assert figure.locator(".event.future").count() > 10
-            slider.focus()
             page.keyboard.press("ArrowRight")
             assert words.inner_text().startswith("2 of ")
             figure.get_by_role("button", name="one step forward").press("Enter")

@@ -260,7 +260,7 @@ def work():
         assert outcome.happened == "hung in deep: 3 of 5 bytes had arrived"
         details = "\n".join(outcome.details)
         assert 'File "answer.py", line 7 in deep' in details
-        assert re.search(r"open sockets and pipes: \d+; children: \d+", details)
+        assert re.search(r"open sockets and pipes: \d+; pids of children: \d+", details)
 
     def test_an_endless_loop_in_the_answers_import_is_ended(self, made_up: Exercise) -> None:
         outcome = self.run(made_up, "while True:\n    pass\n", budget_s=0.4)

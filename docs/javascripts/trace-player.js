@@ -55,7 +55,7 @@ function makePlayer(figure) {
   controls.append(back, slider, forward);
   diagram.parentElement.after(controls, words);
   figure.classList.add("alive");
-  show(1);
+  show(events.length);
 }
 
 document.addEventListener("DOMContentLoaded", () => {

@@ -54,8 +54,10 @@ def generate() -> None:
             snapshots.load(str(before)), snapshots.load(str(after)), code="code"
         )
         _write(f"changes-{before}-{after}.md", code + "\n")
-    chapters = re.sub(r"\]\((stage\d)_\w+/README\.md\)", r"](tutorial/\1.md)", make_tables())
-    _write("stages.md", chapters + "\n")
+    tables = re.sub(r"\]\((stage\d)_\w+/README\.md\)", r"](tutorial/\1.md)", make_tables())
+    sizes, capabilities = tables.split("\n\n")
+    _write("stages.md", _what_first(sizes) + "\n")
+    _write("capabilities.md", capabilities + "\n")
     _write(
         "lines.md",
         re.sub(r"\[(`\w+`)\]\(miniray/\w+\.py\)", r"\1", count_lines.make_table()) + "\n",
@@ -69,6 +71,12 @@ def generate() -> None:
         f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs",
         file=sys.stderr,
     )
+
+
+def _what_first(table: str) -> str:
+    """Return a table with its last column second: on a phone it is the one that counts."""
+    rows = [line.strip("|").split("|") for line in table.splitlines()]
+    return "\n".join("|".join(["", row[0], row[-1], *row[1:-1], ""]) for row in rows)
 
 
 def _write(name: str, text: str) -> None:
