@@ -92,6 +92,7 @@ class Decoder:
                 return None
             self._memories.append(bytearray())
         frame = Frame(self._kind, codec.decode(self._header["body"], specs, self._memories))
+        self._memories = []  # from here on it is the receiver's own
         self._expect(PRELUDE.size, kind=None)
         return frame
 
