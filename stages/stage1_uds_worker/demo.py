@@ -37,11 +37,11 @@ class Tap:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes, flags: int = 0) -> None:
         kind, length = wire.decode_prelude(data[: wire.PRELUDE.size])
         show("sent", data[: wire.PRELUDE.size], f"{KINDS[kind]}, {length} bytes follow")
         show("sent", data[wire.PRELUDE.size :])
-        self._sock.sendall(data)
+        self._sock.sendall(data, flags)
 
     def recv_into(self, memory: memoryview) -> int:
         nbytes = self._sock.recv_into(memory)

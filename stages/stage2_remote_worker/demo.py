@@ -44,6 +44,10 @@ class Tap:
         show("sent", bytes(data[:sent]))
         return sent
 
+    def sendall(self, data: bytes, flags: int = 0) -> None:
+        self._sock.sendall(data, flags)
+        show("sent", data)
+
     def recv_into(self, memory: memoryview) -> int:
         nbytes = self._sock.recv_into(memory)
         show("received", bytes(memory[:nbytes]))
