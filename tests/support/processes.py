@@ -15,8 +15,11 @@ from tests.support import poll
 
 PR_SET_CHILD_SUBREAPER = 36
 
-forked_here: set[int] = set()
-"""Every process that this process forked itself, as opposed to the orphans it adopted."""
+forked_here: dict[int, float] = {}
+"""Every process that this process forked itself, as opposed to the orphans it adopted.
+
+With the time of its start: in a long run the system uses a number again.
+"""
 
 exempt_pids: set[int] = set()
 """Processes that fixtures keep over several tests, such as an sshd; not their children."""
@@ -35,7 +38,8 @@ def _noting(spawn: Any) -> Any:
     def spawn_and_note(*args: Any, **kwargs: Any) -> int:
         pid: int = spawn(*args, **kwargs)
         if pid:
-            forked_here.add(pid)
+            with contextlib.suppress(psutil.NoSuchProcess):  # reaped by another thread
+                forked_here[pid] = psutil.Process(pid).create_time()
         return pid
 
     return spawn_and_note
@@ -54,7 +58,7 @@ def descendants() -> set[psutil.Process]:
 def _reap_adopted(process: psutil.Process) -> bool:
     # An orphan that ended in good order would have been reaped by init; here it is ours to reap. A
     # zombie forked here stays: whoever forked it forgot it, and the test should fail.
-    if process.pid in forked_here or not _is_zombie(process):
+    if forked_here.get(process.pid) == process.create_time() or not _is_zombie(process):
         return False
     try:
         return os.waitpid(process.pid, os.WNOHANG)[0] != 0
