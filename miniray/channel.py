@@ -6,38 +6,35 @@ import contextlib
 import errno
 import math
 import os
-import select
-import selectors
 import socket
-import struct
-import sys
-import threading
-import time
-import traceback
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn, Self, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
 
-from miniray import codec, wire
-from miniray.errors import ProtocolError, WorkerFailed
+from miniray import inherited, pool, wire
+from miniray.errors import MiniRayError, ProtocolError, WorkerFailed, again
+from miniray.turn import Turn
+from miniray.waiting import (
+    READABLE,
+    WRITABLE,
+    Source,
+    deadline_after,
+    link_is_lost,
+    time_left,
+    wait_until,
+)
 
-TRACEBACK_CHARS_MAX = 64 * 1024
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
-LOST_PEER_S = 15
-LOOK_S = 2.0
-# Of Linux's struct tcp_info: unanswered retransmissions and probes, milliseconds since an answer.
-TCP_INFO_HEAD = struct.Struct("=2xBB52xI")
-UNANSWERED_MIN = 3
-_INTERNET = (socket.AF_INET, socket.AF_INET6)
+LEAVE_S = 1.0
+LAST_WORDS_S = 1.0
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize)
 
-_every_channel: "weakref.WeakSet[Channel]" = weakref.WeakSet()
 
-
-class Channel:
+class Channel(Source):
     """Send and receive messages over a connected stream socket, which it owns from now on.
 
-    One thread may send while another receives; two may not do the same. A `recv` that timed out
+    Threads that send at once take turns, and so do those that receive. A `recv` that timed out
     resumes where it was; a `send` that timed out ends the channel. Both sides may send one
     message of any size at the same moment: while a send waits, it takes in the other side's
     current message up to the last byte, which stays in the kernel so that `fileno()` is honest.
@@ -51,21 +48,31 @@ class Channel:
     """
 
     # What `recv` raises after the other side's goodbye.
-    _goodbye: type[Exception] = EOFError
+    goodbye: type[Exception] = EOFError
+    goodbye_hint = ""
 
-    def __init__(self, sock: socket.socket, *, name: str = "peer", memfd: bool = False) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        name: str = "peer",
+        memfd: bool = False,
+        handshake: bool = False,
+    ) -> None:
         self.name = name
+        # Why the channel has ended, or None while it is open: all that there is to know of it.
+        self.ended: Exception | None = None
+        self.look_due = 0.0
         sock.settimeout(None)
-        self._sock = sock
-        self._memfd = memfd
-        self._decoder = wire.Decoder(memfd=memfd)
-        self._ended: Exception | None = None
-        self._inbox: collections.deque[Any] = collections.deque()
-        self._receiving = threading.Lock()
-        _every_channel.add(self)
+        self._sock, self._memfd = sock, memfd
+        self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
+        self._inbox: collections.deque[wire.Frame] = collections.deque()
+        self._arrived: list[Any] = []  # what a receive returned and the decoder has not seen yet
+        self._sending, self._receiving = Turn("send"), Turn("receive")
+        inherited.own(self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}: {self._ended or 'open'}>"
+        return f"<{type(self).__name__} {self.name}: {self.ended or 'open'}>"
 
     def send(self, message: Any, timeout: float | None = None) -> None:
         """Send one message: plain values, bytes, numpy arrays, CPU tensors, nested at will.
@@ -74,9 +81,12 @@ class Channel:
         TimeoutError after `timeout` seconds, and a WorkerError or ConnectionError if the other
         side is gone; both end the channel.
         """
-        if self._ended is not None:
-            raise self._ended.with_traceback(None)
-        self._send_frame(wire.MESSAGE, message, timeout)
+        try:
+            self.send_frame(wire.MESSAGE, message, deadline_after(timeout))
+        except TimeoutError:
+            if self.ended is None:  # another thread had the turn: nothing of ours is out
+                raise TimeoutError(f"another send to {self.name} took all of {timeout}s") from None
+            raise
 
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next message; arrays and tensors in it are writable and the caller's own.
@@ -84,40 +94,60 @@ class Channel:
         Raises TimeoutError after `timeout` seconds, which leaves the channel usable, and a
         WorkerError, EOFError or ConnectionError, now and ever after, once there is no more.
         """
-        if self._inbox:
-            return self._inbox.popleft()
-        if self._ended is not None:
-            raise self._ended.with_traceback(None)
-        with self._receiving:
-            kind, body = self._recv_frame(timeout)
-        if kind == wire.MESSAGE:
-            return body
-        self._end(self._read_ending(wire.Frame(kind, body)))
+        deadline = deadline_after(timeout)
+        try:
+            frame = self._next_frame(deadline)
+        except TimeoutError:
+            raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
+        if frame is not None and frame.kind == wire.MESSAGE:
+            return frame.body
+        if frame is not None:
+            self.end(self._read_ending(frame), deadline)
+        raise self._again()
 
     def __iter__(self) -> Iterator[Any]:
         """Yield messages until the other side hangs up."""
         while True:
             try:
                 message = self.recv()
-            except self._goodbye:
+            except self.goodbye:
                 return
             yield message
 
     def fileno(self) -> int:
-        """Return the descriptor; it is readable if, and only if, `recv` has something to say."""
+        """Return the descriptor; it is readable if, and only if, `recv` has something to do."""
         return self._sock.fileno()
 
     def close(self) -> None:
         """Say goodbye and hang up; messages not yet received are gone."""
         if self._sock.fileno() < 0:
             return
-        if self._ended is None:
-            self._ended = ConnectionError(f"this side has closed the channel to {self.name}")
-            with contextlib.suppress(OSError):  # a peer that is gone needs no goodbye
-                goodbye, _ = wire.encode(wire.EXIT, {"code": 0})
-                self._sock.send(goodbye, _DONTWAIT)
+        self.hang_up(ConnectionError(f"this side has closed the channel to {self.name}"))
+        for turn in (self._sending, self._receiving):
+            # A thread that was waiting has been woken, and leaves before the number is reused.
+            with contextlib.suppress(RuntimeError, TimeoutError):
+                turn.refuse_handler()
+                try:
+                    turn.take(deadline_after(LEAVE_S))
+                finally:
+                    turn.leave()
         self._sock.close()
-        codec.empty_pool()
+        pool.empty()
+
+    def hang_up(self, reason: Exception) -> None:
+        """End the channel with a reason and, if it was open, a goodbye; nothing waits for it."""
+        with contextlib.suppress(OSError):  # a peer that is gone needs no goodbye
+            if self.ended is None:
+                self.ended = reason
+                self._sock.send(wire.encode(wire.EXIT, {"code": 0}).head, _DONTWAIT)
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """Let go of the socket in a forked child, without a word to the other side."""
+        self.ended = ConnectionError(
+            f"the channel to {self.name} stayed with the process that forked this one"
+        )
+        self._sock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -125,46 +155,52 @@ class Channel:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _send_frame(self, kind: int, body: Any, timeout: float | None) -> None:
-        head, buffers = wire.encode(kind, body, memfd=self._memfd)
+    def send_frame(self, kind: int, body: Any, deadline: float = math.inf) -> None:
+        """Send one frame, whole; whatever cuts it short ends the channel."""
+        frame = wire.encode(kind, body, memfd=self._memfd)
+        self._sending.refuse_handler()
         try:
-            if not buffers:
-                try:
-                    sent = self._sock.send(head, _DONTWAIT)
-                    if sent == len(head):
-                        return  # as for most messages
-                    head = head[sent:]
-                except BlockingIOError:
-                    pass  # it waits below
-            deadline = math.inf if timeout is None else time.monotonic() + timeout
-            parts: list[Any] = [head]
-            for buffer in buffers:
-                if buffer.descriptor is None:
-                    parts.append(buffer.data)
-                else:
-                    self._send_parts(parts, deadline)
-                    parts = []
-                    self._send_parts([b"\0"], deadline, descriptor=buffer.descriptor)
-            self._send_parts(parts, deadline)
-        except _Late:
-            late = f"{self.name} took nothing in for {timeout}s; half a message may be out"
-            self._end(TimeoutError(f"{late}, so the channel is closed"))
-        except ProtocolError as error:
-            self._end(error)
-        except OSError as error:
-            self._end_broken(error)
-        except BaseException:  # Ctrl-C, or what another signal's handler raised
-            if self._ended is None:
-                reason = f"a send to {self.name} was interrupted; half a message may be out"
-                self._ended = ConnectionError(f"{reason}, so the channel is closed")
-            raise
+            self._sending.take(deadline)
+            self._raise_if_ended()
+            try:
+                self._write(frame, deadline)
+            except TimeoutError:
+                late = f"{self.name} did not take in a message in time; half of it may be out"
+                self.end(TimeoutError(f"{late}, so the channel is closed"), deadline)
+            except ProtocolError as error:
+                self.end(error, deadline)
+            except OSError as error:
+                self._end_broken(error, deadline)
+            except BaseException:  # Ctrl-C, or what another signal's handler raised
+                late = f"a send to {self.name} was interrupted; half a message may be out"
+                self.end(ConnectionError(f"{late}, so the channel is closed"), deadline)
+                raise
+            else:
+                return
+        finally:
+            self._sending.leave()
+        self._raise_if_ended()
 
-    def _send_parts(
-        self, parts: list[Any], deadline: float, *, descriptor: int | None = None
+    def _write(self, frame: wire.Encoded, deadline: float) -> None:
+        if frame.descriptors:
+            self._write_parts([frame.head], deadline)
+            self._write_parts([b"\0"], deadline, frame.descriptors)
+            self._write_parts(frame.parts, deadline)
+        elif frame.parts:
+            self._write_parts([frame.head, *frame.parts], deadline)
+        else:  # as for most messages
+            try:
+                sent = self._sock.send(frame.head, _DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            if sent < len(frame.head):
+                self._write_parts([memoryview(frame.head)[sent:]], deadline)
+
+    def _write_parts(
+        self, parts: Sequence[Any], deadline: float, descriptors: Iterable[int] = ()
     ) -> None:
-        ancillary: list[Any] = []
-        if descriptor is not None:
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        rights = array.array("i", descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
         while parts:
             try:
                 sent = self._sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, _DONTWAIT)
@@ -172,108 +208,216 @@ class Channel:
                 self._wait_to_send(deadline)
                 continue
             ancillary = []
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
+            done = 0
+            while done < len(parts) and sent >= len(parts[done]):
+                sent -= len(parts[done])
+                done += 1
+            parts = parts[done:]
             if sent:
                 parts[0] = memoryview(parts[0])[sent:]
 
     def _wait_to_send(self, deadline: float) -> None:
         """Wait until there is room, taking in the other side's message meanwhile."""
-        events = select.POLLOUT
-        if not self._receiving.locked() and len(self._want_but_the_end()):
-            events |= select.POLLIN
-        ready = _poll(self._sock, events, deadline)
-        if not ready & select.POLLIN or not self._receiving.acquire(blocking=False):
-            return
+        if self.is_gone():  # and somewhere is a copy of its end, which nobody reads
+            raise BrokenPipeError(errno.EPIPE, "it has ended")
+        events = WRITABLE if self._take_in() else WRITABLE | READABLE
+        if not wait_until({self: events}, deadline):
+            raise TimeoutError
+        self._raise_if_ended()
+
+    def recv_frame(self, deadline: float = math.inf) -> wire.Frame:
+        """Receive one frame; a TimeoutError at the deadline leaves the channel usable."""
+        frame = self._next_frame(deadline)
+        if frame is None:
+            raise self._again()
+        return frame
+
+    def drain(self, deadline: float) -> Exception | None:
+        """Drop the messages that still come; return why the channel ended, None at the deadline."""
+        self._read_to_the_end(deadline)
+        return self.ended
+
+    def _read_to_the_end(self, deadline: float) -> list[wire.Frame]:
+        messages = []
+        with contextlib.suppress(TimeoutError):
+            while self.ended is None and time_left(deadline):
+                frame = self._next_frame(deadline)
+                if frame is not None and frame.kind == wire.MESSAGE:
+                    messages.append(frame)
+                elif frame is not None:
+                    self.end(self._read_ending(frame), deadline)
+        return messages
+
+    def _next_frame(self, deadline: float) -> wire.Frame | None:
+        """Return the next frame, or None if the channel has ended."""
+        self._receiving.refuse_handler()
+        gone = False
         try:
-            want = self._want_but_the_end()
-            if not len(want):  # another thread received meanwhile
-                return
-            nbytes = self._sock.recv_into(want, flags=_DONTWAIT)
-            if nbytes == 0:
-                raise BrokenPipeError(errno.EPIPE, "the other side hung up")
-            self._decoder.advance(nbytes)
-        except BlockingIOError:
-            return  # another thread received it first
-        finally:
-            self._receiving.release()
-
-    def _want_but_the_end(self) -> memoryview:
-        """Return what may be received without completing a frame that nobody has asked for."""
-        if self._decoder.wants_descriptor:
-            return memoryview(b"")
-        want = memoryview(self._decoder.want)
-        return want[:-1] if self._decoder.ends_frame else want
-
-    def _recv_frame(self, timeout: float | None) -> wire.Frame:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        decoder, sock = self._decoder, self._sock
-        try:
-            while True:
-                if deadline is not None:
-                    _poll(sock, select.POLLIN, deadline)
-                descriptor = None
-                if decoder.wants_descriptor:
-                    data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
-                    nbytes, descriptor = len(data), next(iter(descriptors), None)
-                else:
-                    try:
-                        nbytes = sock.recv_into(decoder.want)
-                    except BlockingIOError:  # nothing for LOOK_S
-                        _raise_if_lost(sock)
-                        continue
-                if nbytes == 0:
-                    raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-                frame = decoder.advance(nbytes, descriptor)
-                if frame is not None:
-                    return frame
-        except _Late:
-            raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
-        except ProtocolError as error:
-            reason: Exception = error
-        except OSError as error:
-            reason = self._ended or self._explain_silence(error)
-        self._end(reason)
-
-    def _end(self, reason: Exception) -> NoReturn:
-        if self._ended is None:
-            self._ended = reason
-        raise self._ended.with_traceback(None) from None
-
-    def _end_broken(self, error: OSError) -> NoReturn:
-        """End a channel that cannot send; what had arrived, the reason too, can be received."""
-        with self._receiving:
-            while self._ended is None:
+            self._receiving.take(deadline)
+            while not self._inbox and self.ended is None:
                 try:
-                    frame = self._recv_frame(timeout=1.0)
-                except TimeoutError:
-                    self._end(self._explain_silence(error))
-                if frame.kind != wire.MESSAGE:
-                    self._end(self._read_ending(frame))
-                self._inbox.append(frame.body)
-        self._end(self._ended)
+                    return self._receive(to_the_end=True)
+                except BlockingIOError:
+                    if gone:  # before we looked a last time
+                        self._lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
+                        continue
+                    gone = self.is_gone()
+                    if not gone and not wait_until({self: READABLE}, deadline):
+                        raise TimeoutError from None
+                except ProtocolError as error:
+                    self.end(error, deadline)
+                except OSError as error:
+                    self._lose(error, deadline)
+            return self._inbox.popleft() if self._inbox else None
+        finally:
+            self._receiving.leave()
+
+    def _take_in(self) -> bool:
+        """Take in what has arrived of a frame, all but its last byte, which keeps fileno honest.
+
+        Returns whether nothing but that byte is missing, or another thread does the receiving.
+        """
+        if self._inbox:
+            return True
+        try:
+            self._receiving.refuse_handler()
+        except RuntimeError:
+            return True
+        try:
+            self._receiving.take(deadline=0.0)
+            self._receive(to_the_end=False)
+        except BlockingIOError:
+            return False
+        except TimeoutError:
+            pass
+        finally:
+            self._receiving.leave()
+        return True
+
+    def _receive(self, *, to_the_end: bool) -> wire.Frame | None:
+        """Take in what has arrived of one frame; return it if that completes it.
+
+        Raises BlockingIOError once nothing more is here, and OSError if the other side hung up.
+        Returns None if only the last byte is missing and it is not to be taken `to_the_end`.
+        """
+        decoder, arrived = self._decoder, self._arrived
+        while True:
+            want = decoder.want
+            if not to_the_end and decoder.ends_frame:
+                want = memoryview(want)[:-1]
+                if not len(want) and not arrived:
+                    return None
+            if not arrived:
+                # C puts the result into the list: a signal's handler that raises cannot lose it.
+                if decoder.wants_descriptors:
+                    asked = (1,), (_ANCILLARY_BYTES,), (_DONTWAIT,)
+                    arrived.extend(map(self._sock.recvmsg, *asked))
+                else:
+                    arrived.extend(map(self._sock.recv_into, (want,), (0,), (_DONTWAIT,)))
+            try:
+                frame = self._decode(arrived.pop())
+            except (OSError, ProtocolError):
+                raise
+            except BaseException:  # a handler has raised, and who knows what is counted
+                self.ended = ConnectionError(f"a receive from {self.name} was interrupted")
+                raise
+            if frame is not None:
+                return frame
+
+    def _decode(self, result: Any) -> wire.Frame | None:
+        """Pass on to the decoder what a receive returned: a number of bytes, or descriptors too."""
+        if type(result) is int:
+            if result == 0:
+                raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+            return self._decoder.advance(result)
+        data, ancillary, _, _ = result
+        descriptors = array.array("i")
+        for _, _, rights in ancillary:
+            descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+        return self._decoder.advance(1, descriptors)
 
     def _read_ending(self, frame: wire.Frame) -> Exception:
         """Return what a frame that is no message says about the end."""
         body = frame.body
         if frame.kind == wire.EXIT and type(body) is dict:
-            code = body.get("code")
-            return self._goodbye(
-                f"{self.name} {f'exited with status {code}' if code else 'is done'}"
-            )
+            return self.goodbye(f"{self.name} is done{self.goodbye_hint}")
         if frame.kind == wire.ERROR and type(body) is dict:
             kind, text, trace = (str(body.get(key)) for key in ("type", "message", "traceback"))
+            code, time_s = body.get("code"), body.get("time")
+            happened = text if kind == "SystemExit" else f"raised {kind}: {text}"
             return WorkerFailed(
-                f"{self.name} raised {kind}: {text}\n\nIts traceback:\n{trace}",
+                f"{self.name} {happened}\n\nIts traceback:\n{trace}",
                 remote_type=kind,
                 remote_traceback=trace,
-                failed_at=time_s if type(time_s := body.get("time")) is float else 0.0,
+                failed_at=time_s if type(time_s) is float else 0.0,
+                exit_code=code if type(code) is int else 1,
+                in_collective=body.get("in_collective") is True,
             )
         return ProtocolError(f"{self.name} sent a frame of kind {frame.kind} in mid-conversation")
 
-    def _explain_silence(self, error: OSError) -> Exception:
+    def _end_broken(self, error: OSError, deadline: float) -> None:
+        """End a channel that cannot send; what had arrived, the reason too, can be received."""
+        messages = self._read_to_the_end(min(deadline, deadline_after(LAST_WORDS_S)))
+        self._inbox.extend(messages)
+        self._lose(error, deadline)
+
+    def _lose(self, error: OSError, deadline: float) -> None:
+        if self.ended is None:
+            self.end(self.explain(error, deadline), deadline)
+
+    def end(self, reason: Exception, deadline: float = math.inf) -> None:
+        """End the channel with a reason, unless it has one."""
+        if self.ended is None:
+            self.ended = reason.with_traceback(None)
+
+    def _raise_if_ended(self) -> None:
+        if self.ended is not None:
+            raise self._again()
+
+    def _again(self) -> Exception:
+        assert self.ended is not None
+        return again(self.ended)
+
+    def explain(self, error: OSError, deadline: float) -> Exception:
         """Return why the other side is gone though it said no goodbye."""
         return ConnectionResetError(f"{self.name} is gone: {error.strerror or error}")
+
+    def is_gone(self) -> bool:
+        """Return whether the other side's process is known to have ended."""
+        return False
+
+    def is_ready(self) -> bool:
+        return bool(self._inbox) or self.ended is not None
+
+    def look(self, deadline: float) -> None:
+        if self.ended is None and link_is_lost(self._sock):
+            self._lose(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)), deadline)
+
+    def holds_message(self) -> bool:
+        """Return whether `recv` will not wait, having taken in what has arrived so far."""
+        if self.is_ready():
+            return True
+        try:
+            return self._take_in() and bool(self._sock.recv(1, _PEEK))
+        except BlockingIOError:
+            return False
+        except (OSError, ProtocolError):  # recv says so, too
+            return True
+
+    def is_my_ending(self, error: BaseException) -> bool:
+        """Return whether an exception is what this channel raises since it has ended."""
+        mine = self.ended
+        return mine is not None and type(error) is type(mine) and error.args == mine.args
+
+    def say_ending(self, kind: int, body: dict[str, Any]) -> None:
+        """Send the last frame, and leave nothing unread: a close would reset the connection."""
+        if self.ended is None:
+            with contextlib.suppress(OSError, EOFError, MiniRayError):  # nobody is left to be told
+                self.send_frame(kind, body)
+                while self._sock.recv(1 << 16, _DONTWAIT):
+                    pass
 
 
 AnyChannel = TypeVar("AnyChannel", bound=Channel)
@@ -282,134 +426,12 @@ AnyChannel = TypeVar("AnyChannel", bound=Channel)
 def wait(channels: Iterable[AnyChannel], timeout: float | None = None) -> list[AnyChannel]:
     """Return the channels on which `recv` will not wait, in the order given; [] on timeout.
 
-    Works over any number of channels (epoll on Linux, not select with its limit of 1024).
+    Works over any number of channels (poll, not select with its limit of 1024). What has arrived
+    of a message that is not complete yet is taken in, and does not count.
     """
-    channels = list(channels)
-    ready = {channel for channel in channels if channel._inbox or channel._ended is not None}
-    with selectors.DefaultSelector() as selector:
-        for channel in {*channels} - ready:
-            selector.register(channel, selectors.EVENT_READ)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            seconds = 0 if ready else min(max(deadline - time.monotonic(), 0), LOOK_S)
-            found = selector.select(seconds)
-            ready.update(key.fileobj for key, _ in found)  # type: ignore[misc]  # what we registered
-            if ready or time.monotonic() >= deadline:
-                break
-            ready.update(channel for channel in channels if is_lost(channel._sock))
-    return [channel for channel in channels if channel in ready]
-
-
-def run_work(work_fn: Callable[[Channel], Any], channel: Channel) -> int:
-    """Run a work function in its worker, report how it ended, and return the exit status."""
-    code = 0
-    try:
-        work_fn(channel)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException as error:
-        # A function that did not expect the coordinator to leave has ended all the same.
-        if not (isinstance(error, EOFError | ConnectionError) and error is channel._ended):
-            _report_failure(channel, error)
-            return 1
-        code = 0 if isinstance(error, EOFError) else 1
-    _send_ending(channel, wire.EXIT, {"code": code})
-    return code
-
-
-def _report_failure(channel: Channel, error: BaseException) -> None:
-    trace = "".join(traceback.format_exception(error))
-    with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the failure
-        sys.stderr.write(trace)
-    report = {
-        "type": type(error).__name__,
-        "message": _text_of(error),
-        "traceback": trace[-TRACEBACK_CHARS_MAX:],
-        # A process group notes it before it is torn down, which makes the other ranks fail.
-        "time": getattr(error, "failed_at", time.time()),
-    }
-    _send_ending(channel, wire.ERROR, report)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)[:TRACEBACK_CHARS_MAX]
-    except Exception as nested:  # a __str__ may do anything, and must not hide the traceback
-        return f"<its __str__ raised {type(nested).__name__}>"
-
-
-def _send_ending(channel: Channel, kind: int, body: dict[str, Any]) -> None:
-    """Send the last frame, and leave nothing unread: a close would then reset the connection."""
-    if channel._ended is not None:
-        return
-    with contextlib.suppress(OSError, EOFError, ProtocolError):  # nobody is left to be told
-        channel._send_frame(kind, body, None)
-        while channel._sock.recv(1 << 16, _DONTWAIT):
-            pass
-
-
-def close_inherited(kept: Channel | None) -> None:
-    """Close, in a forked child, every channel but its own.
-
-    A child that held its siblings' sockets would keep them from ever seeing end of file.
-    """
-    for channel in list(_every_channel):
-        if channel is not kept:
-            channel._sock.close()
-
-
-def detect_lost_peer(sock: socket.socket, *, reads_at_once: bool = False) -> None:
-    """Have the kernel end a TCP connection whose other machine is gone, within LOST_PEER_S.
-
-    That is while nothing is under way. Bytes that nobody acknowledges it sends again for some 15
-    minutes. It can be told to give up earlier, but then it also gives up a peer that is well and
-    does not read. So only a peer that always `reads_at_once` is treated like that; for the others
-    whoever waits asks `is_lost` now and then.
-    """
-    if sock.family not in _INTERNET:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # A blocking receive returns to ask.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(LOOK_S), 0))
-    options = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 5}
-    if reads_at_once:
-        options["TCP_USER_TIMEOUT"] = LOST_PEER_S * 1000
-    for option, value in options.items():
-        if hasattr(socket, option):  # macOS has other names for some
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-
-def is_lost(sock: socket.socket) -> bool:
-    """Return whether the kernel asks again and again, and had no answer for LOST_PEER_S.
-
-    A machine that is there answers, though its process does not read.
-    """
-    if sock.family not in _INTERNET or sys.platform != "linux":
-        return False
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_HEAD.size)
-    retransmissions, probes, silent_ms = TCP_INFO_HEAD.unpack(info)
-    unanswered = int(max(retransmissions, probes))
-    return unanswered >= UNANSWERED_MIN and silent_ms >= LOST_PEER_S * 1000
-
-
-def _raise_if_lost(sock: socket.socket) -> None:
-    if is_lost(sock):  # as the kernel itself would say it
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-
-
-class _Late(Exception):
-    """A deadline passed."""
-
-
-def _poll(sock: socket.socket, events: int, deadline: float) -> int:
-    """Return which events are ready on a socket; raise _Late after the deadline."""
-    poller = select.poll()
-    poller.register(sock, events)
-    while True:
-        seconds = min(max(deadline - time.monotonic(), 0), LOOK_S)
-        if ready := poller.poll(math.ceil(seconds * 1000)):
-            return ready[0][1]
-        if time.monotonic() >= deadline:
-            raise _Late
-        _raise_if_lost(sock)
+    wanted = dict.fromkeys(channels, READABLE)
+    deadline = deadline_after(timeout)
+    while wanted and (found := wait_until(wanted, deadline)):
+        if ready := [channel for channel in found if channel.holds_message()]:
+            return ready
+    return []

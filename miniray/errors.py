@@ -1,5 +1,10 @@
 """Every error that MiniRay raises on purpose, beyond Python's own."""
 
+import copy
+from typing import TypeVar
+
+AnyError = TypeVar("AnyError", bound=BaseException)
+
 
 class MiniRayError(Exception):
     """The base of all errors below."""
@@ -22,9 +27,11 @@ class WorkerExited(WorkerError):
 
 
 class WorkerFailed(WorkerError):
-    """The worker's function raised; its traceback came along.
+    """The worker's function raised, or called sys.exit with a failure; its traceback came along.
 
-    `failed_at` is when, in seconds since the epoch by the worker's clock.
+    `exit_code` is the status that its process ends with, and `failed_at` when it failed, in
+    seconds since the epoch by the worker's clock. `in_collective` says that it failed within
+    torch.distributed, as a rank does whose peer has gone.
     """
 
     def __init__(
@@ -34,11 +41,15 @@ class WorkerFailed(WorkerError):
         remote_type: str = "",
         remote_traceback: str = "",
         failed_at: float = 0.0,
+        exit_code: int = 1,
+        in_collective: bool = False,
     ) -> None:
         super().__init__(message)
         self.remote_type = remote_type
         self.remote_traceback = remote_traceback
         self.failed_at = failed_at
+        self.exit_code = exit_code
+        self.in_collective = in_collective
 
 
 class WorkerDied(WorkerError):
@@ -58,3 +69,14 @@ class WorkerDied(WorkerError):
 
 class ClusterError(MiniRayError):
     """One or more nodes could not do their part; the message lists every one."""
+
+
+def again(error: AnyError) -> AnyError:
+    """Return a new exception that says the same as one that is kept, to be raised.
+
+    Raising the kept one itself would tie it to the frames, and all their variables, of everybody
+    whom it has been raised to.
+    """
+    new = copy.copy(error)
+    new.__cause__ = error.__cause__
+    return new

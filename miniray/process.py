@@ -1,75 +1,106 @@
 """Fork a child, end it step by step, reap it, and say how it died."""
 
 import contextlib
+import errno
 import os
-import select
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from typing import NoReturn
 
-GRACE_S = 1.5
+from miniray import inherited, torch_fork
+from miniray.waiting import READABLE, Source, deadline_after, time_left, wait_until
+
+STOP_S = 3.0
 UNKILLABLE_S = 5.0
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+STATUS_TAKEN = 256  # no process can exit with it
+PR_SET_PDEATHSIG = 1
+PIDFD_SIGNAL_PROCESS_GROUP = 4
+HAS_PIDFD = hasattr(os, "pidfd_open")
 
 
-class Process:
-    """A forked child, the leader of its own process group."""
+class Process(Source):
+    """A forked child, the leader of its own process group, which this object alone reaps."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        # How it ended: a status, -N for signal N, or STATUS_TAKEN; None while it runs.
         self.exit_code: int | None = None
-        self._due: list[tuple[float, int]] | None = None
-        self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        self.is_ours = True
+        self._due: list[tuple[float, int]] = []
+        self._reaping = threading.RLock()
+        # Unlike its number, a pidfd can never come to mean another process.
+        self._pidfd = os.pidfd_open(pid) if HAS_PIDFD else -1
+        inherited.own(self)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable once the process has ended; -1 if there is none."""
         return self._pidfd
 
+    def is_ready(self) -> bool:
+        """Return whether the end is known, or where there is no pidfd, whether it has come."""
+        return self.exit_code is not None or (self._pidfd < 0 and self.poll() is not None)
+
+    def watched(self) -> Iterable[tuple[int, int]]:
+        return [(self._pidfd, READABLE)] if self._pidfd >= 0 else []
+
+    def heed(self, descriptor: int, deadline: float) -> None:
+        self.poll()
+
     def poll(self) -> int | None:
         """Reap the process if it has ended; return its exit code, -N for signal N, else None.
 
-        What it left running in its process group is killed first, while the number is its own.
+        What it left running in its process group is killed first. Raises RuntimeError in a forked
+        child of the process that it belongs to.
         """
-        if self.exit_code is None and self._has_ended():
-            self.signal_group(signal.SIGKILL)
-            try:
-                self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            except ChildProcessError:
-                self.exit_code = 255  # somebody else's wait took the status
-            if self._pidfd >= 0:
-                os.close(self._pidfd)
-                self._pidfd = -1
+        if not self.is_ours:
+            raise RuntimeError(f"process {self.pid} belongs to the process that forked it")
+        with self._reaping:
+            if self.exit_code is None and self._look(os.WNOWAIT) is not None:
+                self.signal_group(signal.SIGKILL)
+                self.exit_code = self._look(0)
+                if self._pidfd >= 0:
+                    os.close(self._pidfd)
+                    self._pidfd = -1
         return self.exit_code
 
-    def _has_ended(self) -> bool:
+    def _look(self, options: int) -> int | None:
+        by_pidfd = (os.P_PIDFD, self._pidfd) if HAS_PIDFD else (os.P_PID, self.pid)
         try:
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            return os.waitid(os.P_PID, self.pid, options) is not None
-        except ChildProcessError:
-            return True
+            ended = os.waitid(*by_pidfd, os.WEXITED | os.WNOHANG | options)
+        except ChildProcessError:  # os.wait, or SIGCHLD ignored
+            return STATUS_TAKEN
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; return the exit code, raise TimeoutError after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         while (code := self.poll()) is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if not wait_until({self: READABLE}, deadline):
                 raise TimeoutError(f"process {self.pid} still runs after {timeout}s")
-            _wait_for_end([self], left)
         return code
 
     def signal_group(self, number: int) -> None:
+        """Send a signal to the process and its group, never to one that has the number now."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or a zombie
-            os.killpg(self.pid, number)
+            try:
+                flags = PIDFD_SIGNAL_PROCESS_GROUP
+                signal.pidfd_send_signal(self._pidfd, number, None, flags)
+            except (AttributeError, OSError) as error:  # no pidfd here, or a Linux before 6.9
+                if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EBADF):
+                    raise
+                if self.is_ours and self._look(os.WNOWAIT) != STATUS_TAKEN:
+                    os.killpg(self.pid, number)
 
-    def begin_stop(self, grace_s: float) -> None:
+    def begin_stop(self, timeout: float) -> None:
         """Start the ladder for a process that was hung up on; call it again to hurry."""
         now = time.monotonic()
-        self._due = [(now + grace_s, signal.SIGTERM), (now + 2 * grace_s, signal.SIGKILL)]
+        self._due = [(now + timeout / 2, signal.SIGTERM), (now + timeout, signal.SIGKILL)]
 
     def advance_stop(self) -> float | None:
         """Send the signals that are due; return the seconds until the next, None if no more."""
@@ -80,33 +111,40 @@ class Process:
             self.signal_group(self._due.pop(0)[1])
         return None
 
+    def abandon(self) -> None:
+        """Know, in a forked child, that this is not a child of its own."""
+        self.is_ours = False
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
-def stop(processes: Iterable[Process], grace_s: float = GRACE_S) -> None:
-    """End processes that were hung up on: grace, SIGTERM to each group, grace, SIGKILL."""
-    alive = list(processes)
+
+def stop(processes: Iterable[Process], timeout: float = STOP_S) -> None:
+    """End processes that were hung up on: SIGTERM to their groups after half of `timeout` seconds,
+    SIGKILL at its end, or at once if this is interrupted.
+    """
+    children = [process for process in processes if process.is_ours]
+    try:
+        _stop(children, timeout)
+    except BaseException:  # Ctrl-C
+        _stop(children, 0.0)
+        raise
+
+
+def _stop(alive: list[Process], timeout: float) -> None:
     for process in alive:
-        process.begin_stop(grace_s)
-    deadline = time.monotonic() + 2 * grace_s + UNKILLABLE_S
-    while (alive := [process for process in alive if process.poll() is None]) and (
-        time.monotonic() < deadline
-    ):
+        process.begin_stop(timeout)
+    deadline = deadline_after(timeout + UNKILLABLE_S)
+    while (alive := [one for one in alive if one.poll() is None]) and time_left(deadline):
         steps = [process.advance_stop() for process in alive]
-        _wait_for_end(alive, min(UNKILLABLE_S if step is None else step for step in steps))
-
-
-def _wait_for_end(processes: list[Process], timeout: float | None) -> None:
-    """Wait until one of the processes may have ended."""
-    poller = select.poll()
-    for process in processes:
-        if process.fileno() < 0:  # no pidfd on this system: look again soon
-            time.sleep(0.02)
-            return
-        poller.register(process.fileno(), select.POLLIN)
-    poller.poll(None if timeout is None else max(timeout, 0) * 1000 + 1)
+        step = min((one for one in steps if one is not None), default=UNKILLABLE_S)
+        wait_until(dict.fromkeys(alive, READABLE), min(deadline, deadline_after(step)))
 
 
 def describe(exit_code: int) -> str:
     """Say how a process ended, in words that continue its name."""
+    if exit_code == STATUS_TAKEN:
+        return "ended, and another wait in its parent took its status"
     if exit_code >= 0:
         return f"exited with status {exit_code}"
     try:
@@ -120,28 +158,31 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
     """Run a function in a forked child, which ends with the exit code that it returns.
 
     The child gets `death_signal` when this process dies (Linux; not if forked by a thread other
-    than the main one, whose end the kernel would take for ours). Raises RuntimeError after CUDA
-    was initialised.
+    than the main one, whose end the kernel would take for ours). It has nothing of what
+    `inherited` knows of. Raises RuntimeError after CUDA was initialised.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        raise RuntimeError(
-            "cannot fork: CUDA is initialised in this process and would be broken in the child; "
-            "use the GPU in workers only, or start them before the first CUDA call"
-        )
+    torch_state = torch_fork.check_before_fork()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # else the child would write what is in the buffer a second time
+        with contextlib.suppress(AttributeError, ValueError):  # None, or closed
+            stream.flush()  # else the child would write what is in the buffer a second time
     parent = os.getpid()
     dies_with_us = threading.current_thread() is threading.main_thread()
     pid = os.fork()
     if pid == 0:
-        _run_child(run, parent, death_signal if dies_with_us else 0)
+        _run_child(run, parent, death_signal if dies_with_us else 0, torch_state)
     with contextlib.suppress(PermissionError, ProcessLookupError):  # the child was faster
         os.setpgid(pid, pid)
-    return Process(pid)
+    try:
+        return Process(pid)
+    except BaseException:  # no descriptor is left for a pidfd
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
-def _run_child(run: Callable[[], int], parent: int, death_signal: int) -> None:
+def _run_child(
+    run: Callable[[], int], parent: int, death_signal: int, torch_state: bool
+) -> NoReturn:
     code = 1
     try:
         os.setpgid(0, 0)
@@ -149,51 +190,18 @@ def _run_child(run: Callable[[], int], parent: int, death_signal: int) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if death_signal:
-            _prctl(PR_SET_PDEATHSIG, death_signal)
+        if death_signal and sys.platform == "linux":
+            import ctypes
+
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
             if os.getppid() != parent:
-                return  # it died before the kernel knew whom to watch
+                os._exit(code)  # it died before the kernel knew whom to watch
+        torch_fork.calm_child(torch_state)
         code = run() & 0xFF  # as the kernel would: os._exit raises on what is no C int
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, ValueError):
+                stream.flush()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(option, value)
-
-
-def run_with_keeper(run: Callable[[], int]) -> int:
-    """Run a function in a child; when it ends, even by SIGKILL, leave no descendant of it.
-
-    This process does nothing but wait for that.
-    """
-    adopt_orphans()
-    child = fork(run, death_signal=signal.SIGTERM)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.kill(child.pid, signal.SIGTERM))
-    code = child.wait()
-    end_orphans()
-    return code
-
-
-def adopt_orphans() -> None:
-    """Become the parent of every orphan below this process, whatever group it has joined."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def end_orphans() -> None:
-    """Kill all children of this process, and those that it inherits from them."""
-    children = f"/proc/self/task/{os.getpid()}/children"
-    with contextlib.suppress(ChildProcessError):  # raised once there are no more
-        while True:
-            if os.path.exists(children):  # Linux has it
-                for pid in Path(children).read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
-            os.waitpid(-1, 0)

@@ -1,26 +1,36 @@
 """A worker on another machine: a channel over TCP, after the handshake."""
 
+import errno
+import math
 import os
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from miniray import auth, wire
-from miniray.channel import Channel, detect_lost_peer
-from miniray.errors import (
-    AuthenticationError,
-    ProtocolError,
-    WorkerDied,
-    WorkerError,
-    WorkerExited,
-    WorkerFailed,
-)
+from miniray import auth, inherited, wire
+from miniray.channel import Channel
+from miniray.errors import AuthenticationError, ProtocolError, WorkerDied, WorkerError
+from miniray.group import ANSWER_S, Group
+from miniray.process import STOP_S
+from miniray.waiting import HANG_UP, Source, deadline_after, time_left, wait_until, watch_link
+from miniray.worker import EXPLAIN_S, AnyWorker
 
-EXPLAIN_S = 3.0
-EXPLAIN_AGAIN_S = 0.05
+ASK_AGAIN_S = 0.05
+_UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
-class RemoteWorker(Channel):
+class Session(Protocol):
+    """What a worker of a Cluster knows of the ssh session that its node hangs on."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once the session has ended."""
+
+    def how_it_ended(self) -> str | None:
+        """Return in words why the session has ended, None while it lives."""
+
+
+class RemoteWorker(AnyWorker):
     """Ask a WorkerServer for a new worker and talk to it, exactly as with a local Worker.
 
     `host` is a name or an address, or the path of a Unix socket (then `port` is ignored). `key`
@@ -33,8 +43,6 @@ class RemoteWorker(Channel):
     >>> worker.recv()
     """
 
-    _goodbye = WorkerExited
-
     def __init__(
         self,
         host: str,
@@ -46,121 +54,145 @@ class RemoteWorker(Channel):
     ) -> None:
         self.host, self.port = host, port
         self._key = auth.load_key() if key is None else key
-        # Set by a Cluster whose ranks form one process group: they live and end together.
+        # Both are a Cluster's to set: what its node hangs on, and with whom it lives and ends.
+        self.session: Session | None = None
         self.group: Group | None = None
         request = {"type": "worker", "name": name or ""}
-        sock, reply = open_connection(host, port, self._key, request, timeout)
+        try:
+            sock, reply = open_connection(host, port, self._key, request, timeout)
+        except ConnectionError as error:
+            if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+                raise
+            raise ConnectionError(
+                f"{error}; is a server running there? Start one with: "
+                "miniray serve --port PORT --work-fn MODULE.FUNCTION"
+            ) from error
         self.worker_id: int = reply["worker"]
         self.pid: int = reply["pid"]
         super().__init__(sock, name=name or f"worker {self.worker_id} at {host}:{port}")
 
-    def recv(self, timeout: float | None = None) -> Any:
-        """Return the next message, like Channel.recv.
-
-        In a process group it also watches the other ranks: if one dies, `recv` on any of them
-        raises the first culprit's error, and all are ended.
-        """
-        if self.group is None or self._ended is not None:
-            return super().recv(timeout)
-        self.group.wait_for(self, timeout)
-        try:
-            return super().recv(timeout)
-        except (WorkerFailed, WorkerDied) as error:
-            raise self.group.blame(error) from None
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = deadline_after(timeout)
+        while True:
+            record = self._ask(min(deadline, deadline_after(EXPLAIN_S)))
+            if record.get("state") == "ended":
+                return int(record["exit_code"])
+            if not record:
+                raise WorkerDied(f"{self.name} has ended, and its server has forgotten how")
+            if not wait_until({self: HANG_UP}, deadline):
+                raise TimeoutError(f"{self.name} still runs after {timeout}s")
+            # The connection may end a moment before the process does.
+            time.sleep(min(ASK_AGAIN_S, time_left(deadline)))
 
     def how_it_ended(self, timeout: float = EXPLAIN_S) -> WorkerError | None:
-        """Ask the server how this worker ended; return None if it was as it should.
-
-        Returns a WorkerDied that says so if the server is gone too, or still sees it running.
-        """
-        deadline = time.monotonic() + timeout
         try:
-            while True:
-                left = deadline - time.monotonic()
-                status = server_status(
-                    self.host, self.port, key=self._key, timeout=left, worker=self.worker_id
-                )
-                record: dict[str, Any] = next(iter(status["workers"]), {})
-                # The connection may end a moment before the process does.
-                if record.get("ended") or deadline - time.monotonic() < EXPLAIN_AGAIN_S:
-                    break
-                time.sleep(EXPLAIN_AGAIN_S)
+            record = self._ask(deadline_after(timeout))
+        except WorkerDied as lost:
+            return lost
+        return None if record.get("state") == "running" else self.ending(record["exit_code"])
+
+    def close(self, timeout: float = STOP_S) -> None:
+        """Hang up, and wait for `timeout` seconds at most until the server has ended the worker."""
+        was_open = self.ended is None
+        super().close()
+        deadline = deadline_after(timeout)
+        while was_open and time_left(deadline) and self.is_alive():
+            time.sleep(min(ASK_AGAIN_S, time_left(deadline)))
+
+    def _ask(self, deadline: float) -> dict[str, Any]:
+        """Return what the server has on record of this worker; raise WorkerDied if it is lost."""
+        if self.session is not None and (words := self.session.how_it_ended()):
+            raise WorkerDied(f"{self.name} is lost: {words}")
+        try:
+            status = server_status(
+                self.host, self.port, key=self._key, timeout=time_left(deadline),
+                worker=self.worker_id,
+            )  # fmt: skip
         except (OSError, ProtocolError, WorkerError) as error:
-            return WorkerDied(f"{self.name} is lost: its server does not answer ({error})")
-        if not record.get("ended"):
-            return WorkerDied(f"{self.name} hung up, but its server says it still runs")
-        code = record["exit_code"]
-        if code == 0:
-            return None
-        return WorkerDied(
-            f"{self.name} {record['ended']}",
-            signal=-code if code < 0 else None,
-            exit_code=code if code > 0 else None,
+            silence = f"{self.name} is lost: its server does not answer ({error})"
+            raise WorkerDied(silence) from error.with_traceback(None)
+        record: dict[str, Any] = next(iter(status["workers"]), {})
+        return record
+
+    def explain(self, error: OSError, deadline: float) -> Exception:
+        gone = f"{self.name} is gone: {error.strerror or error}"
+        if error.errno in _UNREACHABLE:
+            return WorkerDied(f"{gone}; its machine or the link to it is lost")
+        until = min(deadline_after(EXPLAIN_S), max(deadline, deadline_after(ANSWER_S)))
+        try:
+            code = self.wait(time_left(until))
+        except WorkerDied as lost:
+            return lost
+        except TimeoutError:
+            return WorkerDied(f"{gone}, but its server says that it still runs")
+        return (
+            self.ending(code) if code else WorkerDied(f"{gone}; it left with status 0", exit_code=0)
         )
 
-    def _explain_silence(self, error: OSError) -> Exception:
-        lost = WorkerDied(f"{self.name} is gone: {error.strerror or error}", exit_code=0)
-        return self.how_it_ended() or lost
+    def end(self, reason: Exception, deadline: float = math.inf) -> None:
+        if self.ended is None and self.group is not None:
+            reason = self.group.conclude(self, reason, deadline)
+        super().end(reason, deadline)
 
-
-class Group(Protocol):
-    """What a RemoteWorker asks of the process group that it belongs to."""
-
-    def wait_for(self, worker: RemoteWorker, timeout: float | None) -> None: ...
-    def blame(self, error: WorkerError) -> WorkerError: ...
+    def omens(self) -> Iterable[Source]:
+        return [] if self.group is None else [self.group]
 
 
 def open_connection(
     host: str, port: int, key: bytes, request: auth.Message, timeout: float
 ) -> tuple[socket.socket, auth.Message]:
     """Connect, do the client's side of the handshake, return the socket and the reply."""
-    deadline = time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     where = host if os.path.isabs(host) else f"{host}:{port}"
-    sock = _connect(host, port, where, timeout)
-    channel = Channel(sock, name=f"server at {where}")
-    channel._decoder = wire.Decoder(auth_only=True)  # who is not authenticated yet gets 4 KiB
     try:
-        return sock, _shake_hands(channel, key, request, deadline)
-    except AuthenticationError as error:
-        sock.close()
-        raise AuthenticationError(f"{where}: {error}") from None
-    except ConnectionResetError as error:
-        sock.close()
-        raise ConnectionError(
-            f"{where} closed the connection during the handshake: it is no MiniRay server, "
-            "speaks another version, or is overrun"
-        ) from error
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _connect(host: str, port: int, where: str, timeout: float) -> socket.socket:
-    try:
-        if os.path.isabs(host):
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(timeout)
-            sock.connect(host)
-        else:
-            sock = socket.create_connection((host, port), timeout)
+        sock = _connect(host, port, deadline)
     except TimeoutError:
         raise TimeoutError(f"cannot connect to {where}: no answer for {timeout:.1f}s") from None
     except OSError as error:
-        raise ConnectionError(
-            f"cannot connect to {where}: {error.strerror or error}; is a server running there? "
-            "Start one with: miniray serve --port PORT --work-fn MODULE.FUNCTION"
-        ) from error
-    detect_lost_peer(sock)
-    return sock
+        raise ConnectionError(f"cannot connect to {where}: {error.strerror or error}") from error
+    try:
+        watch_link(sock)
+        # Who is not authenticated yet gets 4 KiB.
+        channel = Channel(sock, name=f"server at {where}", handshake=True)
+        return sock, _shake_hands(channel, key, request, deadline)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, AuthenticationError):
+            raise AuthenticationError(f"{where}: {error}") from None
+        if isinstance(error, TimeoutError):
+            silence = f"{where} did not finish the handshake in {timeout:.1f}s"
+            raise TimeoutError(f"{silence}: it is stopped, overrun, or no MiniRay server") from None
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            raise ConnectionError(
+                f"{where} closed the connection during the handshake: it is no MiniRay server, "
+                "speaks another version, or is overrun"
+            ) from error
+        raise
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    places: list[tuple[int, Any]] = [(socket.AF_UNIX, host)]
+    if not os.path.isabs(host):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places = [(family, address) for family, _, _, _, address in found]
+    for family, address in places:
+        sock = inherited.OwnedSocket(family)
+        try:
+            sock.settimeout(max(time_left(deadline), 0.001))  # 0 would mean not to wait at all
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            problem = error
+    raise problem
 
 
 def _shake_hands(
     channel: Channel, key: bytes, request: auth.Message, deadline: float
 ) -> auth.Message:
     def exchange(message: auth.Message) -> auth.Message:
-        left = max(deadline - time.monotonic(), 0)
-        channel._send_frame(wire.AUTH, message, left)
-        frame = channel._recv_frame(left)
+        channel.send_frame(wire.AUTH, message, deadline)
+        frame = channel.recv_frame(deadline)
         if frame.kind != wire.AUTH or type(frame.body) is not dict:
             raise ProtocolError(f"{channel.name} does not follow the handshake")
         body: auth.Message = frame.body
@@ -187,9 +219,9 @@ def server_status(
 
     `worker=N` asks for one worker alone, `free_port=1` for a port that is free there.
     """
-    deadline = time.monotonic() + timeout
+    deadline = deadline_after(timeout)
     key = auth.load_key() if key is None else key
     sock, _ = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
-        status: dict[str, Any] = channel.recv(max(deadline - time.monotonic(), 0))
+        status: dict[str, Any] = channel.recv(time_left(deadline))
         return status

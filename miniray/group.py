@@ -1,0 +1,159 @@
+"""Ranks that live and end together: who belongs, who died first, who is ended."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from miniray.channel import wait
+from miniray.errors import WorkerDied, WorkerError, WorkerFailed
+from miniray.waiting import HANG_UP, READABLE, Source, deadline_after, time_left
+
+if TYPE_CHECKING:
+    from miniray.remote_worker import RemoteWorker
+
+SETTLE_S = 2.0
+ANSWER_S = 0.1  # what an explanation may take though the deadline is near
+# How well an ending explains the others, which are its consequences: a collective fails when a
+# peer has gone, and torch may then abort its process.
+DEATH, OWN_FAILURE, ABORT, LEFT_EARLY, CONSEQUENCE = range(5)
+
+
+class Group(Source):
+    """A process group: when one of its workers dies or fails, all end with the culprit's error.
+
+    Every wait for one of them watches all. A worker whose function has returned has left; that is
+    a fault only if others then fail in a collective.
+
+    >>> group = Group(cluster.start("my_module.train"))
+    """
+
+    def __init__(self, workers: Sequence["RemoteWorker"]) -> None:
+        self.workers = list(workers)
+        # The error with which all have ended, or None.
+        self.culprit: WorkerError | None = None
+        self._endings: dict[RemoteWorker, Exception] = {}
+        self._left: list[RemoteWorker] = []
+        self._settling = threading.Lock()
+        self._settler: int | None = None  # the thread that finds out
+        self.look_due = 0.0
+        for worker in self.workers:
+            worker.group = self
+
+    def _present(self) -> list["RemoteWorker"]:
+        return [one for one in self.workers if one.ended is None and one not in self._left]
+
+    def watched(self) -> Iterable[tuple[int, int]]:
+        if self._settler == threading.get_ident():
+            return []
+        sessions = {one.session for one in self._present() if one.session is not None}
+        return [
+            *((one.fileno(), HANG_UP) for one in self._present()),
+            *((session.fileno(), READABLE) for session in sessions),
+        ]
+
+    def heed(self, descriptor: int, deadline: float) -> None:
+        for worker in self._present():
+            session = worker.session
+            if descriptor in (worker.fileno(), session and session.fileno()):
+                self._examine(worker, deadline)
+
+    def look(self, deadline: float) -> None:
+        for worker in self._present():
+            worker.look(deadline)
+
+    def check(self, timeout: float = SETTLE_S) -> None:
+        """Notice now whoever has died or is lost, without waiting for a message."""
+        deadline = deadline_after(timeout)
+        for worker in self._present():
+            if worker.how_it_ended(time_left(deadline)) is not None:
+                self._examine(worker, deadline)
+
+    def _examine(self, worker: "RemoteWorker", deadline: float) -> None:
+        """Find out how a worker is that seems to have ended."""
+        until = min(deadline_after(SETTLE_S), max(deadline, deadline_after(ANSWER_S)))
+        try:
+            if worker.wait(time_left(until)) == 0:
+                self._left.append(worker)
+            else:
+                worker.drain(deadline_after(SETTLE_S))  # its own word says more than a status
+        except (TimeoutError, WorkerDied) as error:
+            lost = WorkerDied(f"{worker.name} hung up, and its server says no more: {error}")
+            worker.end(error if isinstance(error, WorkerDied) else lost, deadline)
+
+    def conclude(self, worker: "RemoteWorker", ending: Exception, deadline: float) -> Exception:
+        """Return what a worker's channel ends with: if it has failed, the first culprit's error.
+
+        All ranks end with that. Whichever thread notices first finds out, and others wait for it.
+        """
+        self._endings[worker] = ending
+        failed = isinstance(ending, WorkerDied | WorkerFailed)
+        if not failed or self._settler == threading.get_ident():
+            return ending
+        with self._settling:
+            if self.culprit is None:
+                try:
+                    self._settler = threading.get_ident()
+                    culprit = self._find_culprit(deadline)
+                finally:
+                    self._settler = None
+                self.culprit = culprit
+                for one in self.workers:
+                    one.ended = culprit
+                    one.hang_up(culprit)
+            return self.culprit
+
+    def _find_culprit(self, deadline: float) -> WorkerError:
+        """Hear everybody's last word, until there is one that is no consequence."""
+        until = min(deadline_after(SETTLE_S), max(deadline, deadline_after(ANSWER_S)))
+        patience = 0.0  # first what is here already: who died says nothing, and has died before
+        while pending := [one for one in self._present() if one not in self._endings]:
+            for worker in wait(pending, patience):
+                with contextlib.suppress(RuntimeError):  # this very thread is receiving there
+                    worker.drain(until)
+            if self._best() <= OWN_FAILURE or not time_left(until):
+                break
+            patience = time_left(until)
+            time.sleep(0.001)  # another thread may be receiving there, and about to report
+        if self._best() > OWN_FAILURE and time_left(deadline):
+            self._look_for_lost_nodes(pending, deadline)
+        return self._name_culprit()
+
+    def _best(self) -> int:
+        return min(map(_explains, self._endings.values()))
+
+    def _look_for_lost_nodes(self, pending: list["RemoteWorker"], deadline: float) -> None:
+        servers = {(one.host, one.port): one for one in pending}
+        for worker in servers.values():
+            lost = worker.how_it_ended(min(SETTLE_S, time_left(deadline)))
+            if isinstance(lost, WorkerDied):
+                self._endings[worker] = lost
+
+    def _name_culprit(self) -> WorkerError:
+        def order(ending: Exception) -> tuple[int, float]:
+            return _explains(ending), getattr(ending, "failed_at", 0.0)
+
+        first = min(self._endings.values(), key=order)
+        left = [*self._left, *(one for one, end in self._endings.items() if _has_left(end))]
+        if _explains(first) == CONSEQUENCE and left:
+            return WorkerDied(
+                f"{left[0].name} left early: its work function returned while others were in a "
+                f"collective with it. What one of them said:\n{first}",
+                exit_code=0,
+            )
+        assert isinstance(first, WorkerError)
+        return first
+
+
+def _has_left(ending: Exception) -> bool:
+    return _explains(ending) == LEFT_EARLY
+
+
+def _explains(ending: Exception) -> int:
+    if isinstance(ending, WorkerDied):
+        return ABORT if ending.signal == signal.SIGABRT else DEATH
+    if isinstance(ending, WorkerFailed):
+        return CONSEQUENCE if ending.in_collective else OWN_FAILURE
+    return LEFT_EARLY

@@ -1,0 +1,132 @@
+"""The one way to wait: deadlines, what is already here, what arrives, and who is lost."""
+
+import math
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+LOST_PEER_S = 15
+LOOK_S = 2.0
+READABLE, WRITABLE = select.POLLIN, select.POLLOUT
+HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+# Of Linux's struct tcp_info: unanswered retransmissions and probes, milliseconds since an answer.
+_TCP_INFO_HEAD = struct.Struct("=2xBB52xI")
+_UNANSWERED_MIN = 3
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
+class Source:
+    """What a wait can be for: a descriptor of its own, and omens of its end elsewhere."""
+
+    look_due = math.inf  # when `look` is to be asked, by time.monotonic()
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes ready when there is something to do."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Return whether there is something to do, whatever the descriptor says."""
+        return False
+
+    def omens(self) -> "Iterable[Source]":
+        """Return what else to watch, because its end may be the end of this, too."""
+        return ()
+
+    def watched(self) -> Iterable[tuple[int, int]]:
+        """Return, of an omen, the descriptors and the events that it wants to heed."""
+        return ()
+
+    def heed(self, descriptor: int, deadline: float) -> None:
+        """Find out, of an omen, what an event means for whoever it concerns."""
+
+    def look(self, deadline: float) -> None:
+        """Ask what no descriptor tells; called when `look_due` has come."""
+
+
+AnySource = TypeVar("AnySource", bound=Source)
+
+
+def deadline_after(timeout: float | None) -> float:
+    """Return the moment, by time.monotonic(), at which a timeout in seconds has passed."""
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
+def time_left(deadline: float) -> float:
+    """Return the seconds until a deadline, 0 if it has passed."""
+    return max(deadline - time.monotonic(), 0.0)
+
+
+def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySource]:
+    """Wait until a source is ready or has the events that are wanted of its descriptor.
+
+    Returns all that are, in the order given; none once the deadline has passed. Meanwhile it heeds
+    the sources' omens, and now and then has each look for what no descriptor tells.
+    """
+    omens: set[Source] = {omen for source in wanted for omen in source.omens()}
+    everyone: list[Source] = [*wanted, *omens]
+    ignored: set[int] = set()  # an omen that has been heeded says no more
+    while True:
+        now = time.monotonic()
+        for one in everyone:
+            if one.look_due <= now:
+                one.look_due = now + LOOK_S
+                one.look(deadline)
+        ready = {source for source in wanted if source.is_ready()}
+        poller = select.poll()
+        events: dict[int, int] = {}
+        for source in wanted.keys() - ready:
+            events[source.fileno()] = wanted[source]
+        heeding = {number: (omen, wish) for omen in omens for number, wish in omen.watched()}
+        for number in heeding.keys() - ignored:
+            events[number] = events.get(number, 0) | heeding[number][1]
+        for number, wish in events.items():
+            poller.register(number, wish)
+        seconds = 0.0 if ready else min(time_left(deadline), LOOK_S)
+        happened = dict(poller.poll(math.ceil(seconds * 1000)))
+        ready.update(
+            source
+            for source in wanted.keys() - ready
+            if happened.get(source.fileno(), 0) & (wanted[source] | HANG_UP)
+        )
+        if ready:
+            return [source for source in wanted if source in ready]
+        for number in happened.keys() & heeding.keys() - ignored:
+            omen, wish = heeding[number]
+            if happened[number] & (wish | HANG_UP):
+                ignored.add(number)
+                omen.heed(number, deadline)
+        if not happened and now >= deadline:
+            return []
+
+
+def watch_link(sock: socket.socket) -> None:
+    """Have the kernel end a TCP connection whose other machine is gone, within LOST_PEER_S.
+
+    That is while nothing is under way. Bytes that nobody acknowledges it sends again for some 15
+    minutes; told to give up earlier, it also gives up a peer that is well and does not read. So
+    whoever waits asks `link_is_lost` now and then.
+    """
+    if sock.family not in _INTERNET:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 5}.items():
+        if hasattr(socket, option):  # macOS has other names for some
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def link_is_lost(sock: socket.socket) -> bool:
+    """Return whether the kernel asks again and again, and had no answer for LOST_PEER_S.
+
+    A machine that is there answers, though its process does not read.
+    """
+    if sock.family not in _INTERNET or sys.platform != "linux":
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_HEAD.size)
+    retransmissions, probes, silent_ms = _TCP_INFO_HEAD.unpack(info)
+    unanswered = int(max(retransmissions, probes))
+    return unanswered >= _UNANSWERED_MIN and silent_ms >= LOST_PEER_S * 1000
