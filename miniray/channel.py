@@ -1,17 +1,18 @@
 """A connected socket that sends and receives whole messages, the same on both ends."""
 
-import array
 import collections
 import contextlib
 import errno
 import math
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Self, TypeVar
 
 from miniray import inherited, pool, wire
-from miniray.errors import MiniRayError, ProtocolError, WorkerFailed, again
+from miniray.endings import read_ending
+from miniray.errors import MiniRayError, ProtocolError, again
+from miniray.frames import FrameSocket
 from miniray.turn import Turn
 from miniray.waiting import (
     READABLE,
@@ -23,12 +24,9 @@ from miniray.waiting import (
     wait_until,
 )
 
-SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 LEAVE_S = 1.0
 LAST_WORDS_S = 1.0
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-_ANCILLARY_BYTES = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize)
 
 
 class Channel(Source):
@@ -63,11 +61,8 @@ class Channel(Source):
         # Why the channel has ended, or None while it is open: all that there is to know of it.
         self.ended: Exception | None = None
         self.look_due = 0.0
-        sock.settimeout(None)
-        self._sock, self._memfd = sock, memfd
-        self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
+        self._frames = FrameSocket(sock, memfd=memfd, handshake=handshake)
         self._inbox: collections.deque[wire.Frame] = collections.deque()
-        self._arrived: list[Any] = []  # what a receive returned and the decoder has not seen yet
         self._sending, self._receiving = Turn("send"), Turn("receive")
         inherited.own(self)
 
@@ -96,14 +91,15 @@ class Channel(Source):
         """
         deadline = deadline_after(timeout)
         try:
-            frame = self._next_frame(deadline)
+            frame = self.recv_frame(deadline)
         except TimeoutError:
+            if self.ended is not None:
+                raise
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
-        if frame is not None and frame.kind == wire.MESSAGE:
-            return frame.body
-        if frame is not None:
-            self.end(self._read_ending(frame), deadline)
-        raise self._again()
+        if frame.kind != wire.MESSAGE:
+            self._end_with(frame, deadline)
+            raise again(self.ended or EOFError())
+        return frame.body
 
     def __iter__(self) -> Iterator[Any]:
         """Yield messages until the other side hangs up."""
@@ -116,11 +112,11 @@ class Channel(Source):
 
     def fileno(self) -> int:
         """Return the descriptor; it is readable if, and only if, `recv` has something to do."""
-        return self._sock.fileno()
+        return self._frames.sock.fileno()
 
     def close(self) -> None:
         """Say goodbye and hang up; messages not yet received are gone."""
-        if self._sock.fileno() < 0:
+        if self._frames.sock.fileno() < 0:
             return
         self.hang_up(ConnectionError(f"this side has closed the channel to {self.name}"))
         for turn in (self._sending, self._receiving):
@@ -131,7 +127,7 @@ class Channel(Source):
                     turn.take(deadline_after(LEAVE_S))
                 finally:
                     turn.leave()
-        self._sock.close()
+        self._frames.sock.close()
         pool.empty()
 
     def hang_up(self, reason: Exception) -> None:
@@ -139,15 +135,15 @@ class Channel(Source):
         with contextlib.suppress(OSError):  # a peer that is gone needs no goodbye
             if self.ended is None:
                 self.ended = reason
-                self._sock.send(wire.encode(wire.EXIT, {"code": 0}).head, _DONTWAIT)
-            self._sock.shutdown(socket.SHUT_RDWR)
+                self._frames.sock.send(wire.encode(wire.EXIT, {"code": 0}).head, _DONTWAIT)
+            self._frames.sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
         """Let go of the socket in a forked child, without a word to the other side."""
         self.ended = ConnectionError(
             f"the channel to {self.name} stayed with the process that forked this one"
         )
-        self._sock.close()
+        self._frames.sock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -157,106 +153,49 @@ class Channel(Source):
 
     def send_frame(self, kind: int, body: Any, deadline: float = math.inf) -> None:
         """Send one frame, whole; whatever cuts it short ends the channel."""
-        frame = wire.encode(kind, body, memfd=self._memfd)
+        frame = wire.encode(kind, body, memfd=self._frames.memfd)
         self._sending.refuse_handler()
         try:
             self._sending.take(deadline)
-            self._raise_if_ended()
-            try:
-                self._write(frame, deadline)
-            except TimeoutError:
-                late = f"{self.name} did not take in a message in time; half of it may be out"
-                self.end(TimeoutError(f"{late}, so the channel is closed"), deadline)
-            except ProtocolError as error:
-                self.end(error, deadline)
-            except OSError as error:
-                self._end_broken(error, deadline)
-            except BaseException:  # Ctrl-C, or what another signal's handler raised
-                late = f"a send to {self.name} was interrupted; half a message may be out"
-                self.end(ConnectionError(f"{late}, so the channel is closed"), deadline)
-                raise
-            else:
-                return
+            if self.ended is None:
+                self._send(frame, deadline)
         finally:
             self._sending.leave()
-        self._raise_if_ended()
+        if self.ended is not None:
+            raise again(self.ended)
 
-    def _write(self, frame: wire.Encoded, deadline: float) -> None:
-        if frame.descriptors:
-            self._write_parts([frame.head], deadline)
-            self._write_parts([b"\0"], deadline, frame.descriptors)
-            self._write_parts(frame.parts, deadline)
-        elif frame.parts:
-            self._write_parts([frame.head, *frame.parts], deadline)
-        else:  # as for most messages
-            try:
-                sent = self._sock.send(frame.head, _DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            if sent < len(frame.head):
-                self._write_parts([memoryview(frame.head)[sent:]], deadline)
-
-    def _write_parts(
-        self, parts: Sequence[Any], deadline: float, descriptors: Iterable[int] = ()
-    ) -> None:
-        rights = array.array("i", descriptors)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
-        while parts:
-            try:
-                sent = self._sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, _DONTWAIT)
-            except BlockingIOError:
-                self._wait_to_send(deadline)
-                continue
-            ancillary = []
-            done = 0
-            while done < len(parts) and sent >= len(parts[done]):
-                sent -= len(parts[done])
-                done += 1
-            parts = parts[done:]
-            if sent:
-                parts[0] = memoryview(parts[0])[sent:]
-
-    def _wait_to_send(self, deadline: float) -> None:
-        """Wait until there is room, taking in the other side's message meanwhile."""
-        if self.is_gone():  # and somewhere is a copy of its end, which nobody reads
-            raise BrokenPipeError(errno.EPIPE, "it has ended")
-        events = WRITABLE if self._take_in() else WRITABLE | READABLE
-        if not wait_until({self: events}, deadline):
-            raise TimeoutError
-        self._raise_if_ended()
+    def _send(self, frame: wire.Encoded, deadline: float) -> None:
+        try:
+            for _ in self._frames.send(frame):
+                if self.is_gone():  # and somewhere is a copy of its end, which nobody reads
+                    raise BrokenPipeError(errno.EPIPE, "it has ended")
+                events = WRITABLE if self._take_in() else WRITABLE | READABLE
+                if not wait_until({self: events}, deadline):
+                    raise TimeoutError
+                if self.ended is not None:
+                    return
+        except TimeoutError:
+            late = f"{self.name} did not take in a message in time; half of it may be out"
+            self.end(TimeoutError(f"{late}, so the channel is closed"), deadline)
+        except ProtocolError as error:
+            self.end(error, deadline)
+        except OSError as error:  # what had arrived, the reason too, can still be received
+            self._inbox.extend(self._read_to_the_end(min(deadline, deadline_after(LAST_WORDS_S))))
+            self._lose(error, deadline)
+        except BaseException:  # Ctrl-C, or what another signal's handler raised
+            late = f"a send to {self.name} was interrupted; half a message may be out"
+            self.end(ConnectionError(f"{late}, so the channel is closed"), deadline)
+            raise
 
     def recv_frame(self, deadline: float = math.inf) -> wire.Frame:
         """Receive one frame; a TimeoutError at the deadline leaves the channel usable."""
-        frame = self._next_frame(deadline)
-        if frame is None:
-            raise self._again()
-        return frame
-
-    def drain(self, deadline: float) -> Exception | None:
-        """Drop the messages that still come; return why the channel ended, None at the deadline."""
-        self._read_to_the_end(deadline)
-        return self.ended
-
-    def _read_to_the_end(self, deadline: float) -> list[wire.Frame]:
-        messages = []
-        with contextlib.suppress(TimeoutError):
-            while self.ended is None and time_left(deadline):
-                frame = self._next_frame(deadline)
-                if frame is not None and frame.kind == wire.MESSAGE:
-                    messages.append(frame)
-                elif frame is not None:
-                    self.end(self._read_ending(frame), deadline)
-        return messages
-
-    def _next_frame(self, deadline: float) -> wire.Frame | None:
-        """Return the next frame, or None if the channel has ended."""
         self._receiving.refuse_handler()
         gone = False
         try:
             self._receiving.take(deadline)
             while not self._inbox and self.ended is None:
                 try:
-                    return self._receive(to_the_end=True)
+                    return self._frames.receive()
                 except BlockingIOError:
                     if gone:  # before we looked a last time
                         self._lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
@@ -268,117 +207,68 @@ class Channel(Source):
                     self.end(error, deadline)
                 except OSError as error:
                     self._lose(error, deadline)
-            return self._inbox.popleft() if self._inbox else None
+                except BaseException:
+                    self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
+                    raise
+            if self._inbox:
+                return self._inbox.popleft()
         finally:
             self._receiving.leave()
+        assert self.ended is not None
+        raise again(self.ended)
+
+    def drain(self, deadline: float) -> Exception | None:
+        """Drop the messages that still come; return why the channel ended, None at the deadline."""
+        self._read_to_the_end(deadline)
+        return self.ended
+
+    def _read_to_the_end(self, deadline: float) -> list[wire.Frame]:
+        messages = []
+        with contextlib.suppress(Exception):  # whatever ends it is kept as the reason
+            while self.ended is None and time_left(deadline):
+                frame = self.recv_frame(deadline)
+                if frame.kind == wire.MESSAGE:
+                    messages.append(frame)
+                else:
+                    self._end_with(frame, deadline)
+        return messages
+
+    def _end_with(self, frame: wire.Frame, deadline: float) -> None:
+        goodbye = self.goodbye(f"{self.name} is done{self.goodbye_hint}")
+        self.end(read_ending(frame, self.name, goodbye), deadline)
 
     def _take_in(self) -> bool:
-        """Take in what has arrived of a frame, all but its last byte, which keeps fileno honest.
+        """Take in what is here of a message; return whether there is nothing more to take in now.
 
-        Returns whether nothing but that byte is missing, or another thread does the receiving.
+        That is so, too, while another thread receives.
         """
-        if self._inbox:
-            return True
         try:
             self._receiving.refuse_handler()
         except RuntimeError:
             return True
         try:
             self._receiving.take(deadline=0.0)
-            self._receive(to_the_end=False)
-        except BlockingIOError:
-            return False
+            return bool(self._inbox) or self._frames.take_in()
         except TimeoutError:
-            pass
+            return True
         finally:
             self._receiving.leave()
-        return True
 
-    def _receive(self, *, to_the_end: bool) -> wire.Frame | None:
-        """Take in what has arrived of one frame; return it if that completes it.
-
-        Raises BlockingIOError once nothing more is here, and OSError if the other side hung up.
-        Returns None if only the last byte is missing and it is not to be taken `to_the_end`.
-        """
-        decoder, arrived = self._decoder, self._arrived
-        while True:
-            want = decoder.want
-            if not to_the_end and decoder.ends_frame:
-                want = memoryview(want)[:-1]
-                if not len(want) and not arrived:
-                    return None
-            if not arrived:
-                # C puts the result into the list: a signal's handler that raises cannot lose it.
-                if decoder.wants_descriptors:
-                    asked = (1,), (_ANCILLARY_BYTES,), (_DONTWAIT,)
-                    arrived.extend(map(self._sock.recvmsg, *asked))
-                else:
-                    arrived.extend(map(self._sock.recv_into, (want,), (0,), (_DONTWAIT,)))
-            try:
-                frame = self._decode(arrived.pop())
-            except (OSError, ProtocolError):
-                raise
-            except BaseException:  # a handler has raised, and who knows what is counted
-                self.ended = ConnectionError(f"a receive from {self.name} was interrupted")
-                raise
-            if frame is not None:
-                return frame
-
-    def _decode(self, result: Any) -> wire.Frame | None:
-        """Pass on to the decoder what a receive returned: a number of bytes, or descriptors too."""
-        if type(result) is int:
-            if result == 0:
-                raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-            return self._decoder.advance(result)
-        data, ancillary, _, _ = result
-        descriptors = array.array("i")
-        for _, _, rights in ancillary:
-            descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
-        if not data:
-            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-        return self._decoder.advance(1, descriptors)
-
-    def _read_ending(self, frame: wire.Frame) -> Exception:
-        """Return what a frame that is no message says about the end."""
-        body = frame.body
-        if frame.kind == wire.EXIT and type(body) is dict:
-            return self.goodbye(f"{self.name} is done{self.goodbye_hint}")
-        if frame.kind == wire.ERROR and type(body) is dict:
-            kind, text, trace = (str(body.get(key)) for key in ("type", "message", "traceback"))
-            code, time_s = body.get("code"), body.get("time")
-            happened = text if kind == "SystemExit" else f"raised {kind}: {text}"
-            return WorkerFailed(
-                f"{self.name} {happened}\n\nIts traceback:\n{trace}",
-                remote_type=kind,
-                remote_traceback=trace,
-                failed_at=time_s if type(time_s) is float else 0.0,
-                exit_code=code if type(code) is int else 1,
-                in_collective=body.get("in_collective") is True,
-            )
-        return ProtocolError(f"{self.name} sent a frame of kind {frame.kind} in mid-conversation")
-
-    def _end_broken(self, error: OSError, deadline: float) -> None:
-        """End a channel that cannot send; what had arrived, the reason too, can be received."""
-        messages = self._read_to_the_end(min(deadline, deadline_after(LAST_WORDS_S)))
-        self._inbox.extend(messages)
-        self._lose(error, deadline)
-
-    def _lose(self, error: OSError, deadline: float) -> None:
-        if self.ended is None:
-            self.end(self.explain(error, deadline), deadline)
+    def holds_message(self) -> bool:
+        """Return whether `recv` will not wait, having taken in what has arrived so far."""
+        try:
+            return self.is_ready() or self._take_in()
+        except (OSError, ProtocolError):  # recv says so, too
+            return True
 
     def end(self, reason: Exception, deadline: float = math.inf) -> None:
         """End the channel with a reason, unless it has one."""
         if self.ended is None:
             self.ended = reason.with_traceback(None)
 
-    def _raise_if_ended(self) -> None:
-        if self.ended is not None:
-            raise self._again()
-
-    def _again(self) -> Exception:
-        assert self.ended is not None
-        return again(self.ended)
+    def _lose(self, error: OSError, deadline: float) -> None:
+        if self.ended is None:
+            self.end(self.explain(error, deadline), deadline)
 
     def explain(self, error: OSError, deadline: float) -> Exception:
         """Return why the other side is gone though it said no goodbye."""
@@ -392,19 +282,8 @@ class Channel(Source):
         return bool(self._inbox) or self.ended is not None
 
     def look(self, deadline: float) -> None:
-        if self.ended is None and link_is_lost(self._sock):
+        if self.ended is None and link_is_lost(self._frames.sock):
             self._lose(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)), deadline)
-
-    def holds_message(self) -> bool:
-        """Return whether `recv` will not wait, having taken in what has arrived so far."""
-        if self.is_ready():
-            return True
-        try:
-            return self._take_in() and bool(self._sock.recv(1, _PEEK))
-        except BlockingIOError:
-            return False
-        except (OSError, ProtocolError):  # recv says so, too
-            return True
 
     def is_my_ending(self, error: BaseException) -> bool:
         """Return whether an exception is what this channel raises since it has ended."""
@@ -416,7 +295,7 @@ class Channel(Source):
         if self.ended is None:
             with contextlib.suppress(OSError, EOFError, MiniRayError):  # nobody is left to be told
                 self.send_frame(kind, body)
-                while self._sock.recv(1 << 16, _DONTWAIT):
+                while self._frames.sock.recv(1 << 16, _DONTWAIT):
                     pass
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from miniray import inherited, process
 from miniray.channel import Channel
+from miniray.endings import run_work
 from miniray.errors import WorkerDied, WorkerError, WorkerExited
 from miniray.process import STOP_S
 from miniray.waiting import Source, time_left
-from miniray.work import run_work
 
 REAP_S = 1.0
 EXPLAIN_S = 3.0

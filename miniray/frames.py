@@ -1,0 +1,98 @@
+"""Frames over a stream socket, as far as they go without waiting."""
+
+import array
+import errno
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from miniray import wire
+
+SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
+_DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize)
+
+
+class FrameSocket:
+    """Send and receive whole frames over a socket, which it owns from now on.
+
+    It never waits: `send` yields while there is no room, and `receive` raises BlockingIOError
+    while there is nothing. One thread may send while another receives.
+    """
+
+    def __init__(self, sock: socket.socket, *, memfd: bool, handshake: bool) -> None:
+        sock.settimeout(None)
+        self.sock = sock
+        self.memfd = memfd
+        self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
+        self._arrived: list[Any] = []  # what a receive returned and the decoder has not seen yet
+
+    def send(self, frame: wire.Encoded) -> Iterator[None]:
+        """Send a frame; each time it yields, wait until the socket is writable and go on."""
+        if frame.descriptors:
+            yield from self._send_parts([frame.head])
+            yield from self._send_parts([b"\0"], frame.descriptors)
+            yield from self._send_parts(frame.parts)
+        else:
+            yield from self._send_parts([frame.head, *frame.parts])
+
+    def _send_parts(self, parts: Sequence[Any], descriptors: Sequence[int] = ()) -> Iterator[None]:
+        rights = array.array("i", descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+        while parts:
+            try:
+                sent = self.sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, _DONTWAIT)
+            except BlockingIOError:
+                yield
+                continue
+            ancillary, done = [], 0
+            while done < len(parts) and sent >= len(parts[done]):
+                sent -= len(parts[done])
+                done += 1
+            parts = parts[done:]
+            if sent:
+                parts = [memoryview(parts[0])[sent:], *parts[1:]]
+
+    def receive(self) -> wire.Frame:
+        """Return the next frame, once it is complete.
+
+        Raises BlockingIOError before that, OSError if the other side hung up, and ProtocolError.
+        Whatever else it raises came from a signal's handler: what has arrived is lost then.
+        """
+        while True:
+            if frame := self._receive_into(self._decoder.want):
+                return frame
+
+    def take_in(self) -> bool:
+        """Take in all of the current frame that is here but its last byte; return if that is here.
+
+        That byte stays in the kernel, so that the descriptor says that there is a message.
+        """
+        try:
+            while True:
+                want = memoryview(self._decoder.want)
+                if self._decoder.ends_frame and len(want) == 1 and not self._arrived:
+                    return bool(self.sock.recv(1, _PEEK))
+                self._receive_into(want[:-1] if self._decoder.ends_frame else want)
+        except BlockingIOError:
+            return False
+
+    def _receive_into(self, want: Any) -> wire.Frame | None:
+        arrived = self._arrived
+        if not arrived:
+            # C puts the result into the list: a signal's handler that raises cannot lose it.
+            if self._decoder.wants_descriptors:
+                asked = (1,), (_ANCILLARY_BYTES,), (_DONTWAIT,)
+                arrived.extend(map(self.sock.recvmsg, *asked))
+            else:
+                arrived.extend(map(self.sock.recv_into, (want,), (0,), (_DONTWAIT,)))
+        result = arrived.pop()
+        descriptors = array.array("i")
+        if type(result) is tuple:  # from recvmsg: a byte, and descriptors beside it
+            for _, _, rights in result[1]:
+                descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+            result = len(result[0])
+        if result == 0:
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+        return self._decoder.advance(result, descriptors)
