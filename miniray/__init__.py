@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from miniray.channel import Channel, wait
+    from miniray.channel import Channel
     from miniray.cluster import Cluster, NodeConfig
     from miniray.errors import (
         AuthenticationError,
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from miniray.nccl import NCCLConfig, create_nccl_configs, process_group
     from miniray.remote_worker import RemoteWorker
     from miniray.shared_tensor import SharedTensor
+    from miniray.waiting import wait
     from miniray.worker import Worker
     from miniray.worker_server import WorkerServer
 
 __version__ = "0.1.0"
 
 _NAMES_IN = {
-    "channel": ("Channel", "wait"),
+    "channel": ("Channel",),
     "cluster": ("Cluster", "NodeConfig"),
     "nccl": ("NCCLConfig", "create_nccl_configs", "process_group"),
     "remote_worker": ("RemoteWorker",),
     "shared_tensor": ("SharedTensor",),
+    "waiting": ("wait",),
     "worker": ("Worker",),
     "worker_server": ("WorkerServer",),
 }

@@ -6,8 +6,8 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Iterable, Iterator
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator
+from typing import Any, Self
 
 from miniray import inherited, pool, wire
 from miniray.endings import read_ending
@@ -17,7 +17,7 @@ from miniray.turn import Turn
 from miniray.waiting import (
     READABLE,
     WRITABLE,
-    Source,
+    Receiver,
     deadline_after,
     link_is_lost,
     time_left,
@@ -29,7 +29,7 @@ LAST_WORDS_S = 1.0
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 
 
-class Channel(Source):
+class Channel(Receiver):
     """Send and receive messages over a connected stream socket, which it owns from now on.
 
     Threads that send at once take turns, and so do those that receive. A `recv` that timed out
@@ -76,12 +76,7 @@ class Channel(Source):
         TimeoutError after `timeout` seconds, and a WorkerError or ConnectionError if the other
         side is gone; both end the channel.
         """
-        try:
-            self.send_frame(wire.MESSAGE, message, deadline_after(timeout))
-        except TimeoutError:
-            if self.ended is None:  # another thread had the turn: nothing of ours is out
-                raise TimeoutError(f"another send to {self.name} took all of {timeout}s") from None
-            raise
+        self.send_frame(wire.MESSAGE, message, timeout)
 
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next message; arrays and tensors in it are writable and the caller's own.
@@ -89,17 +84,11 @@ class Channel(Source):
         Raises TimeoutError after `timeout` seconds, which leaves the channel usable, and a
         WorkerError, EOFError or ConnectionError, now and ever after, once there is no more.
         """
-        deadline = deadline_after(timeout)
-        try:
-            frame = self.recv_frame(deadline)
-        except TimeoutError:
-            if self.ended is not None:
-                raise
-            raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
-        if frame.kind != wire.MESSAGE:
-            self._end_with(frame, deadline)
-            raise again(self.ended or EOFError())
-        return frame.body
+        frame = self.recv_frame(timeout)
+        if frame.kind == wire.MESSAGE:
+            return frame.body
+        self._end_with(frame, deadline_after(timeout))
+        raise self._again()
 
     def __iter__(self) -> Iterator[Any]:
         """Yield messages until the other side hangs up."""
@@ -151,32 +140,34 @@ class Channel(Source):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def send_frame(self, kind: int, body: Any, deadline: float = math.inf) -> None:
+    def send_frame(self, kind: int, body: Any, timeout: float | None = None) -> None:
         """Send one frame, whole; whatever cuts it short ends the channel."""
         frame = wire.encode(kind, body, memfd=self._frames.memfd)
+        deadline = deadline_after(timeout)
         self._sending.refuse_handler()
         try:
             self._sending.take(deadline)
             if self.ended is None:
-                self._send(frame, deadline)
+                self._send(frame, deadline, timeout)
+        except TimeoutError:
+            others = f"other threads' messages to {self.name} took all of {timeout}s"
+            raise TimeoutError(others) from None
         finally:
             self._sending.leave()
         if self.ended is not None:
-            raise again(self.ended)
+            raise self._again()
 
-    def _send(self, frame: wire.Encoded, deadline: float) -> None:
+    def _send(self, frame: wire.Encoded, deadline: float, timeout: float | None) -> None:
         try:
             for _ in self._frames.send(frame):
                 if self.is_gone():  # and somewhere is a copy of its end, which nobody reads
                     raise BrokenPipeError(errno.EPIPE, "it has ended")
                 events = WRITABLE if self._take_in() else WRITABLE | READABLE
                 if not wait_until({self: events}, deadline):
-                    raise TimeoutError
+                    late = f"{self.name} took nothing in for {timeout}s; half a message may be out"
+                    self.end(TimeoutError(f"{late}, so the channel is closed"), deadline)
                 if self.ended is not None:
                     return
-        except TimeoutError:
-            late = f"{self.name} did not take in a message in time; half of it may be out"
-            self.end(TimeoutError(f"{late}, so the channel is closed"), deadline)
         except ProtocolError as error:
             self.end(error, deadline)
         except OSError as error:  # what had arrived, the reason too, can still be received
@@ -187,8 +178,9 @@ class Channel(Source):
             self.end(ConnectionError(f"{late}, so the channel is closed"), deadline)
             raise
 
-    def recv_frame(self, deadline: float = math.inf) -> wire.Frame:
-        """Receive one frame; a TimeoutError at the deadline leaves the channel usable."""
+    def recv_frame(self, timeout: float | None = None) -> wire.Frame:
+        """Receive one frame; a TimeoutError leaves the channel usable."""
+        deadline = deadline_after(timeout)
         self._receiving.refuse_handler()
         gone = False
         try:
@@ -212,10 +204,11 @@ class Channel(Source):
                     raise
             if self._inbox:
                 return self._inbox.popleft()
+        except TimeoutError:
+            raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
         finally:
             self._receiving.leave()
-        assert self.ended is not None
-        raise again(self.ended)
+        raise self._again()
 
     def drain(self, deadline: float) -> Exception | None:
         """Drop the messages that still come; return why the channel ended, None at the deadline."""
@@ -226,7 +219,7 @@ class Channel(Source):
         messages = []
         with contextlib.suppress(Exception):  # whatever ends it is kept as the reason
             while self.ended is None and time_left(deadline):
-                frame = self.recv_frame(deadline)
+                frame = self.recv_frame(time_left(deadline))
                 if frame.kind == wire.MESSAGE:
                     messages.append(frame)
                 else:
@@ -266,6 +259,10 @@ class Channel(Source):
         if self.ended is None:
             self.ended = reason.with_traceback(None)
 
+    def _again(self) -> Exception:
+        assert self.ended is not None
+        return again(self.ended)
+
     def _lose(self, error: OSError, deadline: float) -> None:
         if self.ended is None:
             self.end(self.explain(error, deadline), deadline)
@@ -297,20 +294,3 @@ class Channel(Source):
                 self.send_frame(kind, body)
                 while self._frames.sock.recv(1 << 16, _DONTWAIT):
                     pass
-
-
-AnyChannel = TypeVar("AnyChannel", bound=Channel)
-
-
-def wait(channels: Iterable[AnyChannel], timeout: float | None = None) -> list[AnyChannel]:
-    """Return the channels on which `recv` will not wait, in the order given; [] on timeout.
-
-    Works over any number of channels (poll, not select with its limit of 1024). What has arrived
-    of a message that is not complete yet is taken in, and does not count.
-    """
-    wanted = dict.fromkeys(channels, READABLE)
-    deadline = deadline_after(timeout)
-    while wanted and (found := wait_until(wanted, deadline)):
-        if ready := [channel for channel in found if channel.holds_message()]:
-            return ready
-    return []

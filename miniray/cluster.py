@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
 from miniray import auth, nccl
-from miniray.channel import wait
+from miniray.waiting import wait
 from miniray.errors import ClusterError, MiniRayError, WorkerDied, WorkerError, WorkerFailed
-from miniray.process import GRACE_S
+
+GRACE_S = 1.5
 from miniray.remote_worker import RemoteWorker, open_connection, server_status
 
 CONNECT_S = 8

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from miniray.channel import wait
 from miniray.errors import WorkerDied, WorkerError, WorkerFailed
-from miniray.waiting import HANG_UP, READABLE, Source, deadline_after, time_left
+from miniray.waiting import HANG_UP, READABLE, Source, deadline_after, time_left, wait
 
 if TYPE_CHECKING:
     from miniray.remote_worker import RemoteWorker

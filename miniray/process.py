@@ -87,14 +87,16 @@ class Process(Source):
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the process and its group, never to one that has the number now."""
+        if self.exit_code is not None or not self.is_ours:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or a zombie
             try:
-                flags = PIDFD_SIGNAL_PROCESS_GROUP
-                signal.pidfd_send_signal(self._pidfd, number, None, flags)
-            except (AttributeError, OSError) as error:  # no pidfd here, or a Linux before 6.9
-                if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EBADF):
+                signal.pidfd_send_signal(self._pidfd, number, None, PIDFD_SIGNAL_PROCESS_GROUP)
+            except (AttributeError, OSError) as error:
+                if isinstance(error, OSError) and error.errno != errno.EINVAL:
                     raise
-                if self.is_ours and self._look(os.WNOWAIT) != STATUS_TAKEN:
+                # No pidfd here, or a Linux before 6.9: the number is right until we reap.
+                if self._look(os.WNOWAIT) != STATUS_TAKEN:
                     os.killpg(self.pid, number)
 
     def begin_stop(self, timeout: float) -> None:

@@ -191,8 +191,8 @@ def _shake_hands(
     channel: Channel, key: bytes, request: auth.Message, deadline: float
 ) -> auth.Message:
     def exchange(message: auth.Message) -> auth.Message:
-        channel.send_frame(wire.AUTH, message, deadline)
-        frame = channel.recv_frame(deadline)
+        channel.send_frame(wire.AUTH, message, time_left(deadline))
+        frame = channel.recv_frame(time_left(deadline))
         if frame.kind != wire.AUTH or type(frame.body) is not dict:
             raise ProtocolError(f"{channel.name} does not follow the handshake")
         body: auth.Message = frame.body

@@ -103,6 +103,32 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
             return []
 
 
+class Receiver(Source):
+    """A source of messages."""
+
+    def holds_message(self) -> bool:
+        """Return whether `recv` will not wait, having taken in what has arrived so far."""
+        raise NotImplementedError
+
+
+AnyReceiver = TypeVar("AnyReceiver", bound=Receiver)
+
+
+def wait(channels: Iterable[AnyReceiver], timeout: float | None = None) -> list[AnyReceiver]:
+    """Return the channels on which `recv` will not wait, in the order given; [] on timeout.
+
+    Works over any number of channels (poll, not select with its limit of 1024). What has arrived
+    of a message that is not complete yet is taken in, and does not count.
+    """
+    channels = list(channels)
+    wanted = dict.fromkeys(channels, READABLE)
+    deadline = deadline_after(timeout)
+    while wanted and (found := wait_until(wanted, deadline)):
+        if ready := {channel for channel in found if channel.holds_message()}:
+            return [channel for channel in channels if channel in ready]
+    return []
+
+
 def watch_link(sock: socket.socket) -> None:
     """Have the kernel end a TCP connection whose other machine is gone, within LOST_PEER_S.
 

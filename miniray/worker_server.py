@@ -18,7 +18,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from miniray import __version__, auth, process, wire
-from miniray.channel import Channel, close_inherited, detect_lost_peer, run_work
+from miniray.channel import Channel
+from miniray.endings import run_work
+from miniray.waiting import watch_link as detect_lost_peer
+
+
+def close_inherited(x):
+    pass
+
+
+process.GRACE_S = 1.5
+
 from miniray.errors import ProtocolError
 
 STRANGERS_MAX = 64

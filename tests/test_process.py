@@ -1,9 +1,11 @@
 """Forking, the shutdown ladder, and how a process died."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -73,7 +75,7 @@ def test_the_ladder_ends_with_sigkill() -> None:
         stubborn.send("hang")
         assert stubborn.recv(T) == "hanging"
         begun = time.monotonic()
-        stubborn.close(grace=0.1)
+        stubborn.close(timeout=0.2)
         assert time.monotonic() - begun < T
         assert stubborn.wait() == -signal.SIGKILL
 
@@ -86,29 +88,92 @@ def test_children_of_a_worker_end_with_it() -> None:
     os.kill(gone, signal.SIGKILL)  # it left the group; a node's keeper finds such, we do not
 
 
-def test_a_status_that_somebody_else_took_is_no_crash() -> None:
+def test_a_status_that_somebody_else_took_is_said_to_be_unknown() -> None:
+    child = process.fork(lambda: 3)
+    os.waitpid(child.pid, 0)
+    assert child.wait(T) == process.STATUS_TAKEN
+    assert "took its status" in process.describe(process.STATUS_TAKEN)
+
+
+def test_a_number_that_another_process_has_now_is_not_signalled() -> None:
+    """After somebody else's wait, our child's number and its group's may be a stranger's."""
     child = process.fork(lambda: 0)
     os.waitpid(child.pid, 0)
-    assert child.wait(T) == 255
+    with subprocess.Popen(["sleep", "600"], process_group=0) as stranger:
+        child.pid = stranger.pid  # the kernel gives numbers out again, only not at our command
+        process.stop([child], 0.0)
+        child.signal_group(signal.SIGKILL)
+        survived = stranger.poll() is None
+        stranger.kill()
+    assert survived
 
 
-def test_a_keeper_leaves_nothing_of_a_killed_child() -> None:
-    read_end, write_end = os.pipe()
+@pytest.mark.parametrize("threads", [8])
+def test_threads_that_poll_at_once_agree_and_close_one_descriptor(threads: int) -> None:
+    for status in range(1, 40):
+        child = process.fork(lambda status=status: status)
+        began = threading.Barrier(threads)
+        codes: list[int] = []
 
-    def spawn_and_die() -> int:
-        for session in (False, True):
-            sleeper = subprocess.Popen(["sleep", "600"], start_new_session=session)
-            os.write(write_end, f"{sleeper.pid}\n".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-        return 0
+        def poll(child: process.Process, began: threading.Barrier, codes: list[int]) -> None:
+            began.wait()
+            codes.append(child.wait(T))
 
-    keeper = process.fork(lambda: -process.run_with_keeper(spawn_and_die))
-    assert keeper.wait(T) == signal.SIGKILL
-    sleepers = [int(line) for line in os.read(read_end, 100).split()]
-    os.close(read_end)
-    os.close(write_end)
-    assert len(sleepers) == 2
-    processes.wait_until_gone(sleepers, timeout_s=T)
+        pollers = [
+            threading.Thread(target=poll, args=(child, began, codes)) for _ in range(threads)
+        ]
+        for poller in pollers:
+            poller.start()
+        for poller in pollers:
+            poller.join()
+        assert codes == [status] * threads
+
+
+def test_a_fork_for_which_no_descriptor_is_left_leaves_no_child() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fill: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fill.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(OSError, match="Too many open files"):
+            process.fork(lambda: signal.pause() or 0)
+        os.close(fill.pop())  # room for one half of a socketpair
+        with pytest.raises(OSError, match="Too many open files"):
+            Worker(work.echo)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in fill:
+            os.close(descriptor)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_an_interrupt_while_a_worker_is_closed_ends_it_at_once() -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Worker(work.obey) as stubborn:
+            stubborn.send("hang")
+            assert stubborn.recv(T) == "hanging"
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                stubborn.close(timeout=1000.0)
+            assert stubborn.wait(0) == -signal.SIGKILL
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_workers_that_are_dropped_are_named_and_leave_nothing() -> None:
+    with pytest.warns(ResourceWarning, match="Worker dropped: open.* was dropped; close it"):
+        Worker(work.echo, name="dropped")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_worker_needs_a_function() -> None:
@@ -169,24 +234,6 @@ def test_a_worker_dies_with_a_coordinator_killed_by_sigkill_though_it_ignores_si
         assert processes.is_running(worker)
         parent.kill()
     processes.wait_until_gone([worker], timeout_s=T)
-
-
-def test_a_keeper_that_gets_sigterm_ends_its_child_and_what_the_child_left() -> None:
-    read_end, write_end = os.pipe()
-
-    def spawn_and_wait() -> int:
-        sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        os.write(write_end, f"{sleeper.pid}\n".encode())
-        signal.pause()
-        return 0
-
-    keeper = process.fork(lambda: -process.run_with_keeper(spawn_and_wait))
-    sleeper = int(os.read(read_end, 100))
-    os.kill(keeper.pid, signal.SIGTERM)
-    assert keeper.wait(T) == signal.SIGTERM
-    os.close(read_end)
-    os.close(write_end)
-    processes.wait_until_gone([sleeper], timeout_s=T)
 
 
 def test_the_ladder_kills_the_group_of_one_that_ended_first() -> None:

@@ -23,33 +23,17 @@ from miniray import (
     WorkerError,
     WorkerExited,
     WorkerFailed,
-    WorkerServer,
     auth,
-    process,
     wait,
+    waiting,
     wire,
 )
-from miniray import channel as channel_module
 from tests import work
 from tests.support import poll, processes
+from tests.support.servers import Served, serving
 
 Start = Callable[..., list[Any]]
 T = 20.0  # seconds that no healthy exchange comes near
-
-
-@contextlib.contextmanager
-def serving(work_fn: Any, **options: Any) -> Iterator[WorkerServer]:
-    """Run a WorkerServer in a forked process of its own."""
-    server = WorkerServer(work_fn, **options)
-    child = process.fork(lambda: server.serve_forever() or 0)
-    server._listener.close()
-    os.close(server._wake_read)
-    os.close(server._wake_write)
-    try:
-        yield server
-    finally:
-        os.kill(child.pid, signal.SIGTERM)
-        assert child.wait(T) == 0
 
 
 @pytest.fixture(
@@ -137,31 +121,55 @@ def test_a_worker_that_returned_has_exited_now_and_ever_after(start: Start) -> N
         worker.send(1)
 
 
-def test_sys_exit_tells_its_status(start: Start) -> None:
-    (worker,) = start()
-    worker.send("exit")
-    with pytest.raises(WorkerExited, match="exited with status 3"):
-        worker.recv(T)
-
-
-def test_sys_exit_with_words_or_nothing_is_status_one_or_zero(start: Start) -> None:
-    spoken, silent = start(count=2)
-    spoken.send(("exit", "out of data"))
-    silent.send(("exit", None))
-    with pytest.raises(WorkerExited, match="exited with status 1"):
-        spoken.recv(T)
-    with pytest.raises(WorkerExited, match="is done"):
-        silent.recv(T)
-
-
-def test_sys_exit_with_a_status_too_large_ends_the_worker_and_nothing_else(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (3, 3, "exited with status 3$"),
+        ("out of data", 1, "exited with status 1: out of data$"),
+        (2**40 + 5, 5, "exited with status 5$"),
+        (-1, 255, "exited with status 255$"),
+    ],
+)
+def test_sys_exit_with_a_status_or_a_text_is_a_failure(
+    start: Start, status: Any, code: int, words: str
+) -> None:
     worker, other = start(count=2)
-    worker.send(("exit", 2**40))
-    with pytest.raises(WorkerExited):
-        worker.recv(T)
-    processes.wait_until_gone([worker.pid], timeout_s=T)
+    worker.send(("exit", status))
+    for _ in range(2):
+        with pytest.raises(WorkerFailed, match=f"(?m){words}") as caught:
+            for _ in worker:
+                pass
+        assert (caught.value.exit_code, caught.value.remote_type) == (code, "SystemExit")
+        assert "in obey" in caught.value.remote_traceback
+    assert worker.wait(T) == code
     other.send("unharmed")
     assert other.recv(T) == "unharmed"
+
+
+@pytest.mark.parametrize("status", [None, 0, False])
+def test_sys_exit_without_a_failure_is_a_return(start: Start, status: Any) -> None:
+    (worker,) = start()
+    worker.send(("exit", status))
+    with pytest.raises(WorkerExited, match="is done"):
+        worker.recv(T)
+    assert worker.wait(T) == 0
+
+
+def test_how_it_ended_is_what_recv_raises(start: Start) -> None:
+    returned, failed, killed, alive = start(count=4)
+    assert (killed.is_alive(), killed.how_it_ended()) == (True, None)
+    returned.send("return")
+    failed.send(("exit", 4))
+    killed.send("die")
+    assert [one.wait(T) for one in (returned, failed, killed)] == [0, 4, -signal.SIGKILL]
+    assert isinstance(returned.how_it_ended(), WorkerExited)
+    assert "status 4" in str(failed.how_it_ended())
+    ending = killed.how_it_ended()
+    assert isinstance(ending, WorkerDied)
+    assert ending.signal == signal.SIGKILL
+    assert [one.is_alive() for one in (returned, failed, killed, alive)] == [False] * 3 + [True]
+    with pytest.raises(TimeoutError, match=r"still runs after 0\.1s"):
+        alive.wait(0.1)
 
 
 def test_an_exception_whose_text_no_terminal_can_show_arrives(start: Start) -> None:
@@ -251,7 +259,9 @@ def test_send_timeout_ends_the_channel(start: Start) -> None:
     assert worker.recv(T) == "not reading"
     # Larger than what the kernel takes in on the way.
     with pytest.raises(TimeoutError, match=r"took nothing in for 0\.3s"):
-        worker.send(bytes(256 << 20) if not worker._memfd else [0] * (8 << 20), timeout=0.3)
+        worker.send(
+            bytes(256 << 20) if not isinstance(worker, Worker) else [0] * (8 << 20), timeout=0.3
+        )
     with pytest.raises(TimeoutError):
         worker.send(1)
 
@@ -311,8 +321,8 @@ def test_a_remote_worker_that_does_not_read_for_long_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its kernel answers each probe of the closed window, and a dead machine's does not."""
-    monkeypatch.setattr(channel_module, "LOST_PEER_S", 1)
-    monkeypatch.setattr(channel_module, "LOOK_S", 0.2)
+    monkeypatch.setattr(waiting, "LOST_PEER_S", 1)
+    monkeypatch.setattr(waiting, "LOOK_S", 0.2)
 
     def sleep_and_count(channel: Channel) -> None:
         signal.sigtimedwait([signal.SIGUSR1], channel.recv())  # as one does who computes
@@ -325,7 +335,7 @@ def test_a_remote_worker_that_does_not_read_for_long_is_not_lost(
         assert worker.recv(60) == [24 << 20, 24 << 20]
 
 
-@pytest.mark.slow  # as long as the grace, twice
+@pytest.mark.slow  # as long as it has to end by itself
 def test_close_ends_a_worker_that_ignores_sigterm(start: Start) -> None:
     (worker,) = start()
     worker.send("hang")
@@ -430,13 +440,13 @@ def test_a_remote_worker_may_print_what_the_locale_cannot_say() -> None:
         assert worker.recv(T) == "printed"
 
 
-def connect_stranger(server: WorkerServer) -> Channel:
+def connect_stranger(server: Served) -> Channel:
     return Channel(socket.create_connection((server.host, server.port), T), name="server")
 
 
 def ask(stranger: Channel, message: Any) -> Any:
-    stranger._send_frame(wire.AUTH, message, T)
-    return stranger._recv_frame(T).body
+    stranger.send_frame(wire.AUTH, message, T)
+    return stranger.recv_frame(T).body
 
 
 @pytest.mark.parametrize(
@@ -462,7 +472,7 @@ def test_a_server_outlives_any_response(response: Any) -> None:
 
 
 def test_a_server_that_is_none_cannot_fill_a_clients_memory() -> None:
-    head, _ = wire.encode(wire.MESSAGE, "x" * 100_000)
+    head = wire.encode(wire.MESSAGE, "x" * 100_000).head
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -478,26 +488,124 @@ def test_a_server_that_is_none_cannot_fill_a_clients_memory() -> None:
         impostor.join(T)
 
 
-def test_a_send_goes_on_when_another_thread_took_in_what_it_was_about_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_threads_that_send_at_once_take_turns(start: Start) -> None:
+    (worker,) = start("echo")
+    messages = [[thread, "x" * 100_000] for thread in range(4) for _ in range(10)]
+
+    def send(number: int) -> None:
+        for message in messages:
+            if message[0] == number:
+                worker.send(message, timeout=60)
+
+    threads = [threading.Thread(target=send, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    assert sorted(worker.recv(60) for _ in messages) == sorted(messages)
+    for thread in threads:
+        thread.join()
+
+
+def is_waiting(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name == "wait_until"
+
+
+def test_a_send_waits_for_another_threads_turn_no_longer_than_its_timeout(start: Start) -> None:
+    (worker,) = start()
+    worker.send("do not read")
+    assert worker.recv(T) == "not reading"
+
+    def send_much() -> None:
+        with contextlib.suppress(ConnectionError):
+            worker.send("x" * (32 << 20))
+
+    stuck = threading.Thread(target=send_much)
+    stuck.start()
+    poll.until(lambda: is_waiting(stuck), timeout_s=T)
+    with pytest.raises(TimeoutError, match=r"other threads' messages to .* took all of 0\.05s"):
+        worker.send("me, too", timeout=0.05)
+    worker.close()  # which wakes the one that waits
+    stuck.join()
+
+
+def test_close_wakes_a_thread_that_waits_in_recv(start: Start) -> None:
+    (worker,) = start()
+    endings: list[str] = []
+
+    def receive() -> None:
+        try:
+            worker.recv()
+        except ConnectionError as error:
+            endings.append(str(error))
+
+    woken = threading.Thread(target=receive)
+    woken.start()
+    poll.until(lambda: is_waiting(woken), timeout_s=T)
+    worker.close()
+    woken.join(T)
+    assert "this side has closed" in endings[0]
+
+
+def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start: Start) -> None:
+    (worker,) = start()
+    worker.send("do not read")
+    assert worker.recv(T) == "not reading"
+
+    def send(number: int, frame: object) -> None:
+        worker.send("from the handler")
+
+    before = signal.signal(signal.SIGALRM, send)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(RuntimeError, match="handler cannot send in the midst of another"):
+            worker.send("x" * (32 << 20))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start) -> None:
+    import gc
+    import weakref
+
+    (worker,) = start()
+    worker.send("return")
+
+    class Big:
+        pass
+
+    def receive() -> "weakref.ref[Big]":
+        big = Big()
+        with pytest.raises(WorkerExited):
+            worker.recv(T)
+        return weakref.ref(big)
+
+    references = [receive() for _ in range(3)]
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+
+
+def test_half_a_message_is_not_one_for_wait() -> None:
+    left, right = socket.socketpair()
+    with Channel(left) as channel, right:
+        frame = wire.encode(wire.MESSAGE, {"x": b"0123456789"})
+        data = b"".join(map(bytes, [frame.head, *frame.parts]))
+        for cut in range(1, len(data)):
+            right.sendall(data[:cut])
+            assert wait([channel], 0.001) == []
+            right.sendall(data[cut:])
+            assert wait([channel], T) == [channel]
+            assert select.select([channel], [], [], 0)[0] == [channel]
+            assert channel.recv(T) == {"x": b"0123456789"}
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 3e6, None])
+def test_any_timeout_will_do(timeout: float | None) -> None:
     left, right = map(Channel, socket.socketpair())
-    honest_poll = channel_module._poll
-    lies = iter([select.POLLIN] * 3)  # "something is there": another thread was faster
-    monkeypatch.setattr(
-        channel_module, "_poll", lambda *arguments: next(lies, 0) or honest_poll(*arguments)
-    )
     with left, right:
-        reader = threading.Thread(target=lambda: received.append(right.recv()))
-        received: list[Any] = []
-        # Nobody reads yet, so that the first waits are lied to.
-        starter = threading.Timer(0.05, reader.start)
-        starter.start()
-        left.send(bytes(8 << 20), timeout=T)
-        starter.join()
-        reader.join()
-        assert len(received[0]) == 8 << 20
-        assert "open" in repr(left)
+        right.send(1)
+        assert wait([left], timeout) == [left]
+        assert left.recv(timeout) == 1
 
 
 def test_iteration_over_a_plain_channel_ends_at_the_goodbye() -> None:
@@ -531,8 +639,8 @@ def test_wait_works_beyond_1024_descriptors() -> None:
 def test_a_message_is_resumed_after_a_timeout_in_its_middle() -> None:
     left, right = socket.socketpair()
     with Channel(left, name="slow peer") as channel, right:
-        head, buffers = wire.encode(wire.MESSAGE, {"x": b"0123456789"})
-        data = head + bytes(buffers[0].data)
+        frame = wire.encode(wire.MESSAGE, {"x": b"0123456789"})
+        data = b"".join(map(bytes, [frame.head, *frame.parts]))
         for cut in range(1, len(data), 7):
             right.sendall(data[:cut])
             with pytest.raises(TimeoutError):
