@@ -2,18 +2,16 @@
 
 import errno
 import math
-import os
-import socket
 import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from miniray import auth, inherited, wire
-from miniray.channel import Channel
-from miniray.errors import AuthenticationError, ProtocolError, WorkerDied, WorkerError
+from miniray import auth
+from miniray.connection import open_connection, server_status
+from miniray.errors import ProtocolError, WorkerDied, WorkerError
 from miniray.group import ANSWER_S, Group
 from miniray.process import STOP_S
-from miniray.waiting import HANG_UP, Source, deadline_after, time_left, wait_until, watch_link
+from miniray.waiting import HANG_UP, Source, deadline_after, time_left, wait_until
 from miniray.worker import EXPLAIN_S, AnyWorker
 
 ASK_AGAIN_S = 0.05
@@ -136,92 +134,3 @@ class RemoteWorker(AnyWorker):
 
     def omens(self) -> Iterable[Source]:
         return [] if self.group is None else [self.group]
-
-
-def open_connection(
-    host: str, port: int, key: bytes, request: auth.Message, timeout: float
-) -> tuple[socket.socket, auth.Message]:
-    """Connect, do the client's side of the handshake, return the socket and the reply."""
-    deadline = deadline_after(timeout)
-    where = host if os.path.isabs(host) else f"{host}:{port}"
-    try:
-        sock = _connect(host, port, deadline)
-    except TimeoutError:
-        raise TimeoutError(f"cannot connect to {where}: no answer for {timeout:.1f}s") from None
-    except OSError as error:
-        raise ConnectionError(f"cannot connect to {where}: {error.strerror or error}") from error
-    try:
-        watch_link(sock)
-        # Who is not authenticated yet gets 4 KiB.
-        channel = Channel(sock, name=f"server at {where}", handshake=True)
-        return sock, _shake_hands(channel, key, request, deadline)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, AuthenticationError):
-            raise AuthenticationError(f"{where}: {error}") from None
-        if isinstance(error, TimeoutError):
-            silence = f"{where} did not finish the handshake in {timeout:.1f}s"
-            raise TimeoutError(f"{silence}: it is stopped, overrun, or no MiniRay server") from None
-        if isinstance(error, ConnectionResetError | BrokenPipeError):
-            raise ConnectionError(
-                f"{where} closed the connection during the handshake: it is no MiniRay server, "
-                "speaks another version, or is overrun"
-            ) from error
-        raise
-
-
-def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    places: list[tuple[int, Any]] = [(socket.AF_UNIX, host)]
-    if not os.path.isabs(host):
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        places = [(family, address) for family, _, _, _, address in found]
-    for family, address in places:
-        sock = inherited.OwnedSocket(family)
-        try:
-            sock.settimeout(max(time_left(deadline), 0.001))  # 0 would mean not to wait at all
-            sock.connect(address)
-            return sock
-        except OSError as error:
-            sock.close()
-            problem = error
-    raise problem
-
-
-def _shake_hands(
-    channel: Channel, key: bytes, request: auth.Message, deadline: float
-) -> auth.Message:
-    def exchange(message: auth.Message) -> auth.Message:
-        channel.send_frame(wire.AUTH, message, time_left(deadline))
-        frame = channel.recv_frame(time_left(deadline))
-        if frame.kind != wire.AUTH or type(frame.body) is not dict:
-            raise ProtocolError(f"{channel.name} does not follow the handshake")
-        body: auth.Message = frame.body
-        return body
-
-    hello = auth.hello(auth.make_nonce())
-    challenge = exchange(hello)
-    response = auth.response(key, hello, challenge, request)
-    reply = auth.read_welcome(key, hello, challenge, response, exchange(response))
-    if "error" in reply:
-        raise ConnectionRefusedError(f"{channel.name} refuses: {reply['error']}")
-    return reply
-
-
-def server_status(
-    host: str,
-    port: int,
-    *,
-    key: bytes | None = None,
-    timeout: float = 10.0,
-    **request: int,
-) -> dict[str, Any]:
-    """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
-
-    `worker=N` asks for one worker alone, `free_port=1` for a port that is free there.
-    """
-    deadline = deadline_after(timeout)
-    key = auth.load_key() if key is None else key
-    sock, _ = open_connection(host, port, key, {"type": "status", **request}, timeout)
-    with Channel(sock, name=f"server at {host}:{port}") as channel:
-        status: dict[str, Any] = channel.recv(time_left(deadline))
-        return status

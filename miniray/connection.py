@@ -1,0 +1,99 @@
+"""Connect to a server, and prove to each other that both hold the key: the client's side."""
+
+import os
+import socket
+from typing import Any
+
+from miniray import auth, inherited, wire
+from miniray.channel import Channel
+from miniray.errors import AuthenticationError, ProtocolError
+from miniray.waiting import deadline_after, time_left, watch_link
+
+
+def open_connection(
+    host: str, port: int, key: bytes, request: auth.Message, timeout: float
+) -> tuple[socket.socket, auth.Message]:
+    """Connect, do the client's side of the handshake, return the socket and the reply."""
+    deadline = deadline_after(timeout)
+    where = host if os.path.isabs(host) else f"{host}:{port}"
+    try:
+        sock = _connect(host, port, deadline)
+    except TimeoutError:
+        raise TimeoutError(f"cannot connect to {where}: no answer for {timeout:.1f}s") from None
+    except OSError as error:
+        raise ConnectionError(f"cannot connect to {where}: {error.strerror or error}") from error
+    try:
+        watch_link(sock)
+        # Who is not authenticated yet gets 4 KiB.
+        channel = Channel(sock, name=f"server at {where}", handshake=True)
+        return sock, _shake_hands(channel, key, request, deadline)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, AuthenticationError):
+            raise AuthenticationError(f"{where}: {error}") from None
+        if isinstance(error, TimeoutError):
+            silence = f"{where} did not finish the handshake in {timeout:.1f}s"
+            raise TimeoutError(f"{silence}: it is stopped, overrun, or no MiniRay server") from None
+        if isinstance(error, ConnectionResetError | BrokenPipeError):
+            raise ConnectionError(
+                f"{where} closed the connection during the handshake: it is no MiniRay server, "
+                "speaks another version, or is overrun"
+            ) from error
+        raise
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    places: list[tuple[int, Any]] = [(socket.AF_UNIX, host)]
+    if not os.path.isabs(host):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places = [(family, address) for family, _, _, _, address in found]
+    for family, address in places:
+        sock = inherited.OwnedSocket(family)
+        try:
+            sock.settimeout(max(time_left(deadline), 0.001))  # 0 would mean not to wait at all
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            problem = error
+    raise problem
+
+
+def _shake_hands(
+    channel: Channel, key: bytes, request: auth.Message, deadline: float
+) -> auth.Message:
+    def exchange(message: auth.Message) -> auth.Message:
+        channel.send_frame(wire.AUTH, message, time_left(deadline))
+        frame = channel.recv_frame(time_left(deadline))
+        if frame.kind != wire.AUTH or type(frame.body) is not dict:
+            raise ProtocolError(f"{channel.name} does not follow the handshake")
+        body: auth.Message = frame.body
+        return body
+
+    hello = auth.hello(auth.make_nonce())
+    challenge = exchange(hello)
+    response = auth.response(key, hello, challenge, request)
+    reply = auth.read_welcome(key, hello, challenge, response, exchange(response))
+    if "error" in reply:
+        raise ConnectionRefusedError(f"{channel.name} refuses: {reply['error']}")
+    return reply
+
+
+def server_status(
+    host: str,
+    port: int,
+    *,
+    key: bytes | None = None,
+    timeout: float = 10.0,
+    **request: int,
+) -> dict[str, Any]:
+    """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
+
+    `worker=N` asks for one worker alone, `free_port=1` for a port that is free there.
+    """
+    deadline = deadline_after(timeout)
+    key = auth.load_key() if key is None else key
+    sock, _ = open_connection(host, port, key, {"type": "status", **request}, timeout)
+    with Channel(sock, name=f"server at {host}:{port}") as channel:
+        status: dict[str, Any] = channel.recv(time_left(deadline))
+        return status
