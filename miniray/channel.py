@@ -191,10 +191,9 @@ class Channel(Receiver):
                 except BlockingIOError:
                     if gone:  # before we looked a last time
                         self._lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
-                        continue
-                    gone = self.is_gone()
-                    if not gone and not wait_until({self: READABLE}, deadline):
+                    elif not wait_until({self: READABLE}, deadline):
                         raise TimeoutError from None
+                    gone = self.is_gone()
                 except ProtocolError as error:
                     self.end(error, deadline)
                 except OSError as error:

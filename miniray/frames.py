@@ -3,7 +3,7 @@
 import array
 import errno
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from miniray import wire
@@ -17,8 +17,8 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").ite
 class FrameSocket:
     """Send and receive whole frames over a socket, which it owns from now on.
 
-    It never waits: `send` yields while there is no room, and `receive` raises BlockingIOError
-    while there is nothing. One thread may send while another receives.
+    It never waits: `send` says when there is no room, and `receive` raises BlockingIOError while
+    there is nothing. One thread may send while another receives.
     """
 
     def __init__(self, sock: socket.socket, *, memfd: bool, handshake: bool) -> None:
@@ -28,8 +28,19 @@ class FrameSocket:
         self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
         self._arrived: list[Any] = []  # what a receive returned and the decoder has not seen yet
 
-    def send(self, frame: wire.Encoded) -> Iterator[None]:
-        """Send a frame; each time it yields, wait until the socket is writable and go on."""
+    def send(self, frame: wire.Encoded) -> Iterable[None]:
+        """Send a frame; for each item that is returned, wait until there is room again."""
+        if frame.parts or frame.descriptors:
+            return self._send_all(frame)
+        try:
+            sent = self.sock.send(frame.head, _DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(frame.head):
+            return ()  # as for most messages
+        return self._send_parts([memoryview(frame.head)[sent:]])
+
+    def _send_all(self, frame: wire.Encoded) -> Iterator[None]:
         if frame.descriptors:
             yield from self._send_parts([frame.head])
             yield from self._send_parts([b"\0"], frame.descriptors)
@@ -60,9 +71,10 @@ class FrameSocket:
         Raises BlockingIOError before that, OSError if the other side hung up, and ProtocolError.
         Whatever else it raises came from a signal's handler: what has arrived is lost then.
         """
-        while True:
-            if frame := self._receive_into(self._decoder.want):
-                return frame
+        frame = None
+        while frame is None:
+            frame = self._receive_into(self._decoder.want)
+        return frame
 
     def take_in(self) -> bool:
         """Take in all of the current frame that is here but its last byte; return if that is here.
@@ -88,11 +100,11 @@ class FrameSocket:
             else:
                 arrived.extend(map(self.sock.recv_into, (want,), (0,), (_DONTWAIT,)))
         result = arrived.pop()
-        descriptors = array.array("i")
-        if type(result) is tuple:  # from recvmsg: a byte, and descriptors beside it
-            for _, _, rights in result[1]:
-                descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
-            result = len(result[0])
-        if result == 0:
+        if not (result if type(result) is int else result[0]):
             raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-        return self._decoder.advance(result, descriptors)
+        if type(result) is int:
+            return self._decoder.advance(result)
+        descriptors = array.array("i")
+        for _, _, rights in result[1]:  # the byte itself says nothing
+            descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+        return self._decoder.advance(1, descriptors)

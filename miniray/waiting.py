@@ -12,7 +12,8 @@ from typing import TypeVar
 LOST_PEER_S = 15
 LOOK_S = 2.0
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
-HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+ERROR = select.POLLHUP | select.POLLERR | select.POLLNVAL  # poll says so unasked
+HANG_UP = ERROR | getattr(select, "POLLRDHUP", 0)
 # Of Linux's struct tcp_info: unanswered retransmissions and probes, milliseconds since an answer.
 _TCP_INFO_HEAD = struct.Struct("=2xBB52xI")
 _UNANSWERED_MIN = 3
@@ -66,39 +67,40 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
     Returns all that are, in the order given; none once the deadline has passed. Meanwhile it heeds
     the sources' omens, and now and then has each look for what no descriptor tells.
     """
-    omens: set[Source] = {omen for source in wanted for omen in source.omens()}
-    everyone: list[Source] = [*wanted, *omens]
-    ignored: set[int] = set()  # an omen that has been heeded says no more
+    omens: set[Source] = set()
+    for source in wanted:
+        omens.update(source.omens())
+    heeded: set[int] = set()  # an omen says what it has to say once
     while True:
         now = time.monotonic()
-        for one in everyone:
+        for one in (*wanted, *omens):
             if one.look_due <= now:
                 one.look_due = now + LOOK_S
                 one.look(deadline)
-        ready = {source for source in wanted if source.is_ready()}
         poller = select.poll()
-        events: dict[int, int] = {}
-        for source in wanted.keys() - ready:
-            events[source.fileno()] = wanted[source]
-        heeding = {number: (omen, wish) for omen in omens for number, wish in omen.watched()}
-        for number in heeding.keys() - ignored:
-            events[number] = events.get(number, 0) | heeding[number][1]
-        for number, wish in events.items():
-            poller.register(number, wish)
-        seconds = 0.0 if ready else min(time_left(deadline), LOOK_S)
-        happened = dict(poller.poll(math.ceil(seconds * 1000)))
-        ready.update(
-            source
-            for source in wanted.keys() - ready
-            if happened.get(source.fileno(), 0) & (wanted[source] | HANG_UP)
-        )
+        ready, watching, heeding = set(), {}, {}
+        for omen in omens:
+            for number, events in omen.watched():
+                if number not in heeded:
+                    heeding[number] = omen
+                    poller.register(number, events)
+        for source, events in wanted.items():
+            if source.is_ready():
+                ready.add(source)
+            else:
+                watching[number := source.fileno()] = source
+                poller.register(number, events | (HANG_UP if number in heeding else 0))
+        seconds = 0.0 if ready else min(max(deadline - now, 0.0), LOOK_S)
+        happened = poller.poll(math.ceil(seconds * 1000))
+        for number, events in happened:
+            if (source := watching.get(number)) and events & (wanted[source] | ERROR):
+                ready.add(source)
         if ready:
             return [source for source in wanted if source in ready]
-        for number in happened.keys() & heeding.keys() - ignored:
-            omen, wish = heeding[number]
-            if happened[number] & (wish | HANG_UP):
-                ignored.add(number)
-                omen.heed(number, deadline)
+        for number, _ in happened:
+            if number in heeding:
+                heeded.add(number)
+                heeding[number].heed(number, deadline)
         if not happened and now >= deadline:
             return []
 

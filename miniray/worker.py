@@ -124,10 +124,10 @@ class Worker(AnyWorker):
         return [self._process]
 
     def is_ready(self) -> bool:
-        return super().is_ready() or self._process.is_ready()
+        return super().is_ready() or self.is_gone()
 
     def is_gone(self) -> bool:
-        return self._process.poll() is not None
+        return self._process.is_ready()
 
     def explain(self, error: OSError, deadline: float) -> Exception:
         try:
