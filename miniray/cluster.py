@@ -28,7 +28,8 @@ from miniray.waiting import wait
 from miniray.errors import ClusterError, MiniRayError, WorkerDied, WorkerError, WorkerFailed
 
 GRACE_S = 1.5
-from miniray.remote_worker import RemoteWorker, open_connection, server_status
+from miniray.connection import open_connection, server_status
+from miniray.remote_worker import RemoteWorker
 
 CONNECT_S = 8
 FAULT_SPREAD_S = 5.0

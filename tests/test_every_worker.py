@@ -23,14 +23,13 @@ from miniray import (
     WorkerError,
     WorkerExited,
     WorkerFailed,
-    auth,
     wait,
     waiting,
     wire,
 )
 from tests import work
 from tests.support import poll, processes
-from tests.support.servers import Served, serving
+from tests.support.servers import serving
 
 Start = Callable[..., list[Any]]
 T = 20.0  # seconds that no healthy exchange comes near
@@ -438,37 +437,6 @@ def test_a_remote_worker_may_print_what_the_locale_cannot_say() -> None:
     with serving(work.obey) as server, RemoteWorker(server.host, server.port) as worker:
         worker.send("print odd")
         assert worker.recv(T) == "printed"
-
-
-def connect_stranger(server: Served) -> Channel:
-    return Channel(socket.create_connection((server.host, server.port), T), name="server")
-
-
-def ask(stranger: Channel, message: Any) -> Any:
-    stranger.send_frame(wire.AUTH, message, T)
-    return stranger.recv_frame(T).body
-
-
-@pytest.mark.parametrize(
-    "response",
-    [
-        {"request": {"type": "worker"}, "proof": "\ud800"},
-        {"request": {"type": "\ud800"}, "proof": "\ud800" * 64},
-        {"request": {"type": "worker"}, "proof": 10**1000},
-        {"request": {"$": "x"}, "proof": {"$": "buffer", "index": 0}},
-        [],
-    ],
-    ids=["a lone surrogate", "many", "a number", "marks", "no object"],
-)
-def test_a_server_outlives_any_response(response: Any) -> None:
-    with serving(work.echo) as server:
-        with connect_stranger(server) as stranger:
-            ask(stranger, auth.hello("c" * 64))
-            with pytest.raises(ConnectionResetError):
-                ask(stranger, response)
-        with RemoteWorker(server.host, server.port) as worker:
-            worker.send("alive")
-            assert worker.recv(T) == "alive"
 
 
 def test_a_server_that_is_none_cannot_fill_a_clients_memory() -> None:

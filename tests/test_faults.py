@@ -2,12 +2,9 @@
 
 import contextlib
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from miniray import RemoteWorker, WorkerDied, WorkerServer, auth, process, wire
-from miniray.remote_worker import server_status
-from miniray.worker_server import STRANGERS_MAX
-from tests import work
+from miniray import process
 from tests.support import namespaces, poll, processes
 
 T = 30.0
@@ -349,150 +343,6 @@ assert time.monotonic() - begun < 25, time.monotonic() - begun
     netns_nodes.wait_until_empty(timeout_s=15)
 
 
-class Server:
-    """A WorkerServer in a process of its own, whose log goes to a file."""
-
-    def __init__(self, log: Path, **options: Any) -> None:
-        self.key = auth.make_key()
-        server = WorkerServer(work.obey, key=self.key, **options)
-        self.host, self.port, self.log = server.host, server.port, log
-
-        def serve() -> int:
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-            server.serve_forever()
-            return 0
-
-        self.child = process.fork(serve)
-        server._listener.close()
-        os.close(server._wake_read)
-        os.close(server._wake_write)
-
-    def worker(self, **options: Any) -> RemoteWorker:
-        return RemoteWorker(self.host, self.port, key=self.key, **options)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port))
-
-    def status(self) -> dict[str, Any]:
-        return server_status(self.host, self.port, key=self.key)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path / "log", max_workers=2)
-    yield one
-    os.kill(one.child.pid, signal.SIGTERM)
-    assert one.child.wait(T) == 0
-
-
-def test_strangers_are_closed_with_one_line_each_and_work_goes_on(server: Server) -> None:
-    hello = auth.hello("0" * 64)
-    wrong, _ = wire.encode(wire.AUTH, {"version": 99, "nonce": "0" * 64})
-    message, _ = wire.encode(wire.MESSAGE, {"cmd": "train"})
-    begin, _ = wire.encode(wire.AUTH, hello)
-    with server.worker() as worker:
-        for data in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), wrong, message, begin + begin):
-            with server.connect() as stranger:
-                stranger.sendall(data)
-                stranger.settimeout(T)
-                with contextlib.suppress(ConnectionResetError):
-                    while stranger.recv(4096):
-                        pass
-            worker.send("undisturbed")
-            assert worker.recv(T) == "undisturbed"
-        for _ in range(20):  # a port scan
-            server.connect().close()
-        with pytest.raises(Exception, match="different key"):
-            RemoteWorker(server.host, server.port, key=auth.make_key())
-        assert server.status()["server"]["workers_started"] == 1
-        poll.until(
-            lambda: server.log.read_text().count("closed the connection from") == 26,
-            timeout_s=T,
-            what="one line for each stranger",
-        )
-
-
-@pytest.mark.slow
-def test_slow_strangers_take_nobodys_place(server: Server) -> None:
-    strangers = [server.connect() for _ in range(STRANGERS_MAX + 10)]
-    try:
-        for stranger in strangers[20:]:
-            stranger.sendall(b"MRY1")
-        with server.worker() as first, server.worker() as second:
-            for worker in (first, second):
-                worker.send("served")
-                assert worker.recv(T) == "served"
-        for stranger in strangers:
-            stranger.settimeout(T)
-            with contextlib.suppress(ConnectionResetError):
-                assert stranger.recv(1) == b""  # closed, the last after STRANGER_S
-    finally:
-        for stranger in strangers:
-            stranger.close()
-
-
-def test_a_full_server_says_so_and_a_place_is_free_again_later(server: Server) -> None:
-    with server.worker(), server.worker() as second:
-        with pytest.raises(ConnectionRefusedError, match="all 2 workers are taken"):
-            server.worker()
-        second.close()
-        poll.until(lambda: server.status()["server"]["workers_running"] == 1, timeout_s=T)
-        with server.worker() as third:
-            third.send("in")
-            assert third.recv(T) == "in"
-
-
-def test_status_tells_what_runs_since_when_it_is_silent_and_how_it_ended(server: Server) -> None:
-    with server.worker(name="rank7") as worker, server.worker() as other:
-        worker.send("hang")
-        assert worker.recv(T) == "hanging"
-        with pytest.raises(TimeoutError, match=r"rank7 sent nothing for 0\.2s"):
-            worker.recv(timeout=0.2)
-        other.send("die")
-        with pytest.raises(WorkerDied):
-            other.recv(T)
-        rows = {row["id"]: row for row in server.status()["workers"]}
-        alive, dead = rows[worker.worker_id], rows[other.worker_id]
-        assert (alive["name"], alive["state"], alive["pid"]) == ("rank7", "running", worker.pid)
-        assert alive["silent_s"] >= 0.19
-        assert (dead["state"], dead["exit_code"]) == ("ended", -signal.SIGKILL)
-        assert dead["ended"] == "was killed by SIGKILL (probably out of memory)"
-
-
-def test_a_worker_that_floods_its_output_is_not_stopped_by_a_reader_that_does_not_read() -> None:
-    read_end, write_end = os.pipe()
-    log = Path(f"/proc/self/fd/{write_end}")
-    server = Server(log)
-    try:
-        with server.worker(name="rank0") as worker:
-            worker.send(("print", 100_000))  # 100 MB
-            assert worker.recv(60) == "printed"
-            output = b""
-            while not output.endswith(b"bytes of output were dropped: nobody took them in time\n"):
-                output += os.read(read_end, 1 << 16)
-            *lines, last = output.splitlines()
-            assert all(line == b"[rank0] " + b"x" * 1000 for line in lines)
-            assert int(last.split()[1]) > 90_000_000
-            worker.send("alive")
-            assert worker.recv(T) == "alive"
-    finally:
-        os.kill(server.child.pid, signal.SIGTERM)
-        assert server.child.wait(T) == 0
-        os.close(read_end)
-        os.close(write_end)
-
-
-def test_a_full_disk_under_the_log_does_not_stop_work() -> None:
-    server = Server(Path("/dev/full"))
-    try:
-        with server.worker() as worker:
-            worker.send(("print", 1000))
-            assert worker.recv(T) == "printed"
-    finally:
-        os.kill(server.child.pid, signal.SIGTERM)
-        assert server.child.wait(T) == 0
-
-
 def test_fork_after_cuda_was_initialised_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -511,12 +361,3 @@ def test_a_killed_parent_takes_its_worker_along() -> None:
     parent.kill()
     parent.communicate()
     processes.wait_until_gone([worker], timeout_s=T)
-
-
-def test_ending_within_a_second_of_the_fault(server: Server) -> None:
-    with server.worker() as worker:
-        worker.send("die")
-        begun = time.monotonic()
-        with pytest.raises(WorkerDied):
-            worker.recv()
-        assert time.monotonic() - begun < 10  # the promise is 1, on a machine that is not busy

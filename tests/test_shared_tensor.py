@@ -11,7 +11,7 @@ import pytest
 
 from miniray import Channel, ProtocolError, RemoteWorker, SharedTensor, Worker, wire
 from tests import work
-from tests.test_contract import serving
+from tests.support.servers import serving
 
 torch = pytest.importorskip("torch")
 T = 20.0
