@@ -230,6 +230,7 @@ def main() -> None:
     """Be the Python of a traced node, which is called as `python -m MODULE ARGUMENTS`."""
     _, _, module, *arguments = sys.argv
     watch(module.rpartition(".")[0])
+    note("is", "keeper")
     # The work function is in this module, which the node imports by its name.
     sys.modules["exercises.trace"] = sys.modules["__main__"]
     sys.argv = [module, *arguments]

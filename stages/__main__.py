@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         description=CARRY,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    carried.add_argument("stage", type=int, help="the stage that you have changed: 1, 2, 3 or 4")
+    carried.add_argument("stage", type=int, help="the stage that you have changed")
     carried.add_argument(
         "--since",
         metavar="REVISION",

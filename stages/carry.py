@@ -17,6 +17,9 @@ from stages import snapshots
 REPOSITORY = snapshots.REPOSITORY
 NOTES = "stages-carried.json"
 MARK = "<<<<<<< "
+# Behind each text while it is merged: what one side has changed in the last lines, and what the
+# other has added below them, would else touch each other.
+PADDING = "\n\n"
 # What shows something of the stages, and is made from them.
 GENERATORS = ("tools.count_lines", "stages table", "stages additions")
 
@@ -27,9 +30,7 @@ def carry(stage: int, *, since: str = "HEAD", dry_run: bool = False) -> int:
     Stops at the first stage where a person has to decide, and says where and how to go on: then
     the status is 1. Raises ValueError for what is no stage or no revision.
     """
-    if stage == len(snapshots.NAMES):
-        raise ValueError(f"nothing comes after stage {stage}; name 1, 2, 3 or 4")
-    if not 1 <= stage < len(snapshots.NAMES):
+    if not 1 <= stage <= len(snapshots.NAMES):
         raise ValueError(f"there is no stage {stage}; name 1, 2, 3 or 4")
     files = Files(since, dry_run=dry_run)
     changed = files.changed(stage)
@@ -45,8 +46,14 @@ def carry(stage: int, *, since: str = "HEAD", dry_run: bool = False) -> int:
         if undecided:
             again = ["python", "-m", "stages", "carry", str(later)]
             again += [] if since == "HEAD" else ["--since", since]
-            print(f"stopped at stage {later}, where a person has to decide:", *undecided, sep="\n")
-            print("then go on with:", f"  {shlex.join(again)}", sep="\n")
+            print(
+                f"stopped at stage {later}, where a person has to decide:",
+                *undecided,
+                f"between marks are its own lines, and stage {later - 1}'s as they were and are:",
+                "leave what is right, without the marks, and go on with",
+                f"  {shlex.join(again)}",
+                sep="\n",
+            )
             return 1
     return 0 if dry_run else refresh_tables()
 
@@ -84,13 +91,13 @@ def merge(ours: str, base: str, theirs: str, stage: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("ours", "base", "theirs")]
         for path, text in zip(paths, (ours, base, theirs), strict=True):
-            path.write_bytes(text.encode())
+            path.write_bytes((text + PADDING).encode())
         named = [word for label in labels for word in ("-L", label)]
         argv = ["git", "merge-file", "-p", "--diff3", *named, *map(str, paths)]
         done = subprocess.run(argv, capture_output=True)
     if done.returncode > 127:  # else it is the number of conflicts
         raise ValueError(f"git merge-file failed: {done.stderr.decode().strip()}")
-    return done.stdout.decode()
+    return done.stdout.decode().removesuffix(PADDING)
 
 
 def refresh_tables() -> int:
@@ -107,8 +114,7 @@ def refresh_tables() -> int:
 def _conflicts(path: str, text: str | None, stage: int) -> list[str]:
     """Return a line for each place where the marks of a conflict stand."""
     return [
-        f"  {path}:{number}: from here to >>>>>>> are stage {stage}'s lines, stage {stage - 1}'s "
-        "before, and now; leave what is right, without the marks"
+        f"  {path}:{number}: stage {stage - 1}'s change does not fit here"
         for number, line in enumerate((text or "").splitlines(), 1)
         if line.startswith(MARK)
     ]

@@ -15,11 +15,14 @@ NAMES = (
     "stage4_ssh_cluster",
     "stage5_nccl_fsdp",
 )
-# The order in which a reader meets the modules.
+# The order in which a reader meets the modules; any other comes after them.
 READING_ORDER = (
-    *("errors", "codec", "wire", "auth", "channel", "process", "worker", "remote_worker"),
-    *("worker_server", "cluster", "nccl", "shared_tensor", "bootstrap", "__init__"),
+    *("errors", "inherited", "codec", "wire", "auth", "waiting", "channel", "process", "work"),
+    *("worker", "remote_worker", "poll_loop", "strangers", "worker_log", "worker_server"),
+    *("node", "cluster", "node_server", "sources", "bootstrap", "group", "nccl", "fake_gpu"),
+    *("shared_tensor", "pool", "__init__"),
 )
+SCRIPTS = ("demo", "train", "__main__")
 # What each stage says of itself; every other file is shared with the next stage.
 OWN_FILES = ("README.md", "__init__.py", "demo.py")
 NO_CODE = {
@@ -81,7 +84,7 @@ def load(which: str) -> Snapshot:
     snapshot = Snapshot(folder.name, folder)
     texts = {path.stem: path.read_text() for path in sorted(folder.glob("*.py"))}
     for name in sorted(texts, key=_place):
-        is_module = name in READING_ORDER
+        is_module = name not in SCRIPTS and not name.startswith("test_")
         (snapshot.modules if is_module else snapshot.others)[name] = texts[name]
     return snapshot
 

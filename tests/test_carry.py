@@ -142,7 +142,7 @@ class TestConflict:
         lines = clone.file(4, "process.py").read_text().splitlines()
         mark = next(number for number, line in enumerate(lines, 1) if line.startswith("<<<<<<< "))
         assert f"stages/stage4_ssh_cluster/process.py:{mark}: " in said
-        assert said.endswith("then go on with:\n  python -m stages carry 4\n")
+        assert said.endswith("and go on with\n  python -m stages carry 4\n")
         assert UP_TO_3[1] in clone.file(3, "process.py").read_text()
         assert "stages/stage5_nccl_fsdp/process.py" not in clone.changed()
 
@@ -162,6 +162,17 @@ class TestConflict:
         clone.carry(from_stage)
         assert file.read_text() == clone.file(5, "process.py").read_text()
         assert decided in file.read_text()
+
+
+def test_a_stage_may_have_more_below_what_has_changed(clone: Clone) -> None:
+    """The last lines of stage 2's file are changed, and stage 3 has a function below them."""
+    for stage in (2, 3, 4, 5):
+        path = clone.file(stage, "retry.py")
+        path.write_text("TIMES = 2\n" + "\n\ndef retry() -> None:\n    pass\n" * (stage > 2))
+    clone.commit()
+    clone.edit(2, "retry.py", "TIMES = 2", "TIMES = 3")
+    clone.carry("2")
+    assert clone.file(5, "retry.py").read_text().startswith("TIMES = 3\n\n\ndef retry()")
 
 
 def test_a_file_comes_and_goes_with_its_stage(clone: Clone) -> None:
@@ -215,7 +226,7 @@ def test_what_is_a_stages_own_stays(clone: Clone) -> None:
     ("arguments", "words"),
     [
         (("6",), "there is no stage 6; name 1, 2, 3 or 4"),
-        (("5",), "nothing comes after stage 5"),
+        (("0",), "there is no stage 0"),
         (("1", "--since", "no-such"), "git rev-parse failed"),
     ],
 )

@@ -10,6 +10,7 @@ from .errors import ProtocolError
 from .remote_worker import RemoteWorker
 from .test_remote_worker import T, frame_of, make_pair, serving, setUpModule  # noqa: F401
 from .test_worker import echo
+from .worker import Worker
 
 try:
     import torch
@@ -49,6 +50,10 @@ class TestValues(unittest.TestCase):
                 with self.assertRaisesRegex(TypeError, words):
                     channel.send(message)
             channel.send("usable")
+
+    def test_twice_as_many_buffers_take_twice_as_long_and_not_four_times(self) -> None:
+        with Worker(lambda channel: channel.send([b"x"] * 120_000)) as worker:
+            assert len(worker.recv(T / 2)) == 120_000
 
     def test_headers_that_no_encoder_makes_raise_protocol_error(self) -> None:
         spec = b'{"type": "bytes", "dtype": null, "shape": [1], "nbytes": %d}'
