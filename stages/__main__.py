@@ -206,8 +206,9 @@ def make_additions_page() -> str:
 def check_reasons(changes: list[snapshots.Change], reasons: dict[str, object]) -> None:
     """Raise ValueError unless every added name has exactly one reason."""
     for one in changes:
-        entry = reasons.get(one.module, {})
-        assert isinstance(entry, dict)
+        entry = reasons.get(one.module)
+        if not isinstance(entry, dict):
+            raise ValueError(f"additions.toml has no [{one.module}], whose code differs; add it")
         given = [name for each in entry.get("addition", []) for name in each["names"]]
         if sorted(given) != sorted(one.names):
             lines = difflib.unified_diff(sorted(given), sorted(one.names), n=0, lineterm="")

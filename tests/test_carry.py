@@ -1,5 +1,6 @@
 """`python -m stages carry`: one change, carried through the later stages of a copy of the clone."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -28,20 +29,10 @@ ENVIRONMENT = {
 
 
 class Clone:
-    """A copy of what the command needs, as a git repository of its own."""
+    """A git repository with what the command needs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in COPIED:
-            source, copy = snapshots.REPOSITORY / name, root / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, copy)
-        (root / ".gitignore").write_text("__pycache__/\n")
-        self.git("init", "--quiet")
-        self.commit()
 
     def git(self, *arguments: str) -> str:
         return subprocess.run(
@@ -58,8 +49,11 @@ class Clone:
         self.git("commit", "--quiet", "--message", "as it is")
 
     def carry(self, *arguments: str, status: int = 0) -> str:
+        return self.python("stages", "carry", *arguments, status=status)
+
+    def python(self, module: str, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "stages", "carry", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.root,
             env={**ENVIRONMENT, "PYTHONPATH": str(self.root)},
             capture_output=True,
@@ -88,9 +82,37 @@ class Clone:
         return added, deleted
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository in which all tables are as measured, whatever they are in ours."""
+    root = tmp_path_factory.mktemp("template")
+    for name in COPIED:
+        source, copy = snapshots.REPOSITORY / name, root / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy)
+    reasons = ['introduction = "What is new."']
+    for one in snapshots.compare(snapshots.load("5"), snapshots.load("miniray")):
+        reasons.append(f"[{one.module}]")
+        if one.names:
+            reasons.append(f'addition = [{{names = {json.dumps(one.names)}, reason = "So."}}]')
+    (root / "stages" / "additions.toml").write_text("\n".join(reasons))
+    (root / ".gitignore").write_text("__pycache__/\n")
+    clone = Clone(root)
+    clone.python("tools.count_lines", "--write")
+    clone.python("stages", "table", "--write")
+    clone.python("stages", "additions", "--write")
+    clone.git("init", "--quiet")
+    clone.commit()
+    return root
+
+
 @pytest.fixture
-def clone(tmp_path: Path) -> Clone:
-    return Clone(tmp_path)
+def clone(template: Path, tmp_path: Path) -> Clone:
+    shutil.copytree(template, tmp_path / "clone")
+    return Clone(tmp_path / "clone")
 
 
 def test_a_line_is_carried_to_the_last_stage_and_nothing_else(clone: Clone) -> None:
@@ -167,25 +189,27 @@ class TestConflict:
 def test_a_stage_may_have_more_below_what_has_changed(clone: Clone) -> None:
     """The last lines of stage 2's file are changed, and stage 3 has a function below them."""
     for stage in (2, 3, 4, 5):
-        path = clone.file(stage, "retry.py")
-        path.write_text("TIMES = 2\n" + "\n\ndef retry() -> None:\n    pass\n" * (stage > 2))
+        path = clone.file(stage, "test_retry.py")
+        path.write_text("TIMES = 2\n" + "\n\ndef test_retry() -> None:\n    pass\n" * (stage > 2))
     clone.commit()
-    clone.edit(2, "retry.py", "TIMES = 2", "TIMES = 3")
+    clone.edit(2, "test_retry.py", "TIMES = 2", "TIMES = 3")
     clone.carry("2")
-    assert clone.file(5, "retry.py").read_text().startswith("TIMES = 3\n\n\ndef retry()")
+    assert clone.file(5, "test_retry.py").read_text().startswith("TIMES = 3\n\n\ndef test_retry()")
 
 
 def test_a_file_comes_and_goes_with_its_stage(clone: Clone) -> None:
-    new = {stage: clone.file(stage, "retry.py") for stage in range(2, 6)}
+    new = {stage: clone.file(stage, "test_retry.py") for stage in range(2, 6)}
     new[2].write_text('"""Try again."""\n')
-    assert "stage 3: retry.py is new" in clone.carry("2")
+    assert "stage 3: test_retry.py is new" in clone.carry("2")
     assert {file.read_text() for file in new.values()} == {'"""Try again."""\n'}
     clone.commit()
     new[2].unlink()
     new[4].write_text('"""Try again, and wait in between."""\n')
     said = clone.carry("2", status=1)
-    assert "stage 3: retry.py is deleted" in said
-    assert "stage4_ssh_cluster/retry.py: stage 3 has none any more; delete it, or keep it" in said
+    assert "stage 3: test_retry.py is deleted" in said
+    assert (
+        "test_retry.py: stage 3 has none any more; delete it, or keep it" in said
+    )
     new[4].unlink()
     clone.carry("4")
     assert not any(file.exists() for file in new.values())
