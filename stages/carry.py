@@ -41,43 +41,45 @@ def carry(stage: int, *, since: str = "HEAD", dry_run: bool = False) -> int:
         print(f"stage {stage}: nothing else has changed since {since} (see --since)")
         return 0
     print(f"stage {stage}: {', '.join(shared)} changed since {since}")
-    for later in range(stage + 1, len(snapshots.NAMES) + 1):
-        undecided = [line for name in shared for line in carry_file(files, later, name)]
-        if undecided:
-            again = ["python", "-m", "stages", "carry", str(later)]
-            again += [] if since == "HEAD" else ["--since", since]
-            print(
-                f"stopped at stage {later}, where a person has to decide:",
-                *undecided,
-                f"between marks are its own lines, and stage {later - 1}'s as they were and are:",
-                "leave what is right, without the marks, and go on with",
-                f"  {shlex.join(again)}",
-                sep="\n",
-            )
-            return 1
-    return 0 if dry_run else refresh_tables()
+    undecided = [line for name in shared for line in _conflicts(files, stage, name)]
+    while not undecided and stage < len(snapshots.NAMES):
+        stage += 1
+        undecided = [line for name in shared for line in carry_file(files, stage, name)]
+    if not undecided:
+        return 0 if dry_run else refresh_tables()
+    again = ["python", "-m", "stages", "carry", str(stage)]
+    again += [] if since == "HEAD" else ["--since", since]
+    print(
+        f"stopped at stage {stage}, where a person has to decide:",
+        *undecided,
+        f"between marks are its own lines, and stage {stage - 1}'s as they were and are:",
+        "leave what is right, without the marks, and go on with",
+        f"  {shlex.join(again)}",
+        sep="\n",
+    )
+    return 1
 
 
 def carry_file(files: "Files", stage: int, name: str) -> list[str]:
     """Carry one file of the stage before into this one; return what a person has to decide."""
-    path = f"stages/{snapshots.NAMES[stage - 1]}/{name}"
+    if undecided := _conflicts(files, stage, name):  # from the last time
+        return undecided
     ours, theirs = files.now(stage, name), files.now(stage - 1, name)
     base = files.taken(stage, name)
-    if undecided := _conflicts(path, ours, stage):  # from the last time
-        return undecided
     if theirs in (base, ours):
         outcome = "has it already"
     elif ours is None and base is not None:
         outcome = "is not there, so nothing is carried"
     elif theirs is None and ours != base:
         outcome = "is not what it was"
+        path = f"stages/{snapshots.NAMES[stage - 1]}/{name}"
         undecided = [f"  {path}: stage {stage - 1} has none any more; delete it, or keep it"]
     else:
         wanted = theirs
         if ours is not None and theirs is not None:
             wanted = merge(ours, base or "", theirs, stage)
         files.write(stage, name, wanted)
-        undecided = _conflicts(path, wanted, stage)
+        undecided = _conflicts(files, stage, name)
         fits = "is deleted" if wanted is None else "is new" if ours is None else "has it now"
         outcome = "has a part where it does not fit" if undecided else fits
     print(f"stage {stage}: {name} {outcome}")
@@ -111,11 +113,12 @@ def refresh_tables() -> int:
     return 0
 
 
-def _conflicts(path: str, text: str | None, stage: int) -> list[str]:
-    """Return a line for each place where the marks of a conflict stand."""
+def _conflicts(files: "Files", stage: int, name: str) -> list[str]:
+    """Return a line for each place in a file where the marks of a conflict stand."""
+    path = f"stages/{snapshots.NAMES[stage - 1]}/{name}"
     return [
         f"  {path}:{number}: stage {stage - 1}'s change does not fit here"
-        for number, line in enumerate((text or "").splitlines(), 1)
+        for number, line in enumerate((files.now(stage, name) or "").splitlines(), 1)
         if line.startswith(MARK)
     ]
 
