@@ -25,6 +25,7 @@ from stages import snapshots
 Event = dict[str, Any]  # at_s, pid, what, text
 COLUMN, TEXT_CHARS_MAX = 24, 36  # a text may run on: there is one in each row
 FILE = "MINIRAY_TRACE_FILE"
+ROLES = ("coordinator", "keeper", "server", "worker")
 
 
 def note(what: str, text: str = "") -> None:
@@ -177,7 +178,7 @@ def record(stage: int) -> list[Event]:
 
 
 def name_processes(events: list[Event]) -> dict[int, str]:
-    """Return a name for each process, in the order in which they were forked."""
+    """Return a name for each process, by role, in the order in which they were forked."""
     roles = {event["pid"]: event["text"] for event in events if event["what"] == "is"}
     born = {}
     for event in reversed(events):
@@ -186,7 +187,14 @@ def name_processes(events: list[Event]) -> dict[int, str]:
     born |= {int(event["text"]): event["at_s"] for event in events if event["what"] == "forks"}
     names: dict[int, str] = {}
     pids = dict.fromkeys(event["pid"] for event in events)
-    for pid in sorted(pids, key=lambda pid: float(born[pid])):
+    parents = {int(event["text"]): event["pid"] for event in events if event["what"] == "forks"}
+
+    def place(pid: int) -> tuple[int, float]:
+        role = ROLES.index(roles.get(pid, "server"))
+        # Nodes start all at once, so what is first there is chance; their keepers' numbers are not.
+        return role, parents.get(pid, pid) if ROLES[role] in ("keeper", "server") else born[pid]
+
+    for pid in sorted(pids, key=place):
         role = roles.get(pid, "server")
         same = sum(one.startswith(role) for one in names.values())
         names[pid] = f"{role} {same + 1}" if role != "coordinator" else role
@@ -230,6 +238,7 @@ def main() -> None:
     """Be the Python of a traced node, which is called as `python -m MODULE ARGUMENTS`."""
     _, _, module, *arguments = sys.argv
     watch(module.rpartition(".")[0])
+    note("is", "keeper")
     # The work function is in this module, which the node imports by its name.
     sys.modules["exercises.trace"] = sys.modules["__main__"]
     sys.argv = [module, *arguments]

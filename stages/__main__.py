@@ -1,4 +1,4 @@
-"""Compare the stages: python -m stages [diff 1 2 | table | additions]"""
+"""Compare the stages, and change them: python -m stages [diff 1 2 | carry 1 | table | additions]"""
 
 import argparse
 import difflib
@@ -8,17 +8,30 @@ import textwrap
 import tomllib
 from pathlib import Path
 
-from stages import capabilities, snapshots
+from stages import capabilities, carry, snapshots
 
 README = Path(__file__).with_name("README.md")
 ADDITIONS = Path(__file__).with_name("additions.toml")
 ADDITIONS_PAGE = snapshots.REPOSITORY / "docs" / "from-stage5-to-miniray.md"
+CARRY = """\
+Take what you have changed in one stage into all later ones.
+
+Each file that changed is merged into the next stage's, three ways: the file as it was, the file as
+it is, and the next stage's, which keeps what is its own. Then that stage's change is merged into
+the one after it, and so on. README.md, __init__.py and demo.py are each stage's own, and stay. In
+the end the tables and pages that are made from the stages are written anew.
+
+Where a change does not fit, it stops and says where: decide there, and go on with the command that
+it shows. Running it again does no harm: what a stage has taken in is not carried twice.
+"""
 GREEN, RED, BOLD, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m stages", description="Compare the stages.")
+    parser = argparse.ArgumentParser(
+        prog="python -m stages", description="Compare the stages, and change them."
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     diff = commands.add_parser("diff", help="what changes from one stage to another")
     diff.add_argument("before", help="1, 2, 3, 4 or 5")
@@ -26,6 +39,20 @@ def main(argv: list[str] | None = None) -> int:
     diff.add_argument("--full", action="store_true", help="code with its comments and docstrings")
     diff.add_argument("--summary", action="store_true", help="files and names, without the code")
     diff.add_argument("--markdown", action="store_true", help="as a page of the site")
+    carried = commands.add_parser(
+        "carry",
+        help="take what you have changed in a stage into all later ones",
+        description=CARRY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    carried.add_argument("stage", type=int, help="the stage that you have changed")
+    carried.add_argument(
+        "--since",
+        metavar="REVISION",
+        default="HEAD",
+        help="what counts as changed: by default what is not committed yet",
+    )
+    carried.add_argument("--dry-run", action="store_true", help="write nothing, and say what would")
     for command, what in (
         ("table", "who has which capability, and how large each stage is"),
         ("additions", "what miniray adds to stage 5, and why"),
@@ -40,6 +67,10 @@ def main(argv: list[str] | None = None) -> int:
                 show = diff_as_markdown if arguments.markdown else diff_as_text
                 code = "none" if arguments.summary else "full" if arguments.full else "code"
                 print(show(before, after, code=code))
+            case "carry":
+                return carry.carry(
+                    arguments.stage, since=arguments.since, dry_run=arguments.dry_run
+                )
             case "table":
                 text = fill(README.read_text(), "stages", make_tables())
                 README.write_text(text) if arguments.write else print(make_tables())
@@ -175,8 +206,9 @@ def make_additions_page() -> str:
 def check_reasons(changes: list[snapshots.Change], reasons: dict[str, object]) -> None:
     """Raise ValueError unless every added name has exactly one reason."""
     for one in changes:
-        entry = reasons.get(one.module, {})
-        assert isinstance(entry, dict)
+        entry = reasons.get(one.module)
+        if not isinstance(entry, dict):
+            raise ValueError(f"additions.toml has no [{one.module}], whose code differs; add it")
         given = [name for each in entry.get("addition", []) for name in each["names"]]
         if sorted(given) != sorted(one.names):
             lines = difflib.unified_diff(sorted(given), sorted(one.names), n=0, lineterm="")

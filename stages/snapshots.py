@@ -15,11 +15,16 @@ NAMES = (
     "stage4_ssh_cluster",
     "stage5_nccl_fsdp",
 )
-# The order in which a reader meets the modules.
+# The order in which a reader meets the modules; any other comes after them.
 READING_ORDER = (
-    *("errors", "codec", "wire", "auth", "channel", "process", "worker", "remote_worker"),
-    *("worker_server", "cluster", "nccl", "shared_tensor", "bootstrap", "__init__"),
+    *("errors", "inherited", "codec", "wire", "auth", "waiting", "channel", "process", "work"),
+    *("worker", "remote_worker", "poll_loop", "strangers", "worker_log", "worker_server"),
+    *("node", "cluster", "node_server", "sources", "bootstrap", "group", "nccl", "fake_gpu"),
+    *("shared_tensor", "pool", "__init__"),
 )
+SCRIPTS = ("demo", "train", "__main__")
+# What each stage says of itself; every other file is shared with the next stage.
+OWN_FILES = ("README.md", "__init__.py", "demo.py")
 NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
     *(tokenize.ENCODING, tokenize.ENDMARKER),
@@ -79,7 +84,7 @@ def load(which: str) -> Snapshot:
     snapshot = Snapshot(folder.name, folder)
     texts = {path.stem: path.read_text() for path in sorted(folder.glob("*.py"))}
     for name in sorted(texts, key=_place):
-        is_module = name in READING_ORDER
+        is_module = name not in SCRIPTS and not name.startswith("test_")
         (snapshot.modules if is_module else snapshot.others)[name] = texts[name]
     return snapshot
 
@@ -99,6 +104,22 @@ def compare(before: Snapshot, after: Snapshot) -> list[Change]:
             names = [name for name in names_in(texts[1]) if name not in known]
             changes.append(Change(module, old, new, names, (texts[0], texts[1])))
     return changes
+
+
+def differences(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
+    """Return the pieces that both stages have, but not the same, by file; own files do not count.
+
+    A file whose pieces are the same, but not what is between them, has the piece "(layout)".
+    """
+    found = {}
+    for name, text in (before.modules | before.others).items():
+        following = (after.modules | after.others).get(name, "")
+        if text != following and f"{name}.py" not in OWN_FILES:
+            old, new = pieces(text), pieces(following)
+            changed = [piece for piece in old if old[piece] != new.get(piece)]
+            if changed or old == new:
+                found[name] = changed or ["(layout)"]
+    return found
 
 
 def code_lines(source: str) -> list[str]:
@@ -135,6 +156,36 @@ def names_in(source: str) -> list[str]:
             case ast.Assign(targets=[ast.Name(id=name)]) if name.strip("_").isupper():
                 found.append(name)
     return found
+
+
+def pieces(source: str) -> dict[str, str]:
+    """Return a module's text in pieces: each function and method, the rest of a class, the rest.
+
+    A piece has the comments above it. The rest of a module is called "(module)".
+    """
+    found: dict[str, str] = {}
+    _cut(source.splitlines(keepends=True), ast.parse(source), "", 0, found)
+    return {name: text.strip() for name, text in found.items()}
+
+
+def _cut(
+    lines: list[str], node: ast.Module | ast.ClassDef, name: str, start: int, found: dict[str, str]
+) -> None:
+    """Cut what begins after line `start` into pieces; `name` is the class's, "" for the module."""
+    rest = name or "(module)"
+    found[rest] = ""
+    for one in node.body:
+        end = one.end_lineno or one.lineno
+        match one:
+            case ast.ClassDef():
+                _cut(lines[:end], one, f"{name}.{one.name}".lstrip("."), start, found)
+            case ast.FunctionDef():
+                part = f"{name}.{one.name}".lstrip(".")
+                found[part] = found.get(part, "") + "".join(lines[start:end])
+            case _:
+                found[rest] += "".join(lines[start:end])
+        start = end
+    found[rest] += "".join(lines[start:])
 
 
 def first_line(source: str) -> str:

@@ -48,7 +48,7 @@ def run(record: Record) -> None:
         _reduce_and_kill(record, ranks, port)
     finally:
         for rank in ranks:
-            rank.close(grace=0.1)
+            rank.close(timeout=0.2)
 
 
 def _reduce_and_kill(record: Record, ranks: list[Worker], port: int) -> None:

@@ -10,13 +10,13 @@ import time
 from exercises.labs.lab import Lab, Record, ms, state_of
 from stages.stage4_ssh_cluster.channel import Channel
 from stages.stage4_ssh_cluster.cluster import Cluster, NodeConfig
-from stages.stage4_ssh_cluster.process import GRACE_S
+from stages.stage4_ssh_cluster.process import STOP_S
 from stages.stage4_ssh_cluster.worker import Worker
 
 WORK = f"{__name__}.work"
 ROLES = ("waits in recv", "never looks", "ignores SIGTERM")
 # When each of them ends: at once, at SIGTERM, at SIGKILL.
-DUE_S = (0.0, GRACE_S, 2 * GRACE_S)
+DUE_S = (0.0, STOP_S / 2, STOP_S)
 LATE_S = 1.4
 T = 5.0
 
@@ -114,9 +114,10 @@ LAB = Lab(
     right=3,
     run=run,
     why="""The kernel closes what a process held open, however it ends: here the connections to the
-    workers, and the other end of each server's stdin. A worker that waits in recv reads the end of
-    file at once. For the others there is the server, which reads the end of its stdin: that is the
-    end of its lease, so it hangs up, sends SIGTERM after the grace, and SIGKILL after another. A
-    signal goes to the worker's process group, so what a worker has started goes along. A server
-    ends last, because it is the parent and has to reap.""",
+    workers, and the other end of each node's stdin. A worker that waits in recv reads the end of
+    file at once. For the others there is the server. Its parent, the keeper, reads the end of
+    stdin: that is the end of the lease. So the server hangs up, sends SIGTERM after half of the
+    time that it gives, and SIGKILL at the end of it. A signal goes to the worker's process group,
+    so what a worker has started goes along. A server ends last, because it is the parent and has
+    to reap.""",
 )

@@ -11,7 +11,8 @@ from typing import Any, Self
 from . import wire
 from .errors import ProtocolError, WorkerFailed
 
-_every_channel: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+# What belongs to this process alone: sockets and files that no forked child may keep.
+owned: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 class Channel:
@@ -24,7 +25,7 @@ class Channel:
         self.name = name
         self._sock = sock
         self._ended: Exception | None = None  # why there is no more, or None while it is open
-        _every_channel.add(self)
+        owned.add(sock)
 
     def send(self, message: Any) -> None:
         """Send one message: whatever JSON can say.
@@ -130,17 +131,19 @@ def run_work(work_fn: Callable[[Channel], Any], channel: Channel) -> int:
     try:
         work_fn(channel)
     except (Exception, SystemExit) as error:
-        report = {"type": type(error).__name__, "message": str(error)}
-        channel._send_last(wire.ERROR, {**report, "traceback": traceback.format_exc()})
-        return 1
+        code = error.code if isinstance(error, SystemExit) else 1
+        if code:  # sys.exit() and sys.exit(0) are a way to return, and nothing else is
+            report = {"type": type(error).__name__, "message": str(error)}
+            channel._send_last(wire.ERROR, {**report, "traceback": traceback.format_exc()})
+            return code if isinstance(code, int) else 1
     channel._send_last(wire.EXIT, None)
     return 0
 
 
 def close_inherited() -> None:
-    """Close, in a forked child, every channel of its parent.
+    """Close, in a forked child, what belongs to its parent.
 
     A child that held its siblings' sockets would keep them from ever seeing end of file.
     """
-    for channel in _every_channel:
-        channel._sock.close()
+    for one in owned:
+        one.close()

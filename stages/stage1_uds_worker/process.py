@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-GRACE_S = 1.5
+STOP_S = 3.0
 
 
 class Process:
@@ -28,13 +28,11 @@ class Process:
             self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.exit_code
 
-    def stop(self, grace_s: float = GRACE_S) -> None:
-        """End a process that was hung up on: grace, SIGTERM, grace, SIGKILL."""
+    def stop(self, timeout: float = STOP_S) -> None:
+        """End a process that was hung up on: SIGTERM at half of the time, SIGKILL at its end."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                self.wait(grace_s)
-                return
-            except TimeoutError:
+            # Once it is reaped, its number may be another's.
+            if self.exit_code is None and not _wait_for_end(self.pid, timeout / 2):
                 os.kill(self.pid, number)
         self.wait()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import unittest
 from typing import Any
 
@@ -29,6 +30,8 @@ def obey(channel: Channel) -> None:
                 return
             case "hard exit":
                 os._exit(7)
+            case {"exit": status}:
+                sys.exit(status)
             case "hang":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 channel.send("hanging")
@@ -128,6 +131,21 @@ class TestEndings(unittest.TestCase):
             with self.assertRaisesRegex(WorkerDied, "exited with status 7"):
                 worker.recv()
 
+    def test_sys_exit_with_a_status_is_a_failure_and_nobody_takes_it_for_the_end(self) -> None:
+        for status, code, words in ((3, 3, "3"), ("fatal: no data", 1, "fatal: no data")):
+            with Worker(obey) as worker:
+                worker.send({"exit": status})
+                with self.assertRaisesRegex(WorkerFailed, f"raised SystemExit: .*{words}"):
+                    list(worker)
+                assert worker.wait() == code
+
+    def test_sys_exit_without_one_is_a_way_to_return(self) -> None:
+        for status in (None, 0):
+            with Worker(obey) as worker:
+                worker.send({"exit": status})
+                assert list(worker) == []
+                assert worker.wait() == 0
+
     def test_a_worker_never_returns_into_the_code_that_started_it(self) -> None:
         read, write = os.pipe()
         with os.fdopen(read) as answers, os.fdopen(write, "w") as out:
@@ -150,13 +168,13 @@ class TestClose(unittest.TestCase):
         worker = Worker(obey)
         worker.send("hang")
         assert worker.recv() == "hanging"
-        worker.close(grace=0.1)
+        worker.close(timeout=0.2)
         assert worker.wait() == -signal.SIGKILL
         assert is_gone(worker.pid)
 
     def test_a_hang_up_is_seen_however_many_siblings_there_are(self) -> None:
         first, second = Worker(echo), Worker(echo)
-        first.close(grace=60.0)  # it would last, if the second held the first one's socket
+        first.close(timeout=120.0)  # it would last, if the second held the first one's socket
         second.send("alive")
         assert second.recv() == "alive"
         second.close()

@@ -46,10 +46,10 @@ class Worker(Channel):
         """Wait for the child to end; return its exit code, -N if signal N killed it."""
         return self._process.wait(timeout)
 
-    def close(self, grace: float = process.GRACE_S) -> None:
-        """Hang up, and end the child: it has `grace` seconds, then SIGTERM, then SIGKILL."""
+    def close(self, timeout: float = process.STOP_S) -> None:
+        """Hang up, and end the child: SIGTERM at half of the time, SIGKILL at the end of it."""
         super().close()
-        self._process.stop(grace)
+        self._process.stop(timeout)
 
     def _explain_silence(self, error: OSError) -> Exception:
         try:

@@ -44,7 +44,7 @@ def serving(work_fn: Callable[[Channel], Any]) -> Iterator[tuple[str, int]]:
         host, port = process.recv()
         yield host, port
     finally:
-        process.close(grace=0.1)
+        process.close(timeout=0.2)
 
 
 def make_pair() -> tuple[Channel, socket.socket]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, detect_lost_peer, run_work
+from .channel import Channel, detect_lost_peer, owned, run_work
 
 
 class WorkerServer:
@@ -26,6 +26,7 @@ class WorkerServer:
     ) -> None:
         self._work_fn = work_fn
         self._listener = _listen(host, port)
+        owned.add(self._listener)
         self.host: str = self._listener.getsockname()[0]
         self.port: int = self._listener.getsockname()[1]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import stat
@@ -15,7 +16,7 @@ from unittest import mock
 
 from . import auth, process, test_remote_worker, worker_server
 from .channel import Channel
-from .errors import AuthenticationError, WorkerDied, WorkerExited
+from .errors import AuthenticationError, WorkerDied, WorkerFailed
 from .remote_worker import RemoteWorker
 from .test_remote_worker import T, serving
 from .test_worker import echo, is_gone, obey
@@ -28,7 +29,7 @@ KEY, NONCES = b"k" * 64, ("a" * 64, "b" * 64)
 def setUpModule() -> None:
     """Have servers whose patience is short, for those who wait for its end."""
     test_remote_worker.setUpModule()
-    patience = mock.patch.object(process, "GRACE_S", 0.3)
+    patience = mock.patch.object(process, "STOP_S", 0.6)
     patience.start()
     unittest.addModuleCleanup(patience.stop)
 
@@ -49,11 +50,6 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def exit_as_told(channel: Channel) -> None:
-    """Leave by sys.exit with what the message says."""
-    raise SystemExit(channel.recv())
-
-
 @contextlib.contextmanager
 def server_process(work_fn: Callable[[Channel], Any]) -> Iterator[tuple[Worker, tuple[str, int]]]:
     """Run a server, and yield its process as well as its address."""
@@ -66,7 +62,7 @@ def server_process(work_fn: Callable[[Channel], Any]) -> Iterator[tuple[Worker, 
     with Worker(serve) as process:
         host, port = process.recv()
         yield process, (host, port)
-        process.close(grace=0.1)
+        process.close(timeout=0.2)
 
 
 class TestForking(unittest.TestCase):
@@ -136,13 +132,32 @@ class TestHowItEnded(unittest.TestCase):
                 worker.recv(T)
             assert (it.exception.signal, it.exception.exit_code) == (None, 7)
 
-    def test_sys_exit_is_a_goodbye_with_a_status(self) -> None:
-        with serving(exit_as_told) as address:
-            for status, words in {3: "exited with status 3", 0: "is done", None: "is done"}.items():
+    def test_a_server_reaps_even_if_it_can_open_nothing_more(self) -> None:
+        def starve(channel: Channel) -> None:
+            child = process.fork(lambda: 7)
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            with contextlib.ExitStack() as stack:
+                with contextlib.suppress(OSError):
+                    while True:
+                        stack.callback(os.close, os.dup(0))
+                until(lambda: child.poll() is not None, "the child to be reaped")
+            channel.send(child.poll())
+
+        with Worker(starve) as worker:
+            assert worker.recv() == 7
+
+    def test_sys_exit_with_a_status_is_a_failure(self) -> None:
+        with serving(obey) as address:
+            for failure in (3, "fatal: no data"):
                 with RemoteWorker(*address) as worker:
-                    worker.send(status)
-                    with self.assertRaisesRegex(WorkerExited, words):
-                        worker.recv(T)
+                    worker.send({"exit": failure})
+                    with self.assertRaisesRegex(WorkerFailed, f"raised SystemExit: .*{failure}"):
+                        list(worker)
+            for success in (0, None):
+                with RemoteWorker(*address) as worker:
+                    worker.send({"exit": success})
+                    assert list(worker) == []
 
     def test_a_server_that_is_gone_is_said_to_be(self) -> None:
         with server_process(obey) as (parent, address), RemoteWorker(*address) as worker:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import auth, process, wire
-from .channel import Channel, close_inherited, detect_lost_peer, run_work
+from .channel import Channel, close_inherited, detect_lost_peer, owned, run_work
 from .errors import MiniRayError
 
 STRANGER_S = 2.0
@@ -58,9 +58,10 @@ class WorkerServer:
         self._workers: dict[int, WorkerRecord] = {}
         self._exit_codes: dict[Any, int] = {}  # of the last ENDED_MAX workers that have ended
         self._poll = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that they watch
+        self._handlers: dict[int, Callable[[], object]] = {}  # by the descriptor that they watch
         self._wake_read, self._wake_write = socket.socketpair()
         self._listener = _listen(host, port)
+        owned.update((self._listener, self._wake_read, self._wake_write))
         self.host: str = self._listener.getsockname()[0]
         self.port: int = self._listener.getsockname()[1]
 
@@ -99,7 +100,7 @@ class WorkerServer:
             if (exit_code := record.process.poll()) is not None:
                 self._retire(record, exit_code)
 
-    def _watch(self, descriptor: int, events: int, handler: Callable[[], None]) -> None:
+    def _watch(self, descriptor: int, events: int, handler: Callable[[], object]) -> None:
         self._handlers[descriptor] = handler
         self._poll.register(descriptor, events)
 
@@ -140,23 +141,21 @@ class WorkerServer:
         number = self._workers_started
 
         def run() -> int:
-            for other in (self._listener, self._wake_read, self._wake_write):
-                other.close()
-            for record in self._workers.values():
-                record.sock.close()
-            close_inherited(kept=sock)
+            close_inherited()
             channel = Channel(sock, name="coordinator")
             channel.send({"worker": number, "pid": os.getpid()})
             return run_work(self._work_fn, channel)
 
+        owned.discard(sock)  # it is this child's to keep, and no other's
         record = WorkerRecord(number, process.fork(run), sock)
+        owned.add(sock)
         self._workers[number] = record
         self._watch(sock.fileno(), HANG_UP, lambda: self._on_hang_up(record))
 
     def _on_hang_up(self, record: WorkerRecord) -> None:
         """Leave a worker whose client is gone some time to end by itself."""
         self._unwatch(record.sock.fileno())
-        record.process.begin_stop(process.GRACE_S)
+        record.process.begin_stop(process.STOP_S)
 
     def _retire(self, record: WorkerRecord, exit_code: int) -> None:
         """Put a worker that has ended on record, and only then let its client see it."""

@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 from . import wire
 from .errors import ProtocolError, WorkerFailed
 
-_every_channel: "weakref.WeakSet[Channel]" = weakref.WeakSet()
+# What belongs to this process alone: sockets and files that no forked child may keep.
+owned: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 class Channel:
@@ -26,7 +27,7 @@ class Channel:
         self._sock = sock
         self._decoder = wire.Decoder()
         self._ended: Exception | None = None  # why there is no more, or None while it is open
-        _every_channel.add(self)
+        owned.add(sock)
 
     def send(self, message: Any, timeout: float | None = None) -> None:
         """Send one message: whatever JSON can say.
@@ -76,7 +77,7 @@ class Channel:
 
     def close(self) -> None:
         """Say goodbye and hang up; closing twice is fine."""
-        self._send_last(wire.EXIT, {"code": 0}, socket.MSG_DONTWAIT)  # if it takes that at once
+        self._send_last(wire.EXIT, None, socket.MSG_DONTWAIT)  # if it takes that at once
         if self._ended is None:
             self._ended = ConnectionError(f"this side has closed the channel to {self.name}")
         self._sock.close()
@@ -119,12 +120,10 @@ class Channel:
 
     def _read_ending(self, frame: wire.Frame) -> Exception:
         """Return what a frame that is no message says about the end."""
-        if type(frame.body) is not dict:
-            return ProtocolError(f"{self.name} ended and does not say how")
         if frame.kind == wire.EXIT:
-            code = frame.body.get("code")
-            how = f"exited with status {code}" if code else "is done"
-            return self._goodbye(f"{self.name} {how}")
+            return self._goodbye(f"{self.name} is done")
+        if type(frame.body) is not dict:
+            return ProtocolError(f"{self.name} sent an ERROR that says nothing")
         kind, text, trace = (frame.body.get(key) for key in ("type", "message", "traceback"))
         return WorkerFailed(f"{self.name} raised {kind}: {text}\n\nIts traceback:\n{trace}")
 
@@ -161,25 +160,23 @@ def run_work(work_fn: Callable[[Channel], Any], channel: Channel) -> int:
     """Run a work function in its worker, report how it ended, and return the exit status."""
     try:
         work_fn(channel)
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except Exception as error:
-        report = {"type": type(error).__name__, "message": str(error)}
-        channel._send_last(wire.ERROR, {**report, "traceback": traceback.format_exc()})
-        return 1
-    channel._send_last(wire.EXIT, {"code": code})
-    return code
+    except (Exception, SystemExit) as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if code:  # sys.exit() and sys.exit(0) are a way to return, and nothing else is
+            report = {"type": type(error).__name__, "message": str(error)}
+            channel._send_last(wire.ERROR, {**report, "traceback": traceback.format_exc()})
+            return code if isinstance(code, int) else 1
+    channel._send_last(wire.EXIT, None)
+    return 0
 
 
-def close_inherited(kept: socket.socket | None = None) -> None:
-    """Close, in a forked child, every channel of its parent but the one that became its own.
+def close_inherited() -> None:
+    """Close, in a forked child, what belongs to its parent.
 
     A child that held its siblings' sockets would keep them from ever seeing end of file.
     """
-    for channel in _every_channel:
-        if channel._sock is not kept:
-            channel._sock.close()
+    for one in owned:
+        one.close()
 
 
 def detect_lost_peer(sock: socket.socket) -> None:

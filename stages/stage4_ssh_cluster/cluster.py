@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
 from . import auth
+from .channel import owned
 from .errors import ClusterError, MiniRayError
-from .process import GRACE_S
+from .process import STOP_S
 from .remote_worker import RemoteWorker
 
 CONNECT_S = 8
@@ -117,12 +118,12 @@ class Cluster:
         return list(self.workers)
 
     def stop(self) -> None:
-        """End all workers and servers: hang up, SIGTERM after GRACE_S, SIGKILL after twice that."""
+        """End all workers and servers: hang up, SIGTERM after STOP_S / 2, SIGKILL after STOP_S."""
         for worker in self.workers:
             worker.close()
         for node in self._nodes:
             node.begin_stop()
-        deadline = time.monotonic() + 2 * GRACE_S + ENDING_S
+        deadline = time.monotonic() + STOP_S + ENDING_S
         for node in self._nodes:
             node.end(deadline)
         self._nodes, self.workers = [], []
@@ -163,6 +164,7 @@ class Node:
         assert self._session.stdout
         assert self._session.stderr
         self._stdin, self._stdout = self._session.stdin, self._session.stdout
+        owned.update((self._stdin, self._stdout, self._session.stderr))
         more = {"node": self.label, "marker": self._marker, "host": self.config.address}
         with contextlib.suppress(OSError):  # it has ended already, and stderr says why
             self._stdin.write(json.dumps(settings | more).encode() + b"\n")
@@ -238,8 +240,8 @@ class Node:
 
     def _copy_log(self, stderr: IO[bytes]) -> None:
         """Copy the session's stderr to the log, each line with the node's name."""
-        with stderr:
-            for raw in stderr:
+        with stderr, open(stderr.fileno(), "rb", closefd=False) as lines:
+            for raw in lines:
                 line = raw.decode(errors="replace").rstrip("\r\n")
                 if not line.startswith(f"[{self.label}"):
                     self._last_lines.append(line)

@@ -48,6 +48,13 @@ def talk(channel: Channel) -> None:
         channel.send("printed")
 
 
+def pipes() -> set[str]:
+    """Return the pipes that this process holds, apart from its standard streams."""
+    paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd") if int(name) > 2]
+    targets = {os.readlink(path) for path in paths if os.path.islink(path)}
+    return {target for target in targets if target.startswith("pipe:")}
+
+
 def grandchildren(channel: Channel) -> None:
     """Start a process that would live on, and wait for the end."""
     pid = os.fork()
@@ -160,6 +167,14 @@ class TestRunning(unittest.TestCase):
 
 
 class TestLosses(unittest.TestCase):
+    def test_a_worker_that_is_forked_later_does_not_hold_the_lease(self) -> None:
+        before = pipes()
+        with Cluster(make_nodes(each=1), log=io.StringIO()) as cluster:
+            cluster.start(OBEY)
+            ours = pipes() - before
+            with Worker(lambda channel: channel.send(sorted(pipes()))) as worker:
+                assert ours.isdisjoint(worker.recv(T))
+
     def test_nothing_is_left_when_the_coordinator_is_killed(self) -> None:
         def coordinate(channel: Channel) -> None:
             cluster = Cluster(make_nodes(each=1), log=io.StringIO())

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-GRACE_S = 1.5
+STOP_S = 3.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -35,24 +35,22 @@ class Process:
 
     def poll(self) -> int | None:
         """Reap the process if it has ended; return its exit code, or None while it runs."""
-        if self.exit_code is None and _wait_for_end(self.pid, 0.0):
-            self.wait()
+        if self.exit_code is None and _wait_for_end(self.pid, 0):
+            self.wait(0)
         return self.exit_code
 
-    def stop(self, grace_s: float = GRACE_S) -> None:
-        """End a process that was hung up on: grace, SIGTERM, grace, SIGKILL."""
+    def stop(self, timeout: float = STOP_S) -> None:
+        """End a process that was hung up on: SIGTERM at half of the time, SIGKILL at its end."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                self.wait(grace_s)
-                return
-            except TimeoutError:
+            # Once it is reaped, its number may be another's.
+            if self.exit_code is None and not _wait_for_end(self.pid, timeout / 2):
                 _signal_group(self.pid, number)
         self.wait()
 
-    def begin_stop(self, grace_s: float) -> None:
+    def begin_stop(self, timeout: float) -> None:
         """Start the same ladder without waiting; `advance_stop` climbs it."""
         now = time.monotonic()
-        self._due = [(now + grace_s, signal.SIGTERM), (now + 2 * grace_s, signal.SIGKILL)]
+        self._due = [(now + timeout / 2, signal.SIGTERM), (now + timeout, signal.SIGKILL)]
 
     def advance_stop(self) -> float | None:
         """Send the signals that are due; return the seconds until the next, None if no more."""
@@ -66,6 +64,8 @@ class Process:
 
 def _wait_for_end(pid: int, timeout: float | None) -> bool:
     """Wait until a child that is not reaped yet has ended, or it is late; return whether it has."""
+    if timeout == 0:  # it takes no descriptor to look, and a busy server may have none left
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     pidfd = os.pidfd_open(pid)
     try:
         poller = select.poll()

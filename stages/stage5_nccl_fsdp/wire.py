@@ -83,15 +83,16 @@ class Decoder:
         if self._header is None:
             self._header = _decode_header(self._part, self._buffers_bytes_max)
             self._memories: list[bytearray] = []
+            self._to_come = iter(self._header["buffers"])
         else:
             self._memories.append(self._part)
-        specs = self._header["buffers"]
-        for spec in specs[len(self._memories) :]:
+        for spec in self._to_come:
             if spec["nbytes"]:
                 self._expect(spec["nbytes"], self._kind)
                 return None
             self._memories.append(bytearray())
-        frame = Frame(self._kind, codec.decode(self._header["body"], specs, self._memories))
+        body, specs = self._header["body"], self._header["buffers"]
+        frame = Frame(self._kind, codec.decode(body, specs, self._memories))
         self._memories = []  # from here on it is the receiver's own
         self._expect(PRELUDE.size, kind=None)
         return frame

@@ -6,6 +6,7 @@ python -m stages.stage5_nccl_fsdp.worker_server --port 10000 --work-fn my_module
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
 import select
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import auth, process, wire
-from .channel import Channel, close_inherited, detect_lost_peer, run_work
+from .channel import Channel, close_inherited, detect_lost_peer, owned, run_work
 from .errors import MiniRayError
 
 STRANGER_S = 2.0
@@ -36,7 +37,7 @@ class WorkerRecord:
     process: process.Process
     sock: socket.socket  # our copy, to notice a hang-up; the worker alone reads and writes
     label: bytes
-    log: int  # the end that we read of a pipe that is the worker's stdout and stderr
+    log: io.FileIO  # the end that we read of a pipe that is the worker's stdout and stderr
     line: bytes = b""
 
 
@@ -64,9 +65,10 @@ class WorkerServer:
         self._workers: dict[int, WorkerRecord] = {}
         self._exit_codes: dict[Any, int] = {}  # of the last ENDED_MAX workers that have ended
         self._poll = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}  # by the descriptor that they watch
+        self._handlers: dict[int, Callable[[], object]] = {}  # by the descriptor that they watch
         self._wake_read, self._wake_write = socket.socketpair()
         self._listener = _listen(host, port)
+        owned.update((self._listener, self._wake_read, self._wake_write))
         self.host: str = self._listener.getsockname()[0]
         self.port: int = self._listener.getsockname()[1]
 
@@ -90,15 +92,6 @@ class WorkerServer:
         while self._workers:
             self._serve_once()
 
-    def hold_stdin_lease(self) -> None:
-        """Stop at the end of stdin: then the coordinator has hung up, or is gone."""
-        self._watch(0, select.POLLIN, self._on_stdin)
-
-    def _on_stdin(self) -> None:
-        if not os.read(0, 4096):
-            self._unwatch(0)
-            self._stopping = True
-
     def _on_signal(self, number: int, frame: object) -> None:
         self._stopping = self._stopping or number != signal.SIGCHLD
 
@@ -114,7 +107,7 @@ class WorkerServer:
             if (exit_code := record.process.poll()) is not None:
                 self._retire(record, exit_code)
 
-    def _watch(self, descriptor: int, events: int, handler: Callable[[], None]) -> None:
+    def _watch(self, descriptor: int, events: int, handler: Callable[[], object]) -> None:
         self._handlers[descriptor] = handler
         self._poll.register(descriptor, events)
 
@@ -157,44 +150,38 @@ class WorkerServer:
         self._workers_started += 1
         number = self._workers_started
         log_read, log_write = os.pipe()
+        os.set_blocking(log_read, False)
+        log = io.FileIO(log_read)
+        owned.add(log)
 
         def run() -> int:
-            for other in (self._listener, self._wake_read, self._wake_write):
-                other.close()
-            for record in self._workers.values():
-                record.sock.close()
-                os.close(record.log)
-            os.close(log_read)
+            close_inherited()
             _redirect(log_write)
-            close_inherited(kept=sock)
             channel = Channel(sock, name="coordinator")
             channel.send({"worker": number, "pid": os.getpid()})
             return run_work(self._work_fn, channel)
 
+        owned.discard(sock)  # it is this child's to keep, and no other's
         try:
             child = process.fork(run)
         finally:
             os.close(log_write)
-        os.set_blocking(log_read, False)
+        owned.add(sock)
         where = f"{self._node}:{name}" if self._node else name
-        record = WorkerRecord(number, child, sock, f"[{where}] ".encode(errors="replace"), log_read)
+        record = WorkerRecord(number, child, sock, f"[{where}] ".encode(errors="replace"), log)
         self._workers[number] = record
-        self._watch(log_read, select.POLLIN, lambda: self._on_log(record))
+        self._watch(log_read, select.POLLIN, lambda: self._copy_log(record))
         self._watch(sock.fileno(), HANG_UP, lambda: self._on_hang_up(record))
 
     def _on_hang_up(self, record: WorkerRecord) -> None:
         """Leave a worker whose client is gone some time to end by itself."""
         self._unwatch(record.sock.fileno())
-        record.process.begin_stop(process.GRACE_S)
-
-    def _on_log(self, record: WorkerRecord) -> None:
-        self._copy_log(record)
+        record.process.begin_stop(process.STOP_S)
 
     def _copy_log(self, record: WorkerRecord) -> bool:
         """Copy some of a worker's output to stderr, line by line; return whether there was any."""
-        try:
-            data = os.read(record.log, 1 << 16)
-        except BlockingIOError:
+        data = record.log.read(1 << 16)
+        if data is None:  # for now
             return False
         *lines, record.line = (record.line + data).split(b"\n")
         if record.line and (not data or len(record.line) > LOG_LINE_BYTES_MAX):
@@ -203,7 +190,7 @@ class WorkerServer:
             sys.stderr.buffer.write(b"".join(record.label + line + b"\n" for line in lines))
             sys.stderr.buffer.flush()
         if not data:
-            self._unwatch(record.log)
+            self._unwatch(record.log.fileno())
         return bool(data)
 
     def _retire(self, record: WorkerRecord, exit_code: int) -> None:
@@ -212,8 +199,8 @@ class WorkerServer:
         self._unwatch(record.sock.fileno())
         while self._copy_log(record):
             pass
-        self._unwatch(record.log)
-        os.close(record.log)
+        self._unwatch(record.log.fileno())
+        record.log.close()
         self._exit_codes[record.number] = exit_code
         if len(self._exit_codes) > ENDED_MAX:
             del self._exit_codes[next(iter(self._exit_codes))]
@@ -257,13 +244,25 @@ def _redirect(log_write: int) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
 
 
-def serve_node() -> None:
-    """Serve as a Cluster's node: its settings are a line on stdin, which is the lease from then on.
+def keep_node() -> None:
+    """Be a Cluster's node: settings are a line on stdin, which is the lease from then on.
+
+    The server is a child of ours. So whatever keeps it busy, an import that takes long or never
+    ends, somebody watches the lease, who does nothing else.
+    """
+    settings = json.loads(sys.stdin.buffer.readline())
+    server = process.fork(lambda: serve_node(settings))
+    select.select([0, os.pidfd_open(server.pid)], [], [])  # the end of the lease, or the server's
+    os.kill(server.pid, signal.SIGTERM)  # it is not reaped yet, so the number is its own
+    server.stop(2 * process.STOP_S)  # of which its workers may need half
+
+
+def serve_node(settings: dict[str, Any]) -> int:
+    """Serve as a Cluster's node until SIGTERM, and return the exit status.
 
     One line goes to stdout, after the coordinator's marker: where the server listens, or what is
     wrong. Everything else that would go there goes to stderr, where the logs are.
     """
-    settings = json.loads(sys.stdin.buffer.readline())
     ready = os.dup(1)
     os.dup2(2, 1)
     server = None
@@ -282,15 +281,16 @@ def serve_node() -> None:
         report = {"error": f"{type(error).__name__}: {error}"}
     os.write(ready, f"{settings['marker']}{json.dumps(report)}\n".encode())
     os.close(ready)
-    if server is not None:
-        server.hold_stdin_lease()
-        server.serve_forever()
+    if server is None:
+        return 1
+    server.serve_forever()
+    return 0
 
 
 def main() -> None:
     """Serve from the command line."""
     if sys.argv[1:] == ["--node"]:
-        return serve_node()
+        return keep_node()
     parser = argparse.ArgumentParser(
         description="Fork a worker for every client that holds the key."
     )

@@ -4,11 +4,14 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contracts import Implementation, contract
+from tests.contracts import slow_import as slow_import_module
 from tests.support import poll, processes, ssh
 
 T = 30.0
@@ -110,6 +113,38 @@ def test_a_killed_coordinator_leaves_nothing(its: Implementation, number: int) -
         os.kill(coordinator.pid, number)
         processes.wait_until_gone(pids, timeout_s=T)
     poll.until(lambda: not processes.descendants(), timeout_s=T, what="grandchildren to end, too")
+
+
+@contract("lease")
+def test_a_node_that_is_not_ready_in_time_is_left_by_all_even_within_an_import(
+    its: Implementation, slow_import: Callable[[], list[int]]
+) -> None:
+    cluster = its.cluster.Cluster(local_nodes(its), log=io.StringIO(), start_timeout=2.0)
+    with pytest.raises(its.errors.ClusterError):
+        cluster.start("tests.contracts.slow_import.work")
+    processes.wait_until_gone(slow_import(), timeout_s=T)
+
+
+@contract("lease")
+def test_a_coordinator_killed_during_an_import_leaves_nothing(
+    its: Implementation, slow_import: Callable[[], list[int]]
+) -> None:
+    def coordinate(channel: Any) -> None:
+        cluster = its.cluster.Cluster(local_nodes(its), log=io.StringIO(), start_timeout=T)
+        cluster.start("tests.contracts.slow_import.work")
+
+    with its.worker.Worker(coordinate) as coordinator:
+        poll.until(lambda: len(slow_import()) == 2, timeout_s=T, what="both nodes to import")
+        os.kill(coordinator.pid, signal.SIGKILL)
+        processes.wait_until_gone(slow_import(), timeout_s=T)
+    poll.until(lambda: not processes.descendants(), timeout_s=T, what="the nodes to end, too")
+
+
+@pytest.fixture
+def slow_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Return a function that says which processes import a module that never is imported."""
+    monkeypatch.setenv(slow_import_module.VARIABLE, str(tmp_path))
+    return lambda: [int(file.name) for file in tmp_path.iterdir()]
 
 
 @pytest.mark.ssh

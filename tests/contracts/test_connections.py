@@ -33,7 +33,7 @@ def serving(its: Implementation, work_fn: Any = obey) -> Iterator[Any]:
         channel.send([server.host, server.port])
         server.serve_forever()
 
-    with mock.patch.object(its.process, "GRACE_S", 0.3), its.worker.Worker(serve) as process:
+    with mock.patch.object(its.process, "STOP_S", 0.6), its.worker.Worker(serve) as process:
         process.address = tuple(process.recv())
         yield process
         with contextlib.suppress(ProcessLookupError):  # a test may have killed it
@@ -204,7 +204,7 @@ def test_a_worker_has_its_own_connection_and_no_other(its: Implementation) -> No
     ("order", "error", "words"),
     [
         ("return", "WorkerExited", "is done"),
-        ("exit", "WorkerExited", "exited with status 3"),
+        ("exit", "WorkerFailed", r"raised SystemExit: (exited with status )?3"),
         ("die", "WorkerDied", r"was killed by SIGKILL \(probably out of memory\)"),
         ("hard exit", "WorkerDied", "exited with status 7"),
     ],

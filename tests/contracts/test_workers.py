@@ -60,6 +60,7 @@ def test_work_may_be_a_closure_over_what_the_parent_has(its: Implementation) -> 
     [
         ("return", "WorkerExited", "is done"),
         ("raise", "WorkerFailed", "raised LookupError: no rank 12 here: ü(.|\n)*in obey"),
+        ("exit", "WorkerFailed", r"raised SystemExit: (exited with status )?3"),
         ("die", "WorkerDied", r"was killed by SIGKILL \(probably out of memory\)"),
         ("hard exit", "WorkerDied", "exited with status 7"),
     ],
@@ -103,7 +104,7 @@ def test_one_that_ignores_everything_is_killed(its: Implementation) -> None:
     with its.worker.Worker(obey) as worker:
         worker.send("hang")
         assert worker.recv() == "hanging"
-        worker.close(grace=0.1)
+        worker.close(timeout=0.2)
         assert not processes.is_running(worker.pid)
 
 
