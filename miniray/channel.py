@@ -15,10 +15,10 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
-from miniray import codec, wire
+from miniray import pool, wire
 from miniray.errors import ProtocolError, WorkerFailed
 
 TRACEBACK_CHARS_MAX = 64 * 1024
@@ -114,10 +114,10 @@ class Channel:
         if self._ended is None:
             self._ended = ConnectionError(f"this side has closed the channel to {self.name}")
             with contextlib.suppress(OSError):  # a peer that is gone needs no goodbye
-                goodbye, _ = wire.encode(wire.EXIT, {"code": 0})
-                self._sock.send(goodbye, _DONTWAIT)
+                goodbye = wire.encode(wire.EXIT, {"code": 0})
+                self._sock.send(goodbye.head, _DONTWAIT)
         self._sock.close()
-        codec.empty_pool()
+        pool.empty()
 
     def __enter__(self) -> Self:
         return self
@@ -126,9 +126,10 @@ class Channel:
         self.close()
 
     def _send_frame(self, kind: int, body: Any, timeout: float | None) -> None:
-        head, buffers = wire.encode(kind, body, memfd=self._memfd)
+        frame = wire.encode(kind, body, memfd=self._memfd)
+        head = frame.head
         try:
-            if not buffers:
+            if not frame.parts and not frame.descriptors:
                 try:
                     sent = self._sock.send(head, _DONTWAIT)
                     if sent == len(head):
@@ -137,15 +138,12 @@ class Channel:
                 except BlockingIOError:
                     pass  # it waits below
             deadline = math.inf if timeout is None else time.monotonic() + timeout
-            parts: list[Any] = [head]
-            for buffer in buffers:
-                if buffer.descriptor is None:
-                    parts.append(buffer.data)
-                else:
-                    self._send_parts(parts, deadline)
-                    parts = []
-                    self._send_parts([b"\0"], deadline, descriptor=buffer.descriptor)
-            self._send_parts(parts, deadline)
+            if frame.descriptors:
+                self._send_parts([head], deadline)
+                self._send_parts([b"\0"], deadline, frame.descriptors)
+                self._send_parts([*frame.parts], deadline)
+            else:
+                self._send_parts([head, *frame.parts], deadline)
         except _Late:
             late = f"{self.name} took nothing in for {timeout}s; half a message may be out"
             self._end(TimeoutError(f"{late}, so the channel is closed"))
@@ -160,22 +158,25 @@ class Channel:
             raise
 
     def _send_parts(
-        self, parts: list[Any], deadline: float, *, descriptor: int | None = None
+        self, parts: list[Any], deadline: float, descriptors: Sequence[int] = ()
     ) -> None:
         ancillary: list[Any] = []
-        if descriptor is not None:
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-        while parts:
+        if descriptors:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        begin = 0
+        while begin < len(parts):
+            some = parts[begin : begin + SENDMSG_PARTS_MAX]
             try:
-                sent = self._sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, _DONTWAIT)
+                sent = self._sock.sendmsg(some, ancillary, _DONTWAIT)
             except BlockingIOError:
                 self._wait_to_send(deadline)
                 continue
             ancillary = []
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
+            while begin < len(parts) and sent >= len(parts[begin]):
+                sent -= len(parts[begin])
+                begin += 1
             if sent:
-                parts[0] = memoryview(parts[0])[sent:]
+                parts[begin] = memoryview(parts[begin])[sent:]
 
     def _wait_to_send(self, deadline: float) -> None:
         """Wait until there is room, taking in the other side's message meanwhile."""
@@ -200,7 +201,7 @@ class Channel:
 
     def _want_but_the_end(self) -> memoryview:
         """Return what may be received without completing a frame that nobody has asked for."""
-        if self._decoder.wants_descriptor:
+        if self._decoder.wants_descriptors:
             return memoryview(b"")
         want = memoryview(self._decoder.want)
         return want[:-1] if self._decoder.ends_frame else want
@@ -212,10 +213,10 @@ class Channel:
             while True:
                 if deadline is not None:
                     _poll(sock, select.POLLIN, deadline)
-                descriptor = None
-                if decoder.wants_descriptor:
-                    data, descriptors, _, _ = socket.recv_fds(sock, 1, 1)
-                    nbytes, descriptor = len(data), next(iter(descriptors), None)
+                descriptors: list[int] = []
+                if decoder.wants_descriptors:
+                    data, descriptors, _, _ = socket.recv_fds(sock, 1, wire.DESCRIPTORS_MAX)
+                    nbytes = len(data)
                 else:
                     try:
                         nbytes = sock.recv_into(decoder.want)
@@ -224,7 +225,7 @@ class Channel:
                         continue
                 if nbytes == 0:
                     raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-                frame = decoder.advance(nbytes, descriptor)
+                frame = decoder.advance(nbytes, descriptors)
                 if frame is not None:
                     return frame
         except _Late:

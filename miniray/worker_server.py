@@ -246,7 +246,7 @@ class WorkerServer:
 
     def _send(self, stranger: Stranger, kind: int, body: Any) -> None:
         """Send a small frame, which a new connection takes at once or not at all."""
-        frame, _ = wire.encode(kind, body)
+        frame = wire.encode(kind, body).head
         if stranger.sock.send(frame) != len(frame):
             raise ConnectionError("reads too slowly")
 

@@ -462,7 +462,7 @@ def test_a_server_outlives_any_response(response: Any) -> None:
 
 
 def test_a_server_that_is_none_cannot_fill_a_clients_memory() -> None:
-    head, _ = wire.encode(wire.MESSAGE, "x" * 100_000)
+    head = wire.encode(wire.MESSAGE, "x" * 100_000).head
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -531,8 +531,8 @@ def test_wait_works_beyond_1024_descriptors() -> None:
 def test_a_message_is_resumed_after_a_timeout_in_its_middle() -> None:
     left, right = socket.socketpair()
     with Channel(left, name="slow peer") as channel, right:
-        head, buffers = wire.encode(wire.MESSAGE, {"x": b"0123456789"})
-        data = head + bytes(buffers[0].data)
+        head, _, buffers, _ = wire.encode(wire.MESSAGE, {"x": b"0123456789"})
+        data = head + bytes(buffers[0])
         for cut in range(1, len(data), 7):
             right.sendall(data[:cut])
             with pytest.raises(TimeoutError):

@@ -387,9 +387,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def test_strangers_are_closed_with_one_line_each_and_work_goes_on(server: Server) -> None:
     hello = auth.hello("0" * 64)
-    wrong, _ = wire.encode(wire.AUTH, {"version": 99, "nonce": "0" * 64})
-    message, _ = wire.encode(wire.MESSAGE, {"cmd": "train"})
-    begin, _ = wire.encode(wire.AUTH, hello)
+    wrong = wire.encode(wire.AUTH, {"version": 99, "nonce": "0" * 64}).head
+    message = wire.encode(wire.MESSAGE, {"cmd": "train"}).head
+    begin = wire.encode(wire.AUTH, hello).head
     with server.worker() as worker:
         for data in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), wrong, message, begin + begin):
             with server.connect() as stranger:
