@@ -20,7 +20,7 @@ from benchmarks.measure import (
 from miniray import Channel, RemoteWorker, Worker, WorkerServer, wire
 
 MESSAGE = {"cmd": "train", "step": 3, "lr": 0.001}
-FRAME, _ = wire.encode(wire.MESSAGE, MESSAGE)
+FRAME = wire.encode(wire.MESSAGE, MESSAGE).head
 TARGET = 2.5
 
 

@@ -116,7 +116,7 @@ class Channel(Receiver):
                     turn.take(deadline_after(LEAVE_S))
                 finally:
                     turn.leave()
-        self._frames.sock.close()
+        self._frames.close()
         pool.empty()
 
     def hang_up(self, reason: Exception) -> None:

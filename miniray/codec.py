@@ -12,20 +12,18 @@ A buffer is bytes, a bytearray, a numpy array, a torch tensor or a SharedTensor.
 
 import ctypes
 import math
-import mmap
-import os
 import re
+import reprlib
 import sys
-import threading
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from miniray.errors import ProtocolError
-from miniray.shared_tensor import SharedTensor, create_memory, map_memory
+from miniray.shared_tensor import SharedTensor
 
 DEPTH_MAX = 100
 DIMENSIONS_MAX = 64
-POOLED_BYTES_MIN = 1024 * 1024
-POOL_BYTES_MAX = 256 * 1024 * 1024
+ERROR_CHARS_MAX = 200
 
 Tree = Any
 Spec = dict[str, Any]
@@ -37,11 +35,10 @@ _TORCH_DTYPE = re.compile(r"(bool|u?int\d+|b?float\d\w*|complex\d+)")
 
 
 class Buffer(NamedTuple):
-    """Bytes to send as they lie in memory; `data` keeps their owner alive."""
+    """Bytes to send as they lie in memory; `data` keeps their owner alive, or is a SharedTensor."""
 
     spec: Spec
     data: Any
-    descriptor: int | None = None
 
 
 class _Unsendable(Exception):
@@ -56,9 +53,6 @@ def encode(message: Any) -> tuple[Tree, list[Buffer]]:
 
     Raises TypeError, naming the path to the culprit, for what cannot be sent.
     """
-    kind = type(message)
-    if kind in _PLAIN:
-        return message, []
     buffers: list[Buffer] = []
     try:
         return _encode(message, buffers, DEPTH_MAX), buffers
@@ -67,43 +61,47 @@ def encode(message: Any) -> tuple[Tree, list[Buffer]]:
 
 
 def _encode(value: Any, buffers: list[Buffer], depth: int) -> Tree:
+    # One pass in C finds out that a container holds nothing but plain values.
     kind = type(value)
+    if kind is dict and depth:
+        if not _ONLY_STR.issuperset(map(type, value)):
+            key = next(key for key in value if type(key) is not str)
+            raise _Unsendable(f"dict key {key!r} is {_name_of(key)}; keys must be str")
+        if not _PLAIN.issuperset(map(type, value.values())):
+            value = _encode_dict(value, buffers, depth - 1)
+        return {"$": "dict", "items": [*map(list, value.items())]} if "$" in value else value
     if kind in _PLAIN:
         return value
     if depth == 0:
         raise _Unsendable(f"nested deeper than {DEPTH_MAX} levels, or contains itself")
-    if kind is dict:
-        return _encode_dict(value, buffers, depth - 1)
     if kind is list or kind is tuple:
-        # One pass in C finds out that a list holds nothing but plain values.
-        items = value if _PLAIN.issuperset(map(type, value)) else []
-        if items is not value:
-            for index, item in enumerate(value):
-                try:
-                    items.append(_encode(item, buffers, depth - 1))
-                except _Unsendable as error:
-                    error.path = f"[{index}]{error.path}"
-                    raise
-        return items if kind is list else {"$": "tuple", "items": items}
+        if not _PLAIN.issuperset(map(type, value)):
+            value = _encode_list(value, buffers, depth - 1)
+        return value if kind is list else {"$": "tuple", "items": value}
     buffers.append(_buffer_of(value))
     return {"$": "buffer", "index": len(buffers) - 1}
 
 
-def _encode_dict(value: dict[Any, Any], buffers: list[Buffer], depth: int) -> Tree:
-    if not _ONLY_STR.issuperset(map(type, value)):
-        key = next(key for key in value if type(key) is not str)
-        raise _Unsendable(f"dict key {key!r} is {_name_of(key)}; keys must be str")
-    if _PLAIN.issuperset(map(type, value.values())):
-        tree = value
-    else:
-        tree = {}
-        for key, item in value.items():
-            try:
-                tree[key] = _encode(item, buffers, depth)
-            except _Unsendable as error:
-                error.path = f'["{key}"]{error.path}'
-                raise
-    return {"$": "dict", "items": [[*pair] for pair in tree.items()]} if "$" in tree else tree
+def _encode_dict(value: dict[str, Any], buffers: list[Buffer], depth: int) -> Tree:
+    tree = {}
+    for key, item in value.items():
+        try:
+            tree[key] = _encode(item, buffers, depth)
+        except _Unsendable as error:
+            error.path = f'["{key}"]{error.path}'
+            raise
+    return tree
+
+
+def _encode_list(value: Iterable[Any], buffers: list[Buffer], depth: int) -> Tree:
+    tree = []
+    for index, item in enumerate(value):
+        try:
+            tree.append(_encode(item, buffers, depth))
+        except _Unsendable as error:
+            error.path = f"[{index}]{error.path}"
+            raise
+    return tree
 
 
 def _buffer_of(value: Any) -> Buffer:
@@ -121,7 +119,7 @@ def _buffer_of(value: Any) -> Buffer:
         spec = _spec("numpy", value.dtype.str, [*value.shape], value.nbytes)
         return Buffer(spec, data.reshape(-1).view("u1") if value.nbytes else b"")
     if kind is SharedTensor:
-        return Buffer({**_tensor_spec(value.tensor), "type": "shared"}, value, value.descriptor)
+        return Buffer({**_tensor_spec(value.tensor), "type": "shared"}, value)
     raise _Unsendable(f"{_name_of(value)}{_way_out(value, numpy)}")
 
 
@@ -170,20 +168,37 @@ def _way_out(value: Any, numpy: Any) -> str:
     return "; send dict, list, tuple, str, int, float, bool, None, bytes, arrays or tensors"
 
 
-def check_spec(spec: Any) -> int:
-    """Return how many bytes a received buffer spec asks for; raise ProtocolError if it lies."""
+def check_specs(specs: list[Any], *, shared: bool) -> tuple[dict[int, int], dict[int, int]]:
+    """Return how many bytes each buffer has that is not empty, by index.
+
+    First those whose bytes are sent, then the SharedTensors, which come only if they are `shared`.
+    Raises ProtocolError if a spec lies.
+    """
+    sent: dict[int, int] = {}
+    mapped: dict[int, int] = {}
+    for index, spec in enumerate(specs):
+        nbytes, is_shared = _check_spec(spec), spec["type"] == "shared"
+        if is_shared and not shared:
+            raise ProtocolError("shared memory was offered over a network")
+        if nbytes:
+            (mapped if is_shared else sent)[index] = nbytes
+    return sent, mapped
+
+
+def _check_spec(spec: Any) -> int:
+    """Return how many bytes a spec asks for."""
     try:
         kind, dtype, shape, nbytes = (spec[key] for key in ("type", "dtype", "shape", "nbytes"))
         if not (type(shape) is list and len(shape) <= DIMENSIONS_MAX and type(nbytes) is int):
             raise ValueError("no shape or size")
         if not all(type(length) is int and 0 <= length < 2**62 for length in shape):
-            raise ValueError(f"shape {shape}")
-        if kind == "shared" and "memfd" not in spec:
-            raise ValueError("a SharedTensor that is not shared")
+            raise ValueError(f"shape {quote(shape)}")
         if math.prod(shape) * _item_bytes(kind, dtype) != nbytes or nbytes < 0:
-            raise ValueError(f"{nbytes} bytes for shape {shape} of {dtype}")
+            raise ValueError(f"{quote(nbytes)} bytes for shape {quote(shape)} of {quote(dtype)}")
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        raise ProtocolError(f"a buffer's description is wrong: {error}") from error
+        raise ProtocolError(
+            f"a buffer's description is wrong: {error!s:.{ERROR_CHARS_MAX}}"
+        ) from error
     return nbytes
 
 
@@ -198,126 +213,77 @@ def _item_bytes(kind: str, dtype: Any) -> int:
         import torch
 
         return int(getattr(torch, dtype).itemsize)
-    raise ValueError(f"unknown kind of buffer {kind!r} with dtype {dtype!r}")
+    raise ValueError(f"unknown kind of buffer {quote(kind)} with dtype {quote(dtype)}")
 
 
-def decode(tree: Tree, specs: list[Spec], memories: list[Any]) -> Any:
-    """Return the value that a tree with marks in it, and its filled buffers, stand for.
+def decode(tree: Tree, specs: list[Spec], memories: dict[int, Any]) -> Any:
+    """Return the value that a tree with marks in it, and its buffers' memories, stand for.
+
+    An empty buffer needs no memory; a SharedTensor's is a SharedMemory.
 
     Raises ProtocolError, and nothing else, for a tree that `encode` cannot have made.
     """
     try:
-        return _decode(tree, list(map(_build, specs, memories)))
+        values = [_build(spec, memories.get(index)) for index, spec in enumerate(specs)]
+        return tree if type(tree) in _PLAIN else _decode(tree, values)
     except ProtocolError:
         raise
     except Exception as error:
         # Whatever a hostile tree provokes, in torch and numpy too, is that tree's fault.
-        raise ProtocolError(f"a message that no encoder makes: {error!r}") from error
+        raise ProtocolError(
+            f"a message that no encoder makes: {error!r:.{ERROR_CHARS_MAX}}"
+        ) from error
 
 
 def _decode(tree: Tree, values: list[Any]) -> Any:
+    """Return what one container stands for; lists and dicts are changed in place."""
     if type(tree) is list:
-        return [_decode(item, values) for item in tree]
-    if type(tree) is not dict:
+        for index, item in enumerate(tree):
+            if type(item) not in _PLAIN:
+                tree[index] = _decode(item, values)
         return tree
-    mark = tree.get("$")
-    if mark is None:
-        return {key: _decode(item, values) for key, item in tree.items()}
-    if mark == "buffer" and type(tree["index"]) is int and tree["index"] >= 0:
-        return values[tree["index"]]
-    if mark == "tuple" and type(tree["items"]) is list:
-        return tuple(_decode(item, values) for item in tree["items"])
-    if mark == "dict" and all(type(key) is str for key, _ in tree["items"]):
-        return {key: _decode(item, values) for key, item in tree["items"]}
-    raise ProtocolError(f"an unknown mark {mark!r} in a message")
-
-
-def move_to_memfd(buffer: Buffer, nbytes_min: int) -> Buffer:
-    """Return a large buffer as shared memory that holds a copy of it; others as they are."""
-    file = buffer.data
-    if buffer.spec["type"] == "shared" and not buffer.spec["nbytes"]:
-        return Buffer({**buffer.spec, "memfd": True}, b"")  # nothing to share: made anew there
-    if buffer.descriptor is None:
-        if buffer.spec["nbytes"] < nbytes_min:
-            return buffer
-        file = os.fdopen(create_memory(buffer.spec["nbytes"]), "wb")
-        file.write(buffer.data)
-        file.flush()
-    descriptor = buffer.descriptor if buffer.descriptor is not None else file.fileno()
-    return Buffer({**buffer.spec, "memfd": True}, file, descriptor)
-
-
-def attach_memfd(spec: Spec, descriptor: int | None) -> Any:
-    """Return the memory behind a received descriptor, which is closed or owned from here on."""
-    if descriptor is None:
-        raise ProtocolError("shared memory was promised and no descriptor came")
-    try:
-        if spec["type"] == "shared":
-            import torch
-
-            dtype = getattr(torch, spec["dtype"])
-            return SharedTensor(spec["shape"], dtype, descriptor=descriptor)
-        try:
-            return map_memory(descriptor, spec["nbytes"])
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        raise ProtocolError(f"shared memory cannot be mapped: {error}") from error
+    if "$" not in tree:
+        for key, item in tree.items():
+            if type(item) not in _PLAIN:
+                tree[key] = _decode(item, values)
+        return tree
+    mark = tree["$"]
+    if mark == "buffer":
+        if type(tree["index"]) is int and tree["index"] >= 0:
+            return values[tree["index"]]
+    elif type(tree["items"]) is list:
+        items = _decode(tree["items"], values)
+        if mark == "tuple":
+            return tuple(items)
+        if mark == "dict" and all(type(key) is str for key, _ in items):
+            return dict(items)
+    raise ProtocolError(f"an unknown mark {quote(mark)} in a message")
 
 
 def _build(spec: Spec, memory: Any) -> Any:
-    """Return the object of one filled buffer; arrays and tensors keep the memory itself."""
+    """Return the object of one buffer, which has no memory if it is empty.
+
+    Arrays and tensors keep the memory itself.
+    """
     kind, dtype, shape = spec["type"], spec["dtype"], spec["shape"]
     if kind == "bytes":
-        return bytes(memory)
+        return bytes(memory or b"")
     if kind == "bytearray":
-        return bytearray(memory) if type(memory) is not bytearray else memory
-    if kind == "shared" and memory is not None:
-        return memory
+        return memory if type(memory) is bytearray else bytearray(memory or b"")
     if kind == "numpy":
         import numpy
 
-        return numpy.ndarray(shape, dtype, buffer=memory if spec["nbytes"] else None)
+        return numpy.ndarray(shape, dtype, buffer=memory)
     import torch
 
     element = getattr(torch, dtype)
     if kind == "shared":
-        return SharedTensor(shape, element)
-    if not spec["nbytes"]:
+        return SharedTensor(shape, element, memory=memory)
+    if memory is None:
         return torch.empty(shape, dtype=element)
     return torch.frombuffer(memory, dtype=element).reshape(shape)
 
 
-_pool: list[mmap.mmap] = []
-_pool_lock = threading.Lock()
-
-
-def allocate(nbytes: int) -> bytearray | mmap.mmap:
-    """Return memory to receive into, used again once nobody holds what was built on it.
-
-    A large piece is an anonymous mapping: its size is only a claim until bytes arrive in it.
-    Fresh memory costs a page fault every 4 KiB, which is most of the time of a large receive.
-    So large pieces stay in a pool, least recently used first, and a piece whose only reference
-    is the pool's is free: whoever builds an array or a tensor on it holds one more.
-    """
-    if nbytes < POOLED_BYTES_MIN:
-        return bytearray(nbytes)
-    with _pool_lock:
-        for index in range(len(_pool)):
-            # Two references are the pool's own and getrefcount's argument.
-            if len(_pool[index]) == nbytes and sys.getrefcount(_pool[index]) <= 2:
-                _pool.append(_pool.pop(index))
-                return _pool[-1]
-        try:
-            _pool.append(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        except OSError as error:
-            raise ProtocolError(f"a buffer of {nbytes} bytes: {error.strerror}") from error
-        while sum(map(len, _pool)) > POOL_BYTES_MAX and len(_pool) > 1:
-            del _pool[0]
-        return _pool[-1]
-
-
-def empty_pool() -> None:
-    """Give the pool's memory back; whoever still holds a piece keeps it."""
-    with _pool_lock:
-        _pool.clear()
+def quote(value: Any) -> str:
+    """Return what the other side sent in ERROR_CHARS_MAX characters, however large it is."""
+    return reprlib.repr(value)[:ERROR_CHARS_MAX]

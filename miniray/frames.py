@@ -65,6 +65,11 @@ class FrameSocket:
             if sent:
                 parts = [memoryview(parts[0])[sent:], *parts[1:]]
 
+    def close(self) -> None:
+        """Close the socket, and let go of what has arrived of a frame."""
+        self.sock.close()
+        self._decoder.close()
+
     def receive(self) -> wire.Frame:
         """Return the next frame, once it is complete.
 

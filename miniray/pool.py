@@ -19,7 +19,7 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self._pieces: list[mmap.mmap] = []
+        self.pieces: list[mmap.mmap] = []
         self._lock = threading.Lock()
         inherited.own(self)
 
@@ -37,7 +37,7 @@ class Pool:
             self._lock.release()
 
     def _find(self, nbytes: int) -> mmap.mmap:
-        pieces = self._pieces
+        pieces = self.pieces
         for index in range(len(pieces)):
             # Two references are the pool's own and getrefcount's argument.
             if len(pieces[index]) == nbytes and sys.getrefcount(pieces[index]) <= 2:
@@ -50,11 +50,11 @@ class Pool:
 
     def empty(self) -> None:
         """Give the memory back; whoever still holds a piece keeps it."""
-        self._pieces = []
+        self.pieces = []
 
     def abandon(self) -> None:
         """Begin anew in a forked child: the thread that held the lock may not be there."""
-        self._pieces, self._lock = [], threading.Lock()
+        self.pieces, self._lock = [], threading.Lock()
 
 
 def _map(nbytes: int) -> mmap.mmap:

@@ -1,9 +1,9 @@
 """A tensor whose memory another process on this machine can map too."""
 
-import mmap
-import os
 from collections.abc import Sequence
 from typing import Any
+
+from miniray.shared_memory import SharedMemory, create_memory
 
 
 class SharedTensor:
@@ -18,42 +18,19 @@ class SharedTensor:
     """
 
     def __init__(
-        self, shape: Sequence[int], dtype: Any = None, *, descriptor: int | None = None
+        self, shape: Sequence[int], dtype: Any = None, *, memory: SharedMemory | None = None
     ) -> None:
         import torch
 
         dtype = torch.float32 if dtype is None else dtype
-        nbytes = max(torch.Size(shape).numel() * dtype.itemsize, 1)
-        if descriptor is None:
-            descriptor = create_memory(nbytes)
-        self.descriptor: int = descriptor
+        count = torch.Size(shape).numel()
+        nbytes = max(count * dtype.itemsize, 1)
+        self.memory = create_memory(nbytes) if memory is None else memory
         self.tensor: torch.Tensor = (
-            torch.frombuffer(map_memory(descriptor, nbytes), dtype=dtype, count=-1).reshape(shape)
-            if torch.Size(shape).numel()
+            torch.frombuffer(self.memory.map(nbytes), dtype=dtype).reshape(shape)
+            if count
             else torch.empty(shape, dtype=dtype)
         )
 
-    def __del__(self) -> None:
-        if (descriptor := getattr(self, "descriptor", None)) is not None:
-            os.close(descriptor)
-
     def __repr__(self) -> str:
         return f"<SharedTensor {list(self.tensor.shape)} {self.tensor.dtype}>"
-
-
-def create_memory(nbytes: int) -> int:
-    """Return the descriptor of new anonymous memory that can be sent to another process."""
-    if not hasattr(os, "memfd_create"):
-        raise NotImplementedError("memory shared between processes needs memfd, which is Linux's")
-    descriptor = os.memfd_create("miniray", os.MFD_CLOEXEC)
-    os.truncate(descriptor, nbytes)
-    return descriptor
-
-
-def map_memory(descriptor: int, nbytes: int) -> mmap.mmap:
-    """Map received memory; raise ValueError if it is shorter than promised."""
-    held = os.fstat(descriptor).st_size
-    if held < nbytes:
-        # Reading past the end of a mapped file would kill this process with SIGBUS.
-        raise ValueError(f"shared memory of {held} bytes where {nbytes} were promised")
-    return mmap.mmap(descriptor, nbytes)

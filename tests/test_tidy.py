@@ -21,12 +21,16 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 # so an import can only go downwards. `errors` may be imported anywhere.
 MAY_IMPORT = {
     "errors": set[str](),
-    "codec": {"errors"},
-    "wire": {"errors", "codec"},
+    "inherited": set[str](),
+    "pool": {"inherited", "errors"},
+    "shared_memory": {"inherited", "errors"},
+    "codec": {"errors", "shared_tensor"},
+    "header": {"errors"},
+    "wire": {"codec", "header", "pool", "shared_memory"},
     "auth": {"errors"},
     "channel": {"wire"},
     "process": {"errors"},
-    "shared_tensor": {"errors"},
+    "shared_tensor": {"shared_memory"},
     "worker": {"channel", "process"},
     "remote_worker": {"channel", "auth"},
     "worker_server": {"channel", "process", "auth"},
@@ -35,7 +39,7 @@ MAY_IMPORT = {
     "nccl": {"errors"},
 }
 # Leaves that a module may use besides: a tensor in a memfd is a value like any other.
-LEAVES = {"errors", "shared_tensor"}
+LEAVES = {"errors", "inherited", "shared_tensor"}
 ANYTHING = {"__init__", "__main__"}
 
 PUBLIC = {

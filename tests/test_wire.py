@@ -1,19 +1,20 @@
 """Frames: any chunking in, the same message out; hostile bytes raise ProtocolError and no more."""
 
 import json
+import os
 import random
 import resource
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from miniray import ProtocolError, codec, wire
+from miniray import ProtocolError, header, pool, wire
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
@@ -26,6 +27,13 @@ MESSAGES: list[Any] = [
     {"batch": torch.arange(12).reshape(3, 4), "mask": numpy.array([True, False])},
     [torch.zeros(0, 3), torch.tensor(1.5, dtype=torch.bfloat16), bytearray(b"abc")],
 ]
+json_values = st.recursive(
+    st.none() | st.integers() | st.text(st.sampled_from('ab",[{\\é')),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.sampled_from('a",[')), inner)
+    ),
+    max_leaves=8,
+)
 # Written down once, so that the format cannot change unnoticed.
 GOLDEN_MESSAGE = {"cmd": "train", "step": 3, "lr": 0.001, "ok": [True]}
 GOLDEN_HEX = {
@@ -57,21 +65,35 @@ GOLDEN_FRAME = b'MRY1\x01\x00\x00\x00\x38{"body":{"cmd":"train","step":3,"lr":0.
 
 
 def to_bytes(message: Any, kind: int = wire.MESSAGE) -> bytes:
-    head, buffers = wire.encode(kind, message)
-    return head + b"".join(bytes(buffer.data) for buffer in buffers)
+    frame = wire.encode(kind, message)
+    return frame.head + b"".join(map(bytes, frame.parts))
 
 
-def feed(decoder: wire.Decoder, data: bytes, sizes: Callable[[], int]) -> list[wire.Frame]:
+def feed(
+    decoder: wire.Decoder,
+    data: bytes,
+    sizes: Callable[[], int],
+    descriptors: Callable[[], Sequence[int]] = tuple,
+) -> list[wire.Frame]:
     """Give a decoder all the data in pieces of the sizes asked for; return its frames."""
     frames, rest = [], memoryview(data)
     while rest:
         nbytes = min(sizes(), len(decoder.want), len(rest))
         decoder.want[:nbytes] = rest[:nbytes]
         rest = rest[nbytes:]
-        frame = decoder.advance(nbytes)
+        frame = decoder.advance(nbytes, descriptors() if decoder.wants_descriptors else ())
         if frame is not None:
             frames.append(frame)
     return frames
+
+
+def exchange(message: Any, *, memfd: bool = True, size: int = 1 << 30) -> Any:
+    """Return a message as it arrives, in pieces of a size, with descriptors of its own."""
+    frame = wire.encode(wire.MESSAGE, message, memfd=memfd)
+    data = frame.head + b"\0" * bool(frame.descriptors) + b"".join(map(bytes, frame.parts))
+    copies = list(map(os.dup, frame.descriptors))
+    (arrived,) = feed(wire.Decoder(memfd=memfd), data, lambda: size, lambda: copies)
+    return arrived.body
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
@@ -161,9 +183,9 @@ def test_a_header_lists_each_buffer_and_its_bytes_follow() -> None:
     assert data[9 + length :] == b"\x01\x00\x02\x00"
 
 
-def frame_of(header: str | bytes, kind: int = wire.MESSAGE, magic: bytes = b"MRY1") -> bytes:
-    header = header.encode() if isinstance(header, str) else header
-    return struct.pack("!4sBI", magic, kind, len(header)) + header
+def frame_of(text: str | bytes, kind: int = wire.MESSAGE, magic: bytes = b"MRY1") -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("!4sBI", magic, kind, len(data)) + data
 
 
 def spec(**changes: Any) -> str:
@@ -172,6 +194,7 @@ def spec(**changes: Any) -> str:
 
 
 RAW = wire.MESSAGE | wire.HAS_RAW_BYTES
+DESCRIBED = wire.MESSAGE | wire.HAS_DESCRIPTORS
 HOSTILE = {
     "another magic": frame_of("{}", magic=b"HTTP"),
     "another version": frame_of("{}", magic=b"MRY2"),
@@ -180,7 +203,7 @@ HOSTILE = {
     "endless header": struct.pack("!4sBI", b"MRY1", 1, wire.HEADER_BYTES_MAX + 1),
     "endless handshake": struct.pack("!4sBI", b"MRY1", wire.AUTH, wire.AUTH_BYTES_MAX + 1),
     "no JSON": frame_of("{nothing"),
-    "no UTF-8": frame_of(b"\xff\xfe"),
+    "no text": frame_of(b"\xff\xfe"),
     "no body": frame_of('{"tree":1}'),
     "a list": frame_of("[1,2]"),
     "a number": frame_of("3"),
@@ -199,7 +222,21 @@ HOSTILE = {
     "numpy object": frame_of(spec(type="numpy", dtype="|O"), kind=RAW),
     "numpy record": frame_of(spec(type="numpy", dtype="i2,i2"), kind=RAW),
     "unknown type": frame_of(spec(type="pickle"), kind=RAW),
-    "shared memory over a network": frame_of(spec(memfd=True), kind=RAW),
+    "shared memory over a network": frame_of(spec(type="shared"), kind=RAW),
+    "descriptors over a network": frame_of(spec(), kind=DESCRIBED),
+    "descriptors and raw bytes over a network": frame_of(spec(), kind=RAW | DESCRIBED),
+    "a handshake with descriptors": frame_of(spec(), kind=wire.AUTH | wire.HAS_DESCRIPTORS),
+    "no ASCII": frame_of('{"body":"é"}'),
+    "an empty list of buffers": frame_of('{"body":1,"buffers":[]}'),
+    "three fields": frame_of('{"body":1,"buffers":[{}],"more":1}'),
+    "no buffers but another field": frame_of('{"body":1,"more":1}'),
+    "dict of a dict": frame_of('{"body":{"$":"dict","items":[{"ab":1}]}}'),
+    "dict of triples": frame_of('{"body":{"$":"dict","items":[["a",1,2]]}}'),
+    "dict whose keys are tuples": frame_of(
+        '{"body":{"$":"dict","items":[[{"$":"tuple","items":[]},1]]}}'
+    ),
+    "no mark": frame_of('{"body":{"$":null}}'),
+    "a mark that is a list": frame_of('{"body":{"$":["tuple"],"items":[]}}'),
     "unknown mark": frame_of('{"body":{"$":"call"}}'),
     "index without a buffer": frame_of('{"body":{"$":"buffer","index":0}}'),
     "negative index": frame_of('{"body":{"$":"buffer","index":-1}}'),
@@ -224,8 +261,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
 def test_what_no_encoder_makes_is_a_protocol_error(data: bytes) -> None:
-    with pytest.raises(ProtocolError):
-        feed(wire.Decoder(), data, lambda: 1 << 30)
+    for decoder in (wire.Decoder(), wire.Decoder(memfd=True)):
+        with pytest.raises(ProtocolError) as raised:
+            # What is refused on a network only, is refused here because no descriptor comes.
+            feed(decoder, data + b"\0", lambda: 1 << 30)
+        assert len(str(raised.value)) < 400
 
 
 def test_a_stranger_may_send_handshakes_only() -> None:
@@ -249,15 +289,15 @@ def resident_bytes() -> int:
 )
 def test_a_size_that_is_only_claimed_costs_no_memory(nbytes: int, count: int) -> None:
     fields = {"type": "bytes", "dtype": None, "shape": [nbytes], "nbytes": nbytes}
-    header = json.dumps({"body": 1, "buffers": [fields] * count})
-    codec.empty_pool()
+    text = json.dumps({"body": [], "buffers": [fields] * count})
+    pool.empty()
     before = resident_bytes()
     decoder = wire.Decoder()
-    assert feed(decoder, frame_of(header, kind=RAW) + b"the first bytes", lambda: 1 << 30) == []
+    assert feed(decoder, frame_of(text, kind=RAW) + b"the first bytes", lambda: 1 << 30) == []
     assert len(decoder.want) == nbytes - len(b"the first bytes")
     assert resident_bytes() - before < 32 << 20
     del decoder
-    codec.empty_pool()
+    pool.empty()
 
 
 def test_a_stranger_cannot_have_torch_imported() -> None:
@@ -287,10 +327,119 @@ def test_a_message_over_the_limit_is_refused_before_it_is_copied() -> None:
         wire.encode(wire.MESSAGE, {"x": huge}, memfd=True)
 
 
-def test_a_header_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "HEADER_BYTES_MAX", 1000)
-    with pytest.raises(ValueError, match="the limits are"):
-        wire.encode(wire.MESSAGE, "x" * 1000)
+class TestLimits:
+    """What the sender refuses is what the receiver refuses, to the byte."""
+
+    @pytest.fixture
+    def header_bytes_max(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        for module in (header, wire):
+            monkeypatch.setattr(module, "HEADER_BYTES_MAX", 10_000)
+            monkeypatch.setattr(module, "HEADER_VALUES_MAX", 1000)
+        return 10_000
+
+    def test_a_header_may_be_as_long_as_the_limit(self, header_bytes_max: int) -> None:
+        message = "x" * (header_bytes_max - len('{"body":""}'))
+        (frame,) = feed(wire.Decoder(), to_bytes(message), lambda: 1 << 30)
+        assert frame.body == message
+        with pytest.raises(ValueError, match="send it in parts"):
+            wire.encode(wire.MESSAGE, message + "x")
+        with pytest.raises(ProtocolError, match="10001 bytes; the limit is 10000"):
+            feed(wire.Decoder(), frame_of(f'{{"body":"{message}x"}}'), lambda: 1 << 30)
+
+    @pytest.mark.parametrize("raw", [[], [b"raw"]], ids=["alone", "with a buffer"])
+    def test_a_header_may_hold_as_many_values_as_the_limit(
+        self, header_bytes_max: int, raw: list[bytes]
+    ) -> None:
+        """A message of 1,000 is counted only if it is longer than 4,096 characters."""
+        fixed = 12 if raw else 2  # brackets, and the commas of a buffer's description
+        message = ["x" * 4096, *raw, *[1] * (1000 - fixed)]
+        (frame,) = feed(wire.Decoder(), to_bytes(message), lambda: 1 << 30)
+        assert frame.body == message
+        with pytest.raises(ValueError, match="1000 values in that; send numbers as an array"):
+            wire.encode(wire.MESSAGE, [*message, 1])
+        text = json.dumps(["x" * 4096] + [1] * 999, separators=(",", ":"))
+        with pytest.raises(ProtocolError, match="more than 1000 values"):
+            feed(wire.Decoder(), frame_of(f'{{"body":{text}}}'), lambda: 1 << 30)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(json_values, st.integers(0, 12))
+    def test_both_sides_count_alike(
+        self, monkeypatch: pytest.MonkeyPatch, value: Any, values_max: int
+    ) -> None:
+        text = f'{{"body":{header.dumps(value)}}}'
+        monkeypatch.setattr(header, "HEADER_VALUES_MAX", values_max)
+        monkeypatch.setattr(wire, "AUTH_BYTES_MAX", 0)
+        # What is too short to hold more is not looked at.
+        too_many = count_values(json.loads(text)) > values_max
+        assert header.exceeds_limits(text) == too_many
+        decoder = wire.Decoder()
+        if too_many:
+            with pytest.raises(ValueError, match="the limits are"):
+                wire.encode(wire.MESSAGE, value)
+            with pytest.raises(ProtocolError, match="values"):
+                feed(decoder, frame_of(text), lambda: 1 << 30)
+        else:
+            wire.encode(wire.MESSAGE, value)
+
+    def test_ordinary_large_messages_pass(self) -> None:
+        chance = random.Random(1)
+        floats = [chance.random() for _ in range(1_000_000)]
+        text = ",[{" * 2_000_000
+        for message in (floats, text, {"text": text, "floats": floats}):
+            (frame,) = feed(wire.Decoder(), to_bytes(message), lambda: 1 << 30)
+            assert frame.body == message
+
+    def test_a_message_may_be_as_large_as_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        message = {"x": b"x" * 100, "y": b"y" * 2000}
+        frame = wire.encode(wire.MESSAGE, message)
+        nbytes = len(frame.head) - 9 + 2100
+        for memfd in (False, True):
+            monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", 2000)
+            monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", nbytes)
+            assert exchange(message, memfd=memfd) == message
+            frame = wire.encode(wire.MESSAGE, message, memfd=memfd)
+            monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", nbytes - 1)
+            with pytest.raises(ValueError, match=f"the limits are {nbytes - 1} in all"):
+                wire.encode(wire.MESSAGE, message, memfd=memfd)
+            decoder = wire.Decoder(memfd=memfd)
+            with pytest.raises(ProtocolError, match=f"2100 raw bytes; the limit is {nbytes - 1}"):
+                feed(decoder, frame.head, lambda: 1 << 30)
+
+
+def count_values(value: Any) -> int:
+    """Return how many commas and opening brackets the JSON of a value needs."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(len(value) - 1, 0) + sum(map(count_values, inner))
+    return 0
+
+
+def test_an_encoded_message_of_too_many_values_costs_no_memory() -> None:
+    """64 MiB of empty lists would take 1.7 GiB, and with one mark among them twice as much."""
+    script = """if True:
+        import resource, struct, sys
+        from miniray import ProtocolError, wire
+        text = b'{"body":[' + eval(sys.argv[1]) * 13_000_000 + b'{"$":"tuple","items":[]}]}'
+        rest = memoryview(struct.pack("!4sBI", b"MRY1", wire.MESSAGE, len(text)) + text)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        decoder = wire.Decoder()
+        try:
+            while rest:
+                nbytes = len(decoder.want)
+                decoder.want[:] = rest[:nbytes]
+                rest = rest[nbytes:]
+                decoder.advance(nbytes)
+        except ProtocolError as error:
+            print(str(error)[:200])
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    """
+    for piece in (b"[],", b'"ab",'[1:]):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, repr(piece)], capture_output=True, text=True
+        )
+        said, mebibytes = ended.stdout.splitlines()
+        assert said.endswith("more than 4194304 values"), ended.stderr
+        assert int(mebibytes) < 200
 
 
 def mutate(corpus: list[bytes], chance: random.Random) -> bytes:
@@ -323,7 +472,7 @@ def survive(count: int) -> tuple[int, int]:
     chance = random.Random(20261123)
     corpus = [to_bytes(message) for message in MESSAGES]
     corpus += [to_bytes({"code": 0}, wire.EXIT), to_bytes({"nonce": "a"}, wire.AUTH)]
-    corpus.append(wire.encode(wire.MESSAGE, torch.zeros(1 << 18), memfd=True)[0] + b"\0")
+    corpus.append(wire.encode(wire.MESSAGE, torch.zeros(1 << 18), memfd=True).head + b"\0")
     refused = valid = 0
     for number in range(count):
         data = mutate(corpus, chance)
@@ -349,8 +498,8 @@ def test_mutated_frames_raise_only_protocol_errors_in_bounded_memory(count: int)
     refused, valid = survive(count)
     assert refused > count / 4
     assert valid > count / 100
-    assert peak_bytes() - before < codec.POOL_BYTES_MAX
-    codec.empty_pool()
+    assert peak_bytes() - before < pool.POOL_BYTES_MAX
+    pool.empty()
 
 
 @settings(max_examples=200)

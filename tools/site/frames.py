@@ -20,7 +20,7 @@ def make_vectors() -> list[dict[str, Any]]:
 
     error = {"type": "ValueError", "message": "no such batch: 7", "traceback": "..."}
     tensor = {"step": 3, "weights": torch.tensor([0.5, -1.0])}
-    head, buffers = full.encode(full.MESSAGE, tensor)
+    encoded = full.encode(full.MESSAGE, tensor)
     made: list[tuple[str, str, bytes, Any]] = [
         ("stage1", 'worker.send({"n": 12})', first.encode(first.MESSAGE, {"n": 12}), first),
         ("message", 'worker.send({"n": 12})', wire.encode(wire.MESSAGE, {"n": 12}), wire),
@@ -29,7 +29,7 @@ def make_vectors() -> list[dict[str, Any]]:
         (
             "tensor",
             'worker.send({"step": 3, "weights": torch.tensor([0.5, -1.0])})',
-            head + b"".join(bytes(buffer.data) for buffer in buffers),
+            encoded.head + b"".join(map(bytes, encoded.parts)),
             full,
         ),
     ]
