@@ -221,15 +221,21 @@ class TestWorkers:
     def test_a_worker_has_no_descriptor_but_its_streams_and_its_connection(
         self, tmp_path: Path
     ) -> None:
+        log = tmp_path / "log"
+        inherited_from_us: set[str] = set()  # filled in the server's process, and its workers'
+
+        def prepare() -> None:
+            inherited_from_us.update(_sockets_and_pipes())
+
         def list_descriptors(channel: Channel) -> None:
-            channel.send(_open_targets())
+            channel.send(sorted(_sockets_and_pipes() - inherited_from_us))
             channel.recv()
 
-        with serving(list_descriptors, log=tmp_path / "log") as server, server.connect():
+        with serving(list_descriptors, log=log, prepare=prepare) as server, server.connect():
             with server.worker() as first, server.worker() as second:
                 for worker in (first, second):
-                    kinds = sorted(re.sub(r"\d+", "N", target) for target in worker.recv(T))
-                    assert kinds == ["/dev/null", "pipe:[N]", "pipe:[N]", "socket:[N]"]
+                    kinds = [target.partition(":")[0] for target in worker.recv(T)]
+                    assert kinds == ["pipe", "socket"]
 
     @pytest.mark.parametrize("fork", ["Worker", "os.fork", "multiprocessing"])
     def test_nothing_of_a_server_in_this_process_gets_into_a_child(self, fork: str) -> None:
@@ -252,7 +258,7 @@ class TestWorkers:
             "import os, sys\n"
             "from miniray import WorkerServer\n"
             "from tests.work import obey\n"
-            "address = os.dup(int(sys.argv[1]))\n"
+            "address = int(sys.argv[1])\n"
             "os.closerange(0, 3)\n"
             "sys.stdin = sys.stdout = sys.stderr = None\n"
             "server = WorkerServer(obey)\n"
@@ -360,7 +366,7 @@ class TestOutOfDescriptors:
             for _ in range(3):
                 with pytest.raises(ConnectionRefusedError, match=r"cannot fork: .*Too many open"):
                     server.worker()
-            poll.until(lambda: _open_in(server.pid) == before, timeout_s=T)
+            poll.until(lambda: _open_in(server.pid) <= before, timeout_s=T)
             assert not processes_of(server)
             with server.worker() as worker:
                 worker.send("served")
@@ -475,32 +481,25 @@ class TestStrangers:
             worker.send("alive")
             assert worker.recv(T) == "alive"
 
-    @pytest.mark.parametrize(
-        ("source", "says_hello", "delay_s"),
-        [
-            pytest.param("127.0.0.2", False, 0.05, id="another address"),
-            pytest.param("127.0.0.2", True, 0.05, id="another address that says hello"),
-            pytest.param("127.0.0.1", False, 0.05, id="its own address"),
-        ],
-    )
-    def test_a_flood_keeps_no_distant_client_out(
-        self, server: Server, source: str, says_hello: bool, delay_s: float
+    @pytest.mark.parametrize("says_hello", [False, True], ids=["mute", "says hello"])
+    def test_a_flood_from_one_address_keeps_no_distant_client_out(
+        self, server: Server, says_hello: bool
     ) -> None:
-        with flood(server, source, says_hello), Proxy((server.host, server.port)) as distant:
-            poll.until(lambda: "too many at once" in server.text(), timeout_s=T)
-            distant.delay_s = delay_s
-            for _ in range(3):
-                worker = RemoteWorker("127.0.0.1", distant.port, key=server.key)
-                worker.send("in")
-                assert worker.recv(T) == "in"
-                distant.delay_s = 0.0
-                worker.close()
-                distant.delay_s = delay_s
-            assert len(server.text()) < 10_000
+        with flood(server, "127.0.0.2", says_hello), Proxy((server.host, server.port)) as distant:
+            poll.until(lambda: is_flooded(server), timeout_s=T)
+            for _ in range(5):
+                assert enters_from_afar(distant, server)
+        assert server.stop() == 0
+        assert len(server.text()) < 10_000
 
-    def test_what_is_not_said_of_a_flood_is_counted(
-        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    def test_a_flood_from_a_clients_own_address_does_not_keep_it_out_for_long(
+        self, server: Server
     ) -> None:
+        with flood(server, "127.0.0.1", False), Proxy((server.host, server.port)) as distant:
+            poll.until(lambda: is_flooded(server), timeout_s=T)
+            assert any(enters_from_afar(distant, server) for _ in range(40))
+
+    def test_what_is_not_said_of_a_flood_is_counted(self, server: Server) -> None:
         for _ in range(strangers.REFUSALS_SAID_MAX + 1000):
             server.connect().close()
         server.status()
@@ -510,6 +509,25 @@ class TestStrangers:
         assert len(said) == strangers.REFUSALS_SAID_MAX
         counted = [re.search(r"closed ([\d,]+) more connections", line) for line in lines]
         assert sum(int(one[1].replace(",", "")) for one in counted if one) == 1000
+
+
+def is_flooded(server: Server) -> bool:
+    return server.text().count("closed the connection") == strangers.REFUSALS_SAID_MAX
+
+
+def enters_from_afar(distant: Proxy, server: Server) -> bool:
+    """Ask for a worker from 50 ms away, say whether there is one, and leave."""
+    distant.delay_s = 0.05
+    try:
+        worker = RemoteWorker("127.0.0.1", distant.port, key=server.key)
+    except ConnectionError:
+        return False
+    finally:
+        distant.delay_s = 0.0
+    worker.send("in")
+    assert worker.recv(T) == "in"
+    worker.close()
+    return True
 
 
 @contextlib.contextmanager
