@@ -156,7 +156,7 @@ try:
         workers[0].recv()
     finally:
         say(stopping=True)
-        cluster.stop(grace=1000.0)
+        cluster.stop(timeout=1000.0)
 except KeyboardInterrupt:
     say(ended=True)
 """
