@@ -339,7 +339,7 @@ assert time.monotonic() - begun < 25, time.monotonic() - begun
     assert "No route to host" in ended.stdout or "timed out" in ended.stdout
     assert "node1#3: " in ended.stdout
     assert "Connection refused" in ended.stdout
-    assert "try: ssh -oBatchMode=yes -F" in ended.stdout
+    assert "try: ssh -F" in ended.stdout
     netns_nodes.wait_until_empty(timeout_s=15)
 
 
