@@ -1,22 +1,39 @@
-"""Run on a node before anything else: read settings and code from stdin, then serve.
+"""The first code of ours on a node: take in MiniRay, the settings, the user's modules; start.
 
-This file's source is the first thing that the coordinator sends, so it may import nothing but the
-standard library, and must be understood by a Python that is too old for the rest.
+The coordinator sends it as one line, once it has seen that Python is there; `pack` says in which
+form. The keeper sends the same to the server. It may import nothing but the standard library.
 """
 
+import os
+import sys
+
+if __name__ == "__main__":
+    # `python -c` looks for modules where it is started, and at home there may be a random.py.
+    try:
+        here = os.getcwd()
+    except OSError:  # removed meanwhile
+        here = ""
+    sys.path[:] = [path for path in sys.path if path not in ("", here)]
+
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import json
-import sys
+import signal
+from typing import Any
+
+SILENCE_MAX_S = 25
 
 
 class StreamedCode(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Import modules from the sources {name: [file, is_package, text]} that came over stdin."""
 
-    def __init__(self, sources):  # type: ignore[no-untyped-def]
+    def __init__(self, sources: dict[str, tuple[str, bool, str]]) -> None:
         self.sources = sources
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name not in self.sources:
             return None
         file, is_package, _ = self.sources[name]
@@ -25,29 +42,42 @@ class StreamedCode(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             spec.has_location = True
         return spec
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
+    def exec_module(self, module: Any) -> None:
         file, _, text = self.sources[module.__name__]
         exec(compile(text, file, "exec"), module.__dict__)
 
-    def get_source(self, name):  # type: ignore[no-untyped-def]
+    def get_source(self, name: str) -> str:
         return self.sources[name][2]
 
 
-def main():  # type: ignore[no-untyped-def]
-    """Serve as a node."""
-    stream = sys.stdin.buffer
-    settings = json.loads(stream.read(int(stream.readline())).decode())
-    if sys.version_info < (3, 11):  # noqa: UP036  # this file alone meets an older Python
-        problem = "python there is %s, MiniRay needs 3.11; set NodeConfig(python=...)"
-        report = {"error": problem % sys.version.split()[0]}
-        print(settings["marker"] + json.dumps(report))
-        sys.exit(1)
-    finder = StreamedCode(settings["sources"])  # type: ignore[no-untyped-call]
-    sys.meta_path.insert(0, finder)
-    from miniray.worker_server import serve_node
+def pack(bootstrap: str, payload: bytes) -> bytes:
+    """Return what a node reads from stdin: this file in one line, a length, the payload."""
+    return f"exec({bootstrap!a})\n{len(payload)}\n".encode() + payload
 
-    sys.exit(serve_node(settings))
+
+def main() -> None:
+    """Take in the payload; be the server if the command line says so, else the keeper."""
+    payload = _read_payload()
+    settings = json.loads(payload)
+    sys.meta_path.insert(0, StreamedCode(settings["sources"]))
+    from miniray import node_server
+
+    if sys.argv[1:] == ["server"]:
+        node_server.serve(settings)
+    node_server.keep(settings, payload)
+
+
+def _read_payload() -> bytes:
+    # Nothing is read ahead: what follows is the lease.
+    stdin: Any = sys.stdin.buffer.raw  # type: ignore[union-attr]
+    payload = bytearray(int(stdin.readline()))
+    have = 0
+    while have < len(payload):
+        signal.alarm(SILENCE_MAX_S)  # whose sender is lost does not stay
+        have += stdin.readinto(memoryview(payload)[have:]) or sys.exit("its sender has gone")
+    signal.alarm(0)
+    return bytes(payload)
 
 
 if __name__ == "__main__":
-    main()  # type: ignore[no-untyped-call]
+    main()

@@ -156,7 +156,7 @@ try:
         workers[0].recv()
     finally:
         say(stopping=True)
-        cluster.stop(grace=1000.0)
+        cluster.stop(timeout=1000.0)
 except KeyboardInterrupt:
     say(ended=True)
 """
@@ -339,7 +339,7 @@ assert time.monotonic() - begun < 25, time.monotonic() - begun
     assert "No route to host" in ended.stdout or "timed out" in ended.stdout
     assert "node1#3: " in ended.stdout
     assert "Connection refused" in ended.stdout
-    assert "try: ssh -oBatchMode=yes -F" in ended.stdout
+    assert "try: ssh -F" in ended.stdout
     netns_nodes.wait_until_empty(timeout_s=15)
 
 

@@ -144,7 +144,7 @@ class Demo:
                 self.train_sharded(workers)
                 self.train_alone(workers[0])
             except KeyboardInterrupt:
-                self.cluster.stop(grace=0.0)  # who presses Ctrl-C wants no more steps
+                self.cluster.stop(timeout=0.0)  # who presses Ctrl-C wants no more steps
                 raise
 
     def report(self) -> int:

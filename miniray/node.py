@@ -1,0 +1,156 @@
+"""The coordinator's side of one node: bring up its server and its workers, and end them."""
+
+import errno
+import json
+import random
+import re
+import secrets
+import socket
+import threading
+from typing import Any, TextIO
+
+from miniray import bootstrap
+from miniray.connection import server_status
+from miniray.errors import MiniRayError
+from miniray.node_config import NodeConfig
+from miniray.remote_worker import RemoteWorker
+from miniray.session import HURRY_S, TOO_MANY, Fault, NodeLog, Session, source_of
+from miniray.waiting import deadline_after, time_left
+
+PYTHON_MIN = (3, 11)
+CONNECT_S = 5.0
+LAUNCHES_MAX = 4
+_UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+
+
+class Node:
+    """One node of a cluster, called `label` in errors and logs, that may be started once."""
+
+    def __init__(self, config: NodeConfig, label: str, log: TextIO) -> None:
+        self.config, self.label = config, label
+        self.host, self.port, self.address = "", 0, ""
+        self.workers: list[RemoteWorker] = []
+        self._log = log
+        self._key = b""
+        self._session: Session | None = None
+        self._starting = threading.Lock()
+        self._stopping = threading.Event()
+
+    def start(self, settings: dict[str, Any], first_rank: int, deadline: float) -> None:
+        """Bring up the server and the workers, the first of which is rank `first_rank`.
+
+        Raises Fault, TimeoutError or another OSError that says in words what is wrong.
+        """
+        with self._starting:
+            try:
+                session = self._start_session(settings, deadline)
+                self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
+                for rank in range(first_rank, first_rank + self.config.num_workers):
+                    self._connect(session, rank, deadline)
+            finally:
+                if self._stopping.is_set():  # meanwhile, so nobody else knows of them
+                    self._close_workers()
+
+    def _start_session(self, settings: dict[str, Any], deadline: float) -> Session:
+        config = self.config
+        marker, self._key = secrets.randbits(60), settings["key"].encode()
+        remote_socket = f"/tmp/miniray-{secrets.token_hex(16)}/server" if config.tunnel else ""
+        for_node = {
+            "node": self.label,
+            "marker": marker,
+            "num_workers": config.num_workers,
+            "workdir": config.workdir,
+            "tunnel": config.tunnel,
+            "env": {**settings["env"], **config.env},
+            "host": remote_socket or (config.launcher and config.address),
+            "default_host": config.address or (config.launcher and "127.0.0.1"),
+        }
+        payload = json.dumps({**settings, **for_node}).encode()
+        data = bootstrap.pack(source_of(bootstrap), payload)
+        for attempt in range(1, LAUNCHES_MAX + 1):
+            if self._stopping.is_set():
+                raise Fault("the start was broken off")
+            log = NodeLog(self.label, self._log)
+            session = self._session = Session(
+                config, log, marker=marker, bytes_to_send=len(data), remote_socket=remote_socket
+            )
+            if self._stopping.is_set():
+                session.kill()
+            try:
+                version = session.wait_for_python(deadline)
+                break
+            except Fault as fault:
+                if not re.search(TOO_MANY, str(fault)) or attempt == LAUNCHES_MAX:
+                    raise
+            log.write([b"sshd hung up at once; it may have too many: trying again"])
+            session.end(deadline_after(0.0))
+            self._stopping.wait(attempt * random.uniform(0.3, 1.0))
+        if version < PYTHON_MIN:
+            text = ".".join(map(str, version))
+            raise Fault(f"python there is {text}, MiniRay needs 3.11; set NodeConfig(python=...)")
+        session.send(data, deadline)
+        return session
+
+    def _wait_for_server(self, session: Session, module: str, deadline: float) -> None:
+        report = session.wait_for_report(deadline, f"while it imported {module}")
+        if "ended" in report:
+            raise Fault(f"its Python {report['ended']} while it imported {module}")
+        if "error" in report:
+            raise Fault(report["error"], report.get("traceback", ""))
+        self.host = session.socket or self.config.address or report["host"]
+        self.port, self.address = report["port"], self.config.address or report["address"]
+        address, is_link_local, _ = self.host.partition("%")
+        if is_link_local and not self.config.address:
+            raise Fault(
+                f"{self.host} is an address on one link, which has another name here: "
+                f'set NodeConfig(address="{address}%INTERFACE") or tunnel=True'
+            )
+
+    def _connect(self, session: Session, rank: int, deadline: float) -> None:
+        session.log.heard.clear()
+        timeout = min(CONNECT_S, time_left(deadline))
+        try:
+            worker = RemoteWorker(
+                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout
+            )
+        except (OSError, MiniRayError) as error:
+            raise Fault(self._why_no_worker(session, error)) from error
+        self.workers.append(worker)
+        worker.name = f"rank {rank} at {self.label}:{self.port or 'tunnel'}"
+        worker.session = session
+
+    def _why_no_worker(self, session: Session, error: Exception) -> str:
+        if words := session.how_it_ended():
+            return words
+        problem = f"its server is ready, but: {error}"
+        if self.config.tunnel:
+            session.log.heard.wait(HURRY_S)
+            return session.last_words(problem)
+        cause = error.__cause__
+        late = isinstance(error, TimeoutError) and "cannot connect" in str(error)
+        if late or isinstance(cause, socket.gaierror) or getattr(cause, "errno", 0) in _UNREACHABLE:
+            tunnel = "" if self.config.launcher else ", or tunnel=True"
+            problem += f"; set NodeConfig(address=...) to where the coordinator reaches it{tunnel}"
+        return problem
+
+    def status(self, timeout: float = 5.0, **request: int) -> dict[str, Any]:
+        """Ask this node's server for its status."""
+        return server_status(self.host, self.port, key=self._key, timeout=timeout, **request)
+
+    def begin_stop(self, timeout: float) -> None:
+        """Have all on the node end within `timeout` seconds; a later call may hurry it."""
+        self._stopping.set()
+        if self._session is not None:
+            self._session.begin_end(timeout)
+
+    def end(self, deadline: float) -> None:
+        """Wait for the end of everything, and kill the session at the deadline."""
+        if self._starting.acquire(timeout=time_left(deadline)):
+            self._starting.release()
+        if self._session is not None:
+            self._session.end(deadline)
+        self._close_workers()
+
+    def _close_workers(self) -> None:
+        for worker in self.workers:
+            worker.close(timeout=0.0)  # its server ends it

@@ -1,0 +1,206 @@
+"""The node's side of a Cluster: the keeper, who leaves nothing behind, and the server it keeps.
+
+sshd -> sh -> keeper -> server -> workers. The keeper runs no code of the user's and holds stdin,
+the lease: when that ends, or is silent for too long, all below has to end. If the keeper itself is
+killed, the server's stdin ends, and it does the same.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import glob
+import importlib
+import ipaddress
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from miniray.bootstrap import SILENCE_MAX_S, pack
+from miniray.process import STOP_S, describe
+from miniray.waiting import deadline_after, time_left
+
+if TYPE_CHECKING:
+    from miniray.worker_server import WorkerServer
+
+MARGIN_S = 0.5  # what a server gets, beyond its workers' time, to end
+TICK_S = 0.2  # where no pidfd tells of the server's end
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, F_SETSIG = 1, 36, 10
+LINUX = sys.platform == "linux"
+
+
+def keep(settings: dict[str, Any], payload: bytes) -> None:
+    """Run the server until it ends or the lease does, and leave nothing of it."""
+    _adopt_orphans()
+    if LINUX:
+        # A byte on stdin, and its end, continue this process even if somebody has stopped it.
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, F_SETSIG, signal.SIGCONT)
+        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        if settings["tunnel"]:
+            os.mkdir(os.path.dirname(settings["host"]), 0o700)
+        with subprocess.Popen(
+            [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.raw.readline())", "server"],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            cwd=os.path.expanduser(settings["workdir"] or "."),
+            env=os.environ | settings["env"],
+            start_new_session=True,
+        ) as server:
+            _guard(server, pack(settings["sources"]["miniray.bootstrap"][2], payload))
+            _clear_up(settings)
+        ended = describe(server.returncode)
+    except (OSError, ValueError) as error:
+        ended = f"could not be started: {error}"
+    _report(1, settings, {"ended": ended})
+
+
+def _guard(server: subprocess.Popen[bytes], data: bytes) -> None:
+    """Give the server its code, and return when it has ended or has been told to and did not."""
+    assert server.stdin is not None
+    lease = server.stdin.fileno()
+    feeder = threading.Thread(target=_feed, args=(lease, data), daemon=True)
+    feeder.start()
+    pidfds = [os.pidfd_open(server.pid)] if hasattr(os, "pidfd_open") else []
+    watched, tick = [0, *pidfds], math.inf if pidfds else TICK_S
+    silent, deadline = deadline_after(SILENCE_MAX_S), math.inf
+    while server.poll() is None and time_left(deadline):
+        seconds = min(time_left(silent), time_left(deadline), tick)
+        ready, _, _ = select.select(watched, [], [], seconds)
+        said = os.read(0, 4096) if 0 in ready else b""
+        if said:
+            silent = deadline_after(SILENCE_MAX_S)
+        if said.strip():
+            timeout = float(said.split()[-1])
+        elif (0 in ready and not said) or not time_left(silent):
+            # Nobody is left who would wait longer.
+            timeout = min(STOP_S, time_left(deadline))
+            watched, silent = pidfds, math.inf
+        else:
+            continue
+        deadline = deadline_after(timeout + MARGIN_S)
+        if not feeder.is_alive():
+            with contextlib.suppress(OSError):  # it has just ended
+                os.write(lease, f"{timeout}\n".encode())
+
+
+def _feed(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    with contextlib.suppress(OSError):  # it has ended before it had read all
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def _clear_up(settings: dict[str, Any]) -> None:
+    """Kill all that is below this process, and remove the tunnel's directory."""
+    with contextlib.suppress(ChildProcessError):  # raised once there are no more
+        while True:
+            for children in glob.glob("/proc/self/task/*/children"):
+                for pid in Path(children).read_text().split():
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(-1, 0)
+    if settings["tunnel"]:
+        shutil.rmtree(os.path.dirname(settings["host"]), ignore_errors=True)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of every orphan below this process, whatever group it has joined."""
+    if LINUX:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _report(descriptor: int, settings: dict[str, Any], report: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # nobody is there any more
+        os.write(descriptor, f"\nminiray-{settings['marker']} {json.dumps(report)}\n".encode())
+
+
+def serve(settings: dict[str, Any]) -> NoReturn:
+    """Be the server: import the work module, report, and serve until stdin says to stop.
+
+    One line goes to stdout: where the server listens, or what is wrong. Everything else that would
+    go there goes to stderr, where the logs are.
+    """
+    if LINUX:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # while it does not watch stdin
+    _adopt_orphans()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    faulthandler.enable()
+    sys.argv = [""]
+    sys.path.insert(0, os.getcwd())
+    os.environ["MINIRAY_IMPORTING"] = settings["work_fn"].rpartition(".")[0]
+    server: WorkerServer | None = None
+    try:
+        server, report = _make_server(settings)
+    except BaseException as error:  # the user's module may raise anything
+        report = _explain(error)
+    del os.environ["MINIRAY_IMPORTING"]
+    _report(stdout, settings, report)
+    os.close(stdout)
+    if server is not None:
+        _obey_stdin(server)
+        server.serve_forever()
+    _clear_up(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the user's threads and exit handlers have no say here
+
+
+def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any]]":
+    from miniray.work_fn import load_work_fn
+    from miniray.worker_server import WorkerServer
+
+    work_fn = load_work_fn(settings["work_fn"])
+    if "torch" in sys.modules:
+        # Imported once here instead of once in every worker, on their first step.
+        for module in ("torch.distributed.fsdp", "torch._dynamo"):
+            with contextlib.suppress(ImportError):  # a torch that was built without it
+                importlib.import_module(module)
+    connection = os.environ.get("SSH_CONNECTION", "")
+    address = None
+    with contextlib.suppress(ValueError, IndexError):  # there is none, or it is "UNKNOWN", say
+        address = str(ipaddress.ip_address(connection.split()[2]))
+    host = settings["host"] or address or settings["default_host"]
+    if host is None:
+        raise ValueError(
+            "the session does not tell which address of the node it came to (SSH_CONNECTION is "
+            f"{connection!r} there); set NodeConfig(address=...) or tunnel=True"
+        )
+    key, count = settings["key"].encode(), settings["num_workers"]
+    server = WorkerServer(work_fn, host=host, key=key, max_workers=count, node=settings["node"])
+    report = {"host": server.host, "port": server.port, "address": address or "127.0.0.1"}
+    return server, report
+
+
+def _explain(error: BaseException) -> dict[str, Any]:
+    """Return what is wrong, with the traceback from the first line of the user's on."""
+    trace = error.__traceback__
+    # The bootstrap's lines are in no file.
+    ours = ("<string>", "<frozen importlib", importlib.__file__, os.path.dirname(__file__))
+    while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    report = {"error": traceback.format_exception_only(error)[-1].strip()}
+    if trace or isinstance(error, SyntaxError):
+        report["traceback"] = "".join(traceback.format_exception(error.with_traceback(trace)))
+    return report
+
+
+def _obey_stdin(server: "WorkerServer") -> None:
+    def on_stdin(events: int) -> None:
+        said = os.read(0, 4096).split()
+        if not said:
+            server.loop.unwatch(0)
+        server.stop(float(said[-1]) if said else STOP_S)
+
+    server.loop.watch(0, select.POLLIN, on_stdin)

@@ -1,0 +1,63 @@
+"""Run ssh for the coordinator: pass on what it sends, and show the node that it lives.
+
+A process of its own, out of the terminal's reach: Ctrl-Z stops the coordinator and not its
+heartbeat. Its stdin ends when the coordinator does, however that ends, and then ssh's does, and so
+does all that runs on the node.
+
+python -c SOURCE BYTES SOCKET COMMAND...: beat once so many bytes have passed; at the end remove the
+tunnel's socket, if there is one, with its folder.
+"""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+
+BEAT_S = 5.0
+ENDING_S = 5.0  # the node gets most of it to end in order
+
+
+def main(bytes_before_beat: int, socket: str, command: list[str]) -> int:
+    """Run the command with the heartbeat on its stdin; return its exit status."""
+    try:
+        client = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+    except OSError as error:
+        sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")
+        return 127
+    assert client.stdin is not None
+    with contextlib.suppress(OSError), client.stdin as stdin:  # it may end at any time
+        _pass_on(stdin.fileno(), bytes_before_beat)
+    try:
+        status = client.wait(ENDING_S)
+    except subprocess.TimeoutExpired:  # some launchers do not end with what they have launched
+        status = -signal.SIGKILL
+    if socket:
+        shutil.rmtree(os.path.dirname(socket), ignore_errors=True)
+    if status < 0:  # end alike, and take along whatever it has started
+        os.killpg(0, -status)
+    return status
+
+
+def _pass_on(sink: int, bytes_before_beat: int) -> None:
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    poller.register(sink, 0)  # to hear of its end
+    while True:
+        ready = dict(poller.poll(BEAT_S * 1000))
+        if sink in ready:
+            return
+        data = b""
+        if ready and not (data := os.read(0, 1 << 16)):
+            return
+        if not ready and bytes_before_beat <= 0:
+            data = b"\n"
+        bytes_before_beat -= len(data)
+        while data:
+            data = data[os.write(sink, data) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

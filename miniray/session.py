@@ -1,0 +1,296 @@
+"""One ssh session with a node: its three streams, its last words and its end.
+
+stdin carries nothing until Python there has given a sign of life, then the code, the key and the
+settings, and from then on it is the lease: a line to stop, heartbeats, or the end. stdout brings
+that sign, a report once the server is ready, and one when all there has ended. stderr brings logs.
+"""
+
+import collections
+import contextlib
+import json
+import linecache
+import math
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from types import ModuleType
+from typing import IO, Any, TextIO
+
+from miniray import inherited, pacemaker
+from miniray.node_config import NodeConfig
+from miniray.process import describe
+from miniray.waiting import READABLE, WRITABLE, deadline_after, time_left
+
+NOISE_BYTES_MAX = 1024 * 1024
+LINE_BYTES_MAX = 64 * 1024
+SHOWN_LINES = 5  # the first and the last, in case a long banner comes between
+HURRY_S = 0.5  # what something gets that has nothing to do any more but end
+TMPDIR_CHARS_MAX = 60  # a Unix socket's path has 103 on a Mac
+
+TOO_MANY = "MaxStartups|exchange_identification: .*(closed|reset)"
+_ADVICE = {
+    "Permission denied": "if the key has a passphrase: ssh-add",
+    TOO_MANY: "its sshd may have too many at once: raise MaxStartups there",
+    "prohibited": "its sshd forbids tunnels: AllowStreamLocalForwarding yes, or tunnel=False here",
+}
+
+
+class Fault(Exception):
+    """What keeps a node from being of use, in words, and the traceback of the user's module."""
+
+    def __init__(self, text: str, traceback: str = "") -> None:
+        super().__init__(text)
+        self.traceback = traceback
+
+
+class Session:
+    """A running ssh, or launcher, that is about to start Python on a node.
+
+    `marker` is in all that the node reports. `bytes_to_send` will be sent before there are
+    heartbeats. `remote_socket`, if any, is forwarded to `self.socket`.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        log: "NodeLog",
+        *,
+        marker: int,
+        bytes_to_send: int,
+        remote_socket: str,
+    ) -> None:
+        self._config, self.log, self._marker = config, log, marker
+        self._began = time.monotonic()
+        self._received = b""
+        self._reading = threading.Lock()
+        self._python_answers = self._holds_lease = False
+        # What it prints is no part of its text: some shells print what they run.
+        program = (
+            f"import sys;print(sys.version_info[:3]+({marker},));sys.stdout.flush();"
+            "exec(sys.version_info>(3,)and sys.stdin.buffer.raw.readline()or str())"
+        )
+        self.socket = f"{_make_folder()}/server" if remote_socket else ""
+        command = config.command(program, remote_socket and f"{self.socket}:{remote_socket}")
+        self._name = os.path.basename(command[0])
+        python = [sys.executable, "-ISc", source_of(pacemaker), str(bytes_to_send), self.socket]
+        # What a launcher starts is not where our own ssh session arrived, if there is one.
+        away = "SSH_CONNECTION" if config.launcher is not None else ""
+        pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with inherited.lock:
+            self._process = subprocess.Popen(
+                [*python, *command],
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C and Ctrl-Z are for the coordinator alone
+                env={name: value for name, value in os.environ.items() if name != away},
+                **pipes,
+            )
+            self._stdin: IO[bytes] = self._process.stdin  # type: ignore[assignment]
+            self._stdout: IO[bytes] = self._process.stdout  # type: ignore[assignment]
+            self._stderr: IO[bytes] = self._process.stderr  # type: ignore[assignment]
+            inherited.own(self)
+        os.set_blocking(self._stdin.fileno(), False)
+        log.follow(self._stderr)
+
+    def abandon(self) -> None:
+        """Close, in a forked child, the copies of the pipes."""
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            pipe.close()
+
+    def wait_for_python(self, deadline: float) -> tuple[int, ...]:
+        """Return the version of the Python there, once it has given a sign of life."""
+        sign = rb"\((\d+), (\d+), (\d+), %d\)" % self._marker
+        found = self._receive(sign, deadline, "before Python answered")
+        self._python_answers = True
+        return tuple(map(int, found.groups()))
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send what was announced; from then on the session lives as long as its stdin."""
+        rest = memoryview(data)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and stdout will tell
+            while rest:
+                if not _is_ready(self._stdin, WRITABLE, deadline):
+                    raise TimeoutError(self._late("while it took its code in"))
+                rest = rest[os.write(self._stdin.fileno(), rest) :]
+        self._holds_lease = True
+
+    def wait_for_report(self, deadline: float, meanwhile: str) -> dict[str, Any]:
+        """Return the next report; an error says what the node was doing `meanwhile`.
+
+        Raises TimeoutError at the deadline, and Fault if the session has ended.
+        """
+        found = self._receive(rb"miniray-%d (\{.*\})\r?\n" % self._marker, deadline, meanwhile)
+        report: dict[str, Any] = json.loads(found[1])
+        return report
+
+    def _receive(self, pattern: bytes, deadline: float, meanwhile: str) -> re.Match[bytes]:
+        while not (found := re.search(pattern, self._received)):
+            if not _is_ready(self._stdout, READABLE, deadline):
+                raise TimeoutError(self._late(meanwhile))
+            if not self._take_in():
+                raise Fault(self._describe_end(meanwhile))
+            if len(self._received) > NOISE_BYTES_MAX:
+                noise = f"it printed {len(self._received)} bytes on stdout {meanwhile}"
+                raise Fault(self.last_words(f"{noise}; does a start-up file there never end?"))
+        self._received = self._received[found.end() :]
+        return found
+
+    def _take_in(self) -> bool:
+        """Read some of stdout, if there is any; return whether there may be more."""
+        with self._reading:
+            if not _is_ready(self._stdout, READABLE, deadline=0.0):
+                return True
+            data = os.read(self._stdout.fileno(), 1 << 16)
+            self._received += data
+            return bool(data)
+
+    def _late(self, meanwhile: str) -> str:
+        seconds = time.monotonic() - self._began
+        return self.last_words(f"not ready after {seconds:.1f}s, {meanwhile}")
+
+    def _describe_end(self, meanwhile: str) -> str:
+        ending = "closed its stdout"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            ending = describe(self._process.wait(HURRY_S))
+            self.log.wait_until_quiet()
+        return self.last_words(f"{self._name} {ending} {meanwhile}")
+
+    def last_words(self, problem: str) -> str:
+        """Return a problem with what was said there, what to do about it, what to try by hand."""
+        noise = self._received.decode(errors="replace").splitlines()
+        lines = [*self.log.said(), *noise[:SHOWN_LINES], *noise[-SHOWN_LINES:]]
+        said = "; ".join(dict.fromkeys(filter(None, map(_printable, lines))))
+        words = [f"{problem}: {said}" if said else f"{problem}; it said nothing"]
+        words += [advice for pattern, advice in _ADVICE.items() if re.search(pattern, said)]
+        by_hand = "" if self._python_answers else self._config.try_by_hand()
+        return "; ".join(words) + (by_hand and f"\n    try: {by_hand}")
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when the session, or the server there, has ended."""
+        return -1 if self._stdout.closed else self._stdout.fileno()
+
+    def how_it_ended(self) -> str | None:
+        """Say how the session, or the server there, has ended; None while both live."""
+        if self._stdout.closed:
+            return "its cluster was stopped"
+        try:
+            return f"its server {self._wait_for_end(deadline_after(0.0))}"
+        except TimeoutError:
+            return None
+        except Fault as fault:
+            return str(fault)
+
+    def _wait_for_end(self, deadline: float) -> str:
+        while "ended" not in (report := self.wait_for_report(deadline, "while its server ran")):
+            pass
+        return str(report["ended"])
+
+    def begin_end(self, timeout: float) -> None:
+        """Have all on the node end within `timeout` seconds; a later call may hurry it."""
+        if not self._holds_lease:
+            self.kill()  # nothing is there yet that could do it in order
+            return
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or takes nothing in
+            os.write(self._stdin.fileno(), f"{timeout}\n".encode())
+
+    def end(self, deadline: float) -> None:
+        """Wait until all on the node has ended, kill the session at the deadline, and tidy up."""
+        if self._holds_lease and not self._stdout.closed:
+            with contextlib.suppress(Fault, TimeoutError):
+                self._wait_for_end(deadline)
+        self.log.wait_until_quiet()
+        # A launcher may end at the end of its stdin alone, or not even then.
+        self._stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(HURRY_S)
+        self.kill()
+        self._process.wait()
+        self.log.wait_until_quiet()
+        self._stdout.close()
+        if self.socket:
+            shutil.rmtree(os.path.dirname(self.socket), ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the session's processes here at once."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class NodeLog:
+    """Copy what a node says on stderr to the log, with its name, and remember some of it."""
+
+    def __init__(self, label: str, sink: TextIO) -> None:
+        self._sink = sink
+        self._prefixes = (f"[{label}] ".encode(), f"[{label}:".encode())
+        self._first: list[bytes] = []
+        self._last: collections.deque[bytes] = collections.deque(maxlen=SHOWN_LINES)
+        self._nbytes = 0
+        self.heard = threading.Event()
+        self._thread = threading.Thread()
+
+    def follow(self, stream: IO[bytes]) -> None:
+        """Copy a stream to its end, in a thread, and close it."""
+        self._thread = threading.Thread(target=self._copy, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def said(self) -> list[str]:
+        """Return the first and the last lines that are no worker's."""
+        return [line.decode(errors="replace") for line in (*self._first, *self._last)]
+
+    def wait_until_quiet(self) -> None:
+        """Wait for the stream's end as long as it brings anything."""
+        before = -1
+        while self._thread.is_alive() and before != self._nbytes:
+            before = self._nbytes
+            self._thread.join(HURRY_S)
+
+    def write(self, lines: list[bytes]) -> None:
+        """Write lines to the log, each with the node's name."""
+        for index, line in enumerate(lines):
+            if not line.startswith(self._prefixes):
+                shown = self._first if len(self._first) < SHOWN_LINES else self._last
+                shown.append(line)
+                lines[index] = self._prefixes[0] + line.rstrip(b"\r")
+                self.heard.set()
+        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed log
+            self._sink.write(b"\n".join([*lines, b""]).decode(errors="replace"))
+            self._sink.flush()
+
+    def _copy(self, stream: IO[bytes]) -> None:
+        rest = b""
+        with stream:
+            while data := os.read(stream.fileno(), 1 << 18):
+                self._nbytes += len(data)
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > LINE_BYTES_MAX:
+                    lines, rest = [*lines, rest], b""
+                self.write(lines)
+            self.write([rest] if rest else [])
+
+
+def _is_ready(stream: IO[bytes], events: int, deadline: float) -> bool:
+    poller = select.poll()
+    poller.register(stream, events)
+    return bool(poller.poll(math.ceil(time_left(deadline) * 1000)))
+
+
+def _make_folder() -> str:
+    folder = tempfile.gettempdir()
+    if len(folder) > TMPDIR_CHARS_MAX or not re.fullmatch(r"[\w/.+-]+", folder):
+        folder = "/tmp"  # a socket's path is short, and % and : mean something to ssh
+    return tempfile.mkdtemp(prefix="miniray-", dir=folder)
+
+
+def source_of(module: ModuleType) -> str:
+    """Return the source of a module, which may have come from a file, a zip or over stdin."""
+    return "".join(linecache.getlines(str(module.__file__), vars(module)))
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in line.strip())[:500]

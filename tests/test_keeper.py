@@ -1,0 +1,241 @@
+"""Nothing is left on a node, whoever is killed, stopped or stuck, from the first moment on."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from miniray import Cluster, ClusterError, NodeConfig
+from tests.support import poll, processes, ssh
+
+T = 30.0
+REPOSITORY = Path(__file__).parents[1]
+
+COORDINATOR = """
+import sys
+from miniray import *
+
+node = NodeConfig({host!r}, 2, python=sys.executable, **{options!r})
+cluster = Cluster([node], start_timeout=100)
+workers = cluster.start({work_fn!r})
+for worker in workers:
+    worker.send("grandchildren")
+pids = [pid for worker in workers for pid in worker.recv(30)]
+print(cluster.status()[0]["server"]["pid"], *pids, flush=True)
+for line in sys.stdin:
+    workers[1].send(line)
+    print(workers[1].recv(30), end="", flush=True)
+cluster.stop()
+"""
+SLOW_MODULE = """
+import subprocess, time
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+open({told!r}, "w").write(str(child.pid))
+time.sleep(1000)
+"""
+
+
+class Coordinator:
+    """A process that has started a node with two workers, each with grandchildren."""
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        *,
+        host: str = "node1",
+        work_fn: str = "tests.work.obey",
+        folder: Path = REPOSITORY,
+    ) -> None:
+        text = COORDINATOR.format(host=host, options=options, work_fn=work_fn)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", text],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+
+    def wait_until_started(self) -> None:
+        self.server, *self.workers = map(int, self.stdout.readline().split())
+        self.keeper = psutil.Process(self.server).ppid()
+
+    def everything(self) -> list[int]:
+        return [self.keeper, self.server, *self.workers]
+
+    def ask(self, line: str) -> str:
+        self.stdin.write(line + "\n")
+        self.stdin.flush()
+        return self.stdout.readline().strip()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.stdin.close()
+        self.stdout.close()
+
+
+@contextlib.contextmanager
+def coordinator(options: dict[str, Any], **more: Any) -> Iterator[Coordinator]:
+    one = Coordinator(options, **more)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+LOCAL = {"launcher": ("/bin/sh", "-c")}
+
+
+def over_ssh(nodes: ssh.LoopbackNodes, **options: Any) -> dict[str, Any]:
+    return {"ssh_options": nodes.ssh_options, **options}
+
+
+@pytest.fixture(params=["local", "ssh", "tunnel"])
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return how to reach a node, in each of the three ways."""
+    if request.param == "local":
+        return LOCAL
+    nodes: ssh.LoopbackNodes = request.getfixturevalue("loopback_sshd")
+    return over_ssh(nodes, tunnel=request.param == "tunnel")
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("victim", ["coordinator", "keeper", "server", "ssh"])
+def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> None:
+    with coordinator(way) as one:
+        one.wait_until_started()
+        own = psutil.Process(one.process.pid).children(recursive=True)
+        if victim == "coordinator":
+            one.process.kill()
+        elif victim in ("keeper", "server"):
+            os.kill(getattr(one, victim), signal.SIGKILL)
+        elif way is LOCAL:
+            pytest.skip("there is no ssh")
+        else:
+            for process in own:
+                if process.name() == "ssh":
+                    process.kill()
+        processes.wait_until_gone(one.everything(), timeout_s=15)
+        if victim == "coordinator":
+            # The pacemaker and ssh, and the folder of the tunnel's socket, which the fixture sees.
+            processes.wait_until_gone([process.pid for process in own], timeout_s=15)
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("victim", ["keeper", "server", "keeper and server"])
+def test_a_stopped_process_of_a_node_does_not_keep_it(way: dict[str, Any], victim: str) -> None:
+    with coordinator(way) as one:
+        one.wait_until_started()
+        for name in victim.split(" and "):
+            os.kill(getattr(one, name), signal.SIGSTOP)
+        begun = time.monotonic()
+        one.stdin.close()
+        assert one.process.wait(T) == 0
+        assert time.monotonic() - begun < 6  # the promise is 4, on a machine that is not busy
+        processes.wait_until_gone(one.everything(), timeout_s=T)
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("victim", ["keeper", "server"])
+def test_a_stopped_process_of_a_node_dies_with_the_coordinator(
+    way: dict[str, Any], victim: str
+) -> None:
+    with coordinator(way) as one:
+        one.wait_until_started()
+        os.kill(getattr(one, victim), signal.SIGSTOP)
+        one.process.kill()
+        processes.wait_until_gone(one.everything(), timeout_s=15)
+
+
+@pytest.mark.ssh
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_coordinator_that_is_stopped_for_long_goes_on_afterwards(
+    way: dict[str, Any], number: int
+) -> None:
+    with coordinator(way) as one:
+        one.wait_until_started()
+        one.process.send_signal(number)
+        time.sleep(35)  # longer than any silence that ends a node
+        one.process.send_signal(signal.SIGCONT)
+        assert one.ask("still there") == "still there"
+        one.stdin.close()
+        assert one.process.wait(T) == 0
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file that a module which takes for ever to import fills when it begins."""
+    told = tmp_path / "told"
+    (tmp_path / "slow_to_import.py").write_text(SLOW_MODULE.format(told=str(told)))
+    return told
+
+
+def begun(told: Path) -> int:
+    """Wait until the import has begun; return the process that it has started."""
+    return int(poll.until(lambda: told.exists() and told.read_text(), timeout_s=T))
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("victim", ["coordinator", "keeper", "ssh"])
+def test_nothing_is_left_of_a_node_that_still_imports(
+    way: dict[str, Any], slow_module: Path, victim: str
+) -> None:
+    with coordinator(way, work_fn="slow_to_import.f", folder=slow_module.parent) as one:
+        child = begun(slow_module)
+        server = psutil.Process(child).ppid()
+        keeper = psutil.Process(server).ppid()
+        own = psutil.Process(one.process.pid).children(recursive=True)
+        if victim == "coordinator":
+            one.process.kill()
+        elif victim == "keeper":
+            os.kill(keeper, signal.SIGKILL)
+        elif way is LOCAL:
+            pytest.skip("there is no ssh")
+        else:
+            for process in own:
+                if process.name() == "ssh":
+                    process.kill()
+        gone = [keeper, server] if victim == "keeper" else [keeper, server, child]
+        processes.wait_until_gone(gone, timeout_s=15)
+        if victim == "keeper":  # it died before the server had taken over
+            os.kill(child, signal.SIGKILL)
+        assert one.process.wait(T) != 0
+
+
+@pytest.mark.ssh
+def test_a_node_that_imports_for_too_long_is_ended(
+    way: dict[str, Any], slow_module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(slow_module.parent))
+    node = NodeConfig("node1", python=sys.executable, **way)
+    started = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        Cluster([node], start_timeout=2.0).start("slow_to_import.f")
+    assert time.monotonic() - started < 6  # the promise is 4, on a machine that is not busy
+    assert "node1: not ready after 2.0s, while it imported slow_to_import" in str(caught.value)
+    processes.wait_until_gone([begun(slow_module)], timeout_s=T)
+
+
+def test_zombies_of_strangers_do_not_confuse_the_keeper() -> None:
+    """A worker that leaves orphans behind which end while it serves."""
+    with Cluster([NodeConfig.local()]) as cluster:
+        (worker,) = cluster.start("tests.work.obey")
+        worker.send("grandchildren")
+        for pid in worker.recv(T)[1:]:
+            os.kill(pid, signal.SIGKILL)
+        worker.send("still there")
+        assert worker.recv(T) == "still there"
