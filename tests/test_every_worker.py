@@ -259,7 +259,8 @@ def test_send_timeout_ends_the_channel(start: Start) -> None:
     # Larger than what the kernel takes in on the way.
     with pytest.raises(TimeoutError, match=r"took nothing in for 0\.3s"):
         worker.send(
-            bytes(256 << 20) if not isinstance(worker, Worker) else [0] * (8 << 20), timeout=0.3
+            bytes(256 << 20) if not isinstance(worker, Worker) else "x" * (48 << 20),
+            timeout=0.3,
         )
     with pytest.raises(TimeoutError):
         worker.send(1)
