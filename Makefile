@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench docs docs-serve clean
+.PHONY: help demo test test-fast mutants lint bench docs docs-serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +19,9 @@ test: $(VENV)/.dev ## Run every test that this machine can run, slow ones too
 
 test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest
+
+mutants: $(VENV)/.dev ## Test the tests: break the core in 300 ways and see what they notice (half an hour)
+	@$(BIN)/python -m tools.mutants
 
 lint: $(VENV)/.dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .

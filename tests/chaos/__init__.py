@@ -1,0 +1,1 @@
+"""Seeded rounds of faults: something happens to someone at some moment, and nothing may stay."""

@@ -1,0 +1,308 @@
+"""Test the tests: break the core in small ways, one at a time, and say what no test noticed.
+
+A mutant is tested in a copy of the tree: first by the tests that are most likely to notice it,
+which `tests/mutants.toml` names, then by all that know the core. What is found out is kept, so that
+a run that was interrupted goes on, and that new tests meet only the mutants that had survived.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tools.count_lines import PACKAGE, REPOSITORY
+from tools.mutants.edits import Mutant, make_mutants
+
+LIST = REPOSITORY / "tests" / "mutants.toml"
+RESULTS = REPOSITORY / ".mutants" / "results.jsonl"
+NOT_CORE = ("__init__", "__main__")
+NAMED = "made by hand"
+KILLED_SHARE_MIN = 0.9
+# A test that takes longer has been made to hang: those that run here take a few seconds.
+TEST_S, DEADLINE_S = 25, 300.0
+PASSED, NOTHING_RAN = 0, (4, 5)  # pytest's exit statuses
+
+Work = tuple[Mutant, Sequence[Sequence[str]]]
+"""A mutant and the tests for it: those that are the most likely to notice it, then others."""
+
+
+class Plan:
+    """What `tests/mutants.toml` says: who tests what, mutants by hand, and who may survive."""
+
+    def __init__(self, path: Path = LIST) -> None:
+        table = tomllib.loads(path.read_text())
+        self.tests: dict[str, list[str]] = table["tests"]
+        self.named: list[dict[str, Any]] = table.get("named", [])
+        self.survivors: list[dict[str, str]] = table.get("survivor", [])
+
+    def steps(self, file: str) -> list[list[str]]:
+        """Return the tests that are the most likely to notice a change of a file, then others."""
+        module = Path(file).stem
+        first = [f"tests/test_{module}.py", *self.tests.get(module, [])]
+        first = [name for name in dict.fromkeys(first) if (REPOSITORY / name).exists()]
+        return [first, [name for name in self.tests["all"] if name not in first]]
+
+    def make_named(self) -> Iterator[Work]:
+        """Yield each mutant that was made by hand, with the tests that have to notice it."""
+        for one in self.named:
+            before = (REPOSITORY / one["file"]).read_text()
+            if (count := before.count(one["old"])) != 1:
+                raise ValueError(
+                    f"{LIST.name}: {one['name']!r} replaces what must stand once in {one['file']} "
+                    f"and stands there {count} times: {one['old']!r}; bring it up to date"
+                )
+            line = before[: before.index(one["old"])].count("\n") + 1
+            after = before.replace(one["old"], one["new"])
+            mutant = Mutant(one["file"], NAMED, one["name"], line, before, after)
+            yield mutant, [one["tests"]] if "tests" in one else self.steps(one["file"])
+
+    def gives_a_reason_for(self, mutant: Mutant) -> bool:
+        """Say whether it is written down why this mutant may survive."""
+        place = (mutant.file, mutant.function, mutant.old_line)
+        return any(place == (one["file"], one["function"], one["line"]) for one in self.survivors)
+
+
+def make_all() -> list[Mutant]:
+    """Return every mutant of the core."""
+    paths = [path for path in sorted(PACKAGE.glob("*.py")) if path.stem not in NOT_CORE]
+    files = [(str(path.relative_to(REPOSITORY)), path.read_text()) for path in paths]
+    return [mutant for file, source in files for mutant in make_mutants(file, source)]
+
+
+def sample(mutants: Sequence[Mutant], number: int, seed: int) -> list[Mutant]:
+    """Draw that many mutants, spread as evenly over the functions as their sizes allow."""
+    draw = random.Random(seed)
+    functions: dict[tuple[str, str], list[Mutant]] = {}
+    for mutant in mutants:
+        functions.setdefault((mutant.file, mutant.function), []).append(mutant)
+    piles = list(functions.values())
+    for pile in piles:
+        draw.shuffle(pile)
+    chosen: list[Mutant] = []
+    while piles and len(chosen) < number:
+        draw.shuffle(piles)
+        chosen += [pile.pop() for pile in piles[: number - len(chosen)]]
+        piles = [pile for pile in piles if pile]
+    return chosen
+
+
+class Laboratory:
+    """Copies of the tree, in which mutants are tested, as many at once as there are copies.
+
+    The tests of a mutant see no process but their own: what was broken may signal the wrong one,
+    or leave some behind. A namespace takes care of both, and its processes end with its first.
+    """
+
+    def __init__(
+        self, copies: int, *, repository: Path = REPOSITORY, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._deadline_s = deadline_s
+        self._directory = tempfile.mkdtemp(prefix="mutants-")
+        self._trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        for index in range(copies):
+            copy_files(repository, Path(self._directory, str(index)))
+            self._trees.put(Path(self._directory, str(index)))
+
+    def how_it_died(self, mutant: Mutant, steps: Iterable[Sequence[str]]) -> str | None:
+        """Return how the tests noticed a mutant, or None."""
+        tree = self._trees.get()
+        try:
+            (tree / mutant.file).write_text(mutant.after)
+            deaths = (self._run(tree, tests) for tests in steps if tests)
+            return next(filter(None, deaths), None)
+        finally:
+            (tree / mutant.file).write_text(mutant.before)
+            self._trees.put(tree)
+
+    def _run(self, tree: Path, tests: Sequence[str]) -> str | None:
+        """Return which test failed first, or None."""
+        user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+        # The stages have their own copies of what is broken here, and tests that are named one by
+        # one may be slow.
+        marked = "not gpu and not netns" + ("" if "::" in tests[0] else " and not slow")
+        pytest = ["-m", "pytest", "-xq", f"--timeout={TEST_S}", "-p", "no:cacheprovider"]
+        # A compiled module is told by its time and size, which two mutants may share.
+        environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        with tempfile.TemporaryDirectory(prefix="m", ignore_cleanup_errors=True) as temporary:
+            output = Path(temporary, "output")
+            command = [
+                *("unshare", *user, "--pid", "--fork", "--mount-proc", "--kill-child"),
+                # The namespace's first process is a shell: a test could not be interrupted.
+                *("sh", "-c", '"$@" >"$0" 2>&1; exit $?', str(output)),
+                *(sys.executable, *pytest, "-k", "not stage", "-m", marked, *tests),
+            ]
+            process = subprocess.Popen(
+                command,
+                cwd=tree,
+                env=environment | {"TMPDIR": temporary, "COLUMNS": "200"},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            self._running.add(process)
+            try:
+                status = process.wait(self._deadline_s)
+            except subprocess.TimeoutExpired:
+                return f"hung for {self._deadline_s:.0f}s"
+            finally:
+                process.kill()
+                process.wait()
+                self._running.discard(process)
+            said = output.read_text(errors="replace") if output.exists() else "no namespace"
+        if status in NOTHING_RAN or said == "no namespace":
+            raise RuntimeError(f"no test ran: {' '.join(command)}\n{said[-2000:]}")
+        if status == PASSED:
+            return None
+        failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return next(iter(failed), f"the tests ended with status {status}")
+
+    def close(self) -> None:
+        """End what runs and remove the copies."""
+        for process in list(self._running):
+            process.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> "Laboratory":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def copy_files(repository: Path, target: Path) -> None:
+    """Copy what git would take into a commit now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (source := repository / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+
+
+class Results:
+    """How each mutant died, or None, in a file of JSON lines.
+
+    A death is known for good, a survival for as long as the tests stay the same.
+    """
+
+    def __init__(self, path: Path = RESULTS) -> None:
+        self._path = path
+        files = sorted((REPOSITORY / "tests").rglob("*.py"))
+        self._tests = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        self.known: dict[str, str | None] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            row = json.loads(line)
+            if row["death"] or row["tests"] == self._tests:
+                self.known[row["mutant"]] = row["death"]
+
+    def add(self, mutant: Mutant, death: str | None) -> None:
+        """Note how a mutant died, or that it did not."""
+        self.known[mutant.key] = death
+        row = {"mutant": mutant.key, "at": f"{mutant.file}:{mutant.line}"}
+        self._path.parent.mkdir(exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({**row, "death": death, "tests": self._tests}) + "\n")
+
+
+def run_all(work: Sequence[Work], jobs: int) -> Iterator[tuple[Mutant, str | None]]:
+    """Test mutants, several at once; yield each with how it died, or None, and say how it goes."""
+    begun = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool, Laboratory(jobs) as laboratory:
+        pending = {pool.submit(laboratory.how_it_died, *one): one[0] for one in work}
+        try:
+            for done, future in enumerate(as_completed(pending), start=1):
+                mutant, death = pending[future], future.result()
+                left_s = (time.monotonic() - begun) / done * (len(work) - done)
+                print(
+                    f"{done}/{len(work)}, {left_s / 60:.0f} min left: {mutant.file}:{mutant.line} "
+                    f"{mutant.operator}: {death or 'SURVIVED'}",
+                    flush=True,
+                )
+                yield mutant, death
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_unbroken(work: Sequence[Work]) -> None:
+    """Raise RuntimeError if a test fails as it is: every mutant would seem to be noticed."""
+    tests = dict.fromkeys(test for _, steps in work for step in steps for test in step)
+    mutant = dataclasses.replace(work[0][0], after=work[0][0].before)
+    with Laboratory(1) as laboratory:
+        for slow in (False, True):
+            step = [test for test in tests if ("::" in test) == slow]
+            if death := laboratory.how_it_died(mutant, [step]):
+                raise RuntimeError(f"a test fails without any mutant: {death}")
+
+
+def report(plan: Plan, mutants: Sequence[Mutant], deaths: dict[str, str | None]) -> int:
+    """Print the survivors and the count; return the exit status."""
+    survivors = [mutant for mutant in mutants if deaths[mutant.key] is None]
+    unexplained = [mutant for mutant in survivors if not plan.gives_a_reason_for(mutant)]
+    by_hand = [mutant for mutant in unexplained if mutant.function == NAMED]
+    print(*(f"\n{mutant}" for mutant in unexplained), sep="\n")
+    killed = len(mutants) - len(survivors)
+    print(
+        f"\n{killed} of {len(mutants)} mutants were killed ({killed / len(mutants):.1%}). "
+        f"{len(survivors)} survived, {len(unexplained)} without a reason in tests/{LIST.name}; "
+        f"{len(by_hand)} of these were made by hand, and have to be killed."
+    )
+    enough = killed >= KILLED_SHARE_MIN * len(mutants) or not unexplained
+    return int(bool(by_hand) or not enough)
+
+
+def main() -> int:
+    """Make mutants, test them, and print the survivors."""
+    parser = argparse.ArgumentParser(prog="python -m tools.mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", help="only these of the core's modules")
+    parser.add_argument("--number", type=int, default=300, help="how many mutants to draw")
+    parser.add_argument("--seed", type=int, default=1, help="which ones are drawn")
+    parser.add_argument("--jobs", type=int, default=2, help="how many are tested at once")
+    parser.add_argument("--named", action="store_true", help="only those made by hand")
+    parser.add_argument("--fresh", action="store_true", help="forget what is known")
+    options = parser.parse_args()
+    if options.fresh:
+        RESULTS.unlink(missing_ok=True)
+    plan, results = Plan(), Results()
+
+    def is_chosen(mutant: Mutant) -> bool:
+        return not options.modules or Path(mutant.file).stem in options.modules
+
+    work = [one for one in plan.make_named() if is_chosen(one[0])]
+    if not options.named:
+        drawn = sample(list(filter(is_chosen, make_all())), options.number, options.seed)
+        work += [(mutant, plan.steps(mutant.file)) for mutant in drawn]
+    unknown = [one for one in work if one[0].key not in results.known]
+    print(f"{len(work)} mutants, {len(work) - len(unknown)} of them known", flush=True)
+    if unknown:
+        check_unbroken(unknown)
+    for mutant, death in run_all(unknown, options.jobs):
+        results.add(mutant, death)
+    return report(plan, [mutant for mutant, _ in work], results.known)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
