@@ -70,10 +70,11 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
     omens: set[Source] = set()
     for source in wanted:
         omens.update(source.omens())
+    everyone: list[Source] = [*wanted, *omens]
     heeded: set[int] = set()  # an omen says what it has to say once
     while True:
         now = time.monotonic()
-        for one in (*wanted, *omens):
+        for one in everyone:
             if one.look_due <= now:
                 one.look_due = now + LOOK_S
                 one.look(deadline)
@@ -93,8 +94,9 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
         seconds = 0.0 if ready else min(max(deadline - now, 0.0), LOOK_S)
         happened = poller.poll(math.ceil(seconds * 1000))
         for number, events in happened:
-            if (source := watching.get(number)) and events & (wanted[source] | ERROR):
-                ready.add(source)
+            found = watching.get(number)
+            if found is not None and events & (wanted[found] | ERROR):
+                ready.add(found)
         if ready:
             return [source for source in wanted if source in ready]
         for number, _ in happened:

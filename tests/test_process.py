@@ -1,6 +1,5 @@
 """Forking, the shutdown ladder, and how a process died."""
 
-import contextlib
 import os
 import signal
 import subprocess

@@ -17,8 +17,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a table of the server's workers."""
-    from miniray.errors import MiniRayError
     from miniray.connection import server_status
+    from miniray.errors import MiniRayError
 
     try:
         status = server_status(options.host, options.port)
