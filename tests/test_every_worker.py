@@ -29,6 +29,7 @@ from miniray import (
 )
 from tests import work
 from tests.support import poll, processes
+from tests.support.interrupts import is_waiting, signalled_while_waiting
 from tests.support.servers import serving
 
 Start = Callable[..., list[Any]]
@@ -296,25 +297,27 @@ def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
     assert len(worker.recv(60)) == 64 << 20
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_send_ends_the_channel(start: Start) -> None:
     """Ctrl-C may come when half a frame is out, and what is sent next would continue that."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
     (worker,) = start()
     worker.send("do not read")
     assert worker.recv(T) == "not reading"
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            worker.send("x" * (32 << 20))  # more than the kernels take in
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with signalled_while_waiting(interrupt), pytest.raises(KeyboardInterrupt):
+        worker.send("x" * (32 << 20))  # more than the kernels take in
     with pytest.raises(ConnectionError, match="was interrupted; half a message may be out"):
         worker.send(1)
+
+
+def test_an_interrupted_recv_leaves_the_channel_usable(start: Start) -> None:
+    (worker,) = start("echo")
+    with signalled_while_waiting(interrupt), pytest.raises(KeyboardInterrupt):
+        worker.recv()
+    worker.send("usable")
+    assert worker.recv(T) == "usable"
 
 
 def test_a_remote_worker_that_does_not_read_for_long_is_not_lost(
@@ -474,11 +477,6 @@ def test_threads_that_send_at_once_take_turns(start: Start) -> None:
         thread.join()
 
 
-def is_waiting(thread: threading.Thread) -> bool:
-    frame = sys._current_frames().get(thread.ident or 0)
-    return frame is not None and frame.f_code.co_name == "wait_until"
-
-
 def test_a_send_waits_for_another_threads_turn_no_longer_than_its_timeout(start: Start) -> None:
     (worker,) = start()
     worker.send("do not read")
@@ -490,7 +488,7 @@ def test_a_send_waits_for_another_threads_turn_no_longer_than_its_timeout(start:
 
     stuck = threading.Thread(target=send_much)
     stuck.start()
-    poll.until(lambda: is_waiting(stuck), timeout_s=T)
+    poll.until(lambda: is_waiting(stuck.ident), timeout_s=T)
     with pytest.raises(TimeoutError, match=r"other threads' messages to .* took all of 0\.05s"):
         worker.send("me, too", timeout=0.05)
     worker.close()  # which wakes the one that waits
@@ -509,7 +507,7 @@ def test_close_wakes_a_thread_that_waits_in_recv(start: Start) -> None:
 
     woken = threading.Thread(target=receive)
     woken.start()
-    poll.until(lambda: is_waiting(woken), timeout_s=T)
+    poll.until(lambda: is_waiting(woken.ident), timeout_s=T)
     worker.close()
     woken.join(T)
     assert "this side has closed" in endings[0]
@@ -519,18 +517,9 @@ def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start
     (worker,) = start()
     worker.send("do not read")
     assert worker.recv(T) == "not reading"
-
-    def send(number: int, frame: object) -> None:
-        worker.send("from the handler")
-
-    before = signal.signal(signal.SIGALRM, send)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    try:
+    with signalled_while_waiting(lambda: worker.send("from the handler")):
         with pytest.raises(RuntimeError, match="handler cannot send in the midst of another"):
             worker.send("x" * (32 << 20))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start) -> None:

@@ -12,6 +12,7 @@ import pytest
 from miniray import Worker, process
 from tests import work
 from tests.support import processes
+from tests.support.interrupts import signalled_while_waiting
 
 T = 20.0
 
@@ -153,20 +154,15 @@ def test_a_fork_for_which_no_descriptor_is_left_leaves_no_child() -> None:
 
 
 def test_an_interrupt_while_a_worker_is_closed_ends_it_at_once() -> None:
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with Worker(work.obey) as stubborn:
-            stubborn.send("hang")
-            assert stubborn.recv(T) == "hanging"
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with pytest.raises(KeyboardInterrupt):
-                stubborn.close(timeout=1000.0)
-            assert stubborn.wait(0) == -signal.SIGKILL
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with Worker(work.obey) as stubborn:
+        stubborn.send("hang")
+        assert stubborn.recv(T) == "hanging"
+        with signalled_while_waiting(interrupt), pytest.raises(KeyboardInterrupt):
+            stubborn.close(timeout=1000.0)
+        assert stubborn.wait(0) == -signal.SIGKILL
 
 
 def test_workers_that_are_dropped_are_named_and_leave_nothing() -> None:
