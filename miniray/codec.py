@@ -15,15 +15,15 @@ import math
 import re
 import reprlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from miniray.errors import ProtocolError
+from miniray.header import REASON_CHARS_MAX
 from miniray.shared_tensor import SharedTensor
 
 DEPTH_MAX = 100
 DIMENSIONS_MAX = 64
-ERROR_CHARS_MAX = 200
 
 Tree = Any
 Spec = dict[str, Any]
@@ -168,7 +168,7 @@ def _way_out(value: Any, numpy: Any) -> str:
     return "; send dict, list, tuple, str, int, float, bool, None, bytes, arrays or tensors"
 
 
-def check_specs(specs: list[Any], *, shared: bool) -> tuple[dict[int, int], dict[int, int]]:
+def check_specs(specs: Sequence[Any], *, shared: bool) -> tuple[dict[int, int], dict[int, int]]:
     """Return how many bytes each buffer has that is not empty, by index.
 
     First those whose bytes are sent, then the SharedTensors, which come only if they are `shared`.
@@ -196,9 +196,8 @@ def _check_spec(spec: Any) -> int:
         if math.prod(shape) * _item_bytes(kind, dtype) != nbytes or nbytes < 0:
             raise ValueError(f"{quote(nbytes)} bytes for shape {quote(shape)} of {quote(dtype)}")
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        raise ProtocolError(
-            f"a buffer's description is wrong: {error!s:.{ERROR_CHARS_MAX}}"
-        ) from error
+        reason = str(error)[:REASON_CHARS_MAX]
+        raise ProtocolError(f"a buffer's description is wrong: {reason}") from error
     return nbytes
 
 
@@ -216,7 +215,7 @@ def _item_bytes(kind: str, dtype: Any) -> int:
     raise ValueError(f"unknown kind of buffer {quote(kind)} with dtype {quote(dtype)}")
 
 
-def decode(tree: Tree, specs: list[Spec], memories: dict[int, Any]) -> Any:
+def decode(tree: Tree, specs: Sequence[Spec], memories: dict[int, Any]) -> Any:
     """Return the value that a tree with marks in it, and its buffers' memories, stand for.
 
     An empty buffer needs no memory; a SharedTensor's is a SharedMemory.
@@ -229,10 +228,11 @@ def decode(tree: Tree, specs: list[Spec], memories: dict[int, Any]) -> Any:
     except ProtocolError:
         raise
     except Exception as error:
-        # Whatever a hostile tree provokes, in torch and numpy too, is that tree's fault.
-        raise ProtocolError(
-            f"a message that no encoder makes: {error!r:.{ERROR_CHARS_MAX}}"
-        ) from error
+        # Whatever a hostile tree provokes, in torch and numpy too, is that tree's fault. The
+        # traceback would hold all that came of the message.
+        reason = repr(error)[:REASON_CHARS_MAX]
+        cause = error.with_traceback(None)
+        raise ProtocolError(f"a message that no encoder makes: {reason}") from cause
 
 
 def _decode(tree: Tree, values: list[Any]) -> Any:
@@ -285,5 +285,5 @@ def _build(spec: Spec, memory: Any) -> Any:
 
 
 def quote(value: Any) -> str:
-    """Return what the other side sent in ERROR_CHARS_MAX characters, however large it is."""
-    return reprlib.repr(value)[:ERROR_CHARS_MAX]
+    """Return what the other side sent in REASON_CHARS_MAX characters, however large it is."""
+    return reprlib.repr(value)[:REASON_CHARS_MAX]

@@ -4,7 +4,7 @@ import itertools
 import json
 import mmap
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from miniray.errors import ProtocolError
@@ -34,7 +34,7 @@ dumps = _make_dumps()
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
 
 
-def parse(header: bytearray | mmap.mmap) -> tuple[Any, list[Any], bool]:
+def parse(header: bytearray | mmap.mmap) -> tuple[Any, Sequence[Any], bool]:
     """Return a header's tree, the specs of its buffers, and whether the tree may hold marks.
 
     Raises ProtocolError for a header that no encoder makes.
@@ -45,13 +45,16 @@ def parse(header: bytearray | mmap.mmap) -> tuple[Any, list[Any], bool]:
             raise ValueError(f"more than {HEADER_VALUES_MAX} values")
         fields, end = _scan(text, 0)
         tree = fields["body"]
-        specs = fields["buffers"] if len(fields) > 1 else []
-        if end != len(text) or type(specs) is not list or len(fields) > 1 + bool(specs):
+        if len(fields) == 1 and end == len(text):
+            return tree, (), '"$"' in text
+        specs = fields["buffers"]
+        if type(specs) is not list or not specs or len(fields) > 2 or end < len(text):
             raise ValueError("more than a body and a list of buffers")
+        return tree, specs, True
     except (ValueError, TypeError, KeyError, StopIteration, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]
-        raise ProtocolError(f"a header that no encoder makes: {reason}") from error
-    return tree, specs, '"$"' in text
+    # Not from that error, for some hold the whole text.
+    raise ProtocolError(f"a header that no encoder makes: {reason}")
 
 
 def exceeds_limits(text: str) -> bool:

@@ -41,7 +41,6 @@ _PRELUDE = struct.Struct("!4sBI")
 _KIND_BITS = HAS_DESCRIPTORS - 1
 
 Memory = bytearray | mmap.mmap | memoryview
-Steps = Generator[Memory, Iterable[int], Any]
 
 
 class Frame(NamedTuple):
@@ -59,6 +58,9 @@ class Encoded(NamedTuple):
     parts: Sequence[Any]
     owners: Sequence[SharedMemory]  # who keep the descriptors open
 
+
+# Memory to fill, whether that ends the frame, whether descriptors come; the frame before, if whole.
+Steps = Generator[tuple[Memory, bool, bool, Frame | None], Iterable[int], Any]
 
 # Half the time of Frame(kind, body), and every message needs one.
 _new_frame: Callable[[tuple[int, Any]], Frame] = functools.partial(tuple.__new__, Frame)
@@ -117,16 +119,12 @@ class Decoder:
     """
 
     want: Memory
+    ends_frame: bool
+    wants_descriptors: bool
 
     def __init__(self, *, auth_only: bool = False, memfd: bool = False) -> None:
-        flags = (0, HAS_RAW_BYTES, HAS_DESCRIPTORS, HAS_RAW_BYTES | HAS_DESCRIPTORS)
-        others = {kind | flag for kind in KINDS[:-1] for flag in flags[: 4 if memfd else 2]}
-        self._kinds = {AUTH} if auth_only else {AUTH, *others}
-        self._memfd = memfd
-        self._frame: Frame | None = None
-        self.wants_descriptors = False
-        self._steps = self._read_frames()
-        self.want = next(self._steps)
+        self._steps = _read_frames(auth_only, memfd)
+        self.want, self.ends_frame, self.wants_descriptors, _ = next(self._steps)
 
     def advance(self, nbytes: int, descriptors: Iterable[int] = ()) -> Frame | None:
         """Count `nbytes` more as received; return the frame if that completes one.
@@ -137,83 +135,85 @@ class Decoder:
         if nbytes < len(self.want):
             self.want = memoryview(self.want)[nbytes:]
             return None
-        self.want = self._steps.send(descriptors)
-        frame, self._frame = self._frame, None
+        self.want, self.ends_frame, self.wants_descriptors, frame = self._steps.send(descriptors)
         return frame
 
     def close(self) -> None:
         """Let go of the frame that is under way, and of its descriptors."""
         self._steps.close()
 
-    def _read_frames(self) -> Steps:
-        """Read frames, one after the other: yield the memory to fill, go on once it is full."""
-        prelude = bytearray(_PRELUDE.size)
-        while True:
-            self.ends_frame = False
-            yield prelude
-            kind, nbytes = self._check_prelude(prelude)
-            header = pool.allocate(nbytes)
-            self.ends_frame = kind < HAS_DESCRIPTORS
-            yield header
-            body, specs, marked = parse(header)
-            if specs or kind >= HAS_DESCRIPTORS:
-                body = yield from self._read_buffers(kind, nbytes, body, specs)
-            elif marked:
-                body = codec.decode(body, [], {})
-            self._frame = _new_frame((kind & _KIND_BITS, body))
-            del header, body  # whoever receives it is to be its only owner
 
-    def _check_prelude(self, prelude: bytearray) -> tuple[int, int]:
-        magic, kind, nbytes = _PRELUDE.unpack(prelude)
-        if magic != MAGIC:
-            raise ProtocolError(
-                f"expected a frame that begins with {MAGIC!r}, got {magic!r}: "
-                "the other side is not MiniRay, or another version of it"
-            )
-        if kind not in self._kinds:
-            raise ProtocolError(f"a frame of kind {kind} is not expected here")
-        nbytes_max = AUTH_BYTES_MAX if kind == AUTH else HEADER_BYTES_MAX
-        if not 0 < nbytes <= nbytes_max:
-            raise ProtocolError(f"a header of {nbytes} bytes; the limit is {nbytes_max}")
-        return kind, nbytes
+def _read_frames(auth_only: bool, memfd: bool) -> Steps:
+    """Read frames: yield the memory to fill and what the decoder says of it, go on once full."""
+    flags = (0, HAS_RAW_BYTES, HAS_DESCRIPTORS, HAS_RAW_BYTES | HAS_DESCRIPTORS)
+    others = {kind | flag for kind in KINDS[:-1] for flag in flags[: 4 if memfd else 2]}
+    kinds = {AUTH} if auth_only else {AUTH, *others}
+    prelude = bytearray(_PRELUDE.size)
+    complete: list[Frame | None] = [None]
+    while True:
+        yield prelude, False, False, complete.pop()  # of which nothing is kept here
+        kind, nbytes = _check_prelude(prelude, kinds)
+        header = pool.allocate(nbytes)
+        yield header, kind < HAS_DESCRIPTORS, False, None
+        body, specs, is_marked = parse(header)
+        if specs or kind >= HAS_DESCRIPTORS:
+            body = yield from _read_buffers(kind, nbytes, body, specs, memfd)
+        elif is_marked:
+            body = codec.decode(body, [], {})
+        complete.append(_new_frame((kind & _KIND_BITS, body)))
+        del header, body
 
-    def _read_buffers(
-        self, kind: int, header_bytes: int, tree: Any, specs: list[codec.Spec]
-    ) -> Steps:
-        """Read what follows a header; return what the tree stands for with that."""
-        if kind == AUTH:  # nor may a stranger have us import torch to make an empty tensor
-            raise ProtocolError("a handshake has no buffers")
-        raw, shared = codec.check_specs(specs, shared=self._memfd)
-        if header_bytes + sum(raw.values()) > MESSAGE_BYTES_MAX:
-            raise ProtocolError(f"{sum(raw.values())} raw bytes; the limit is {MESSAGE_BYTES_MAX}")
-        packed = bool(raw) and not kind & HAS_RAW_BYTES
-        promised = len(shared) + packed
-        flags = (HAS_RAW_BYTES if raw and not packed else 0) | (HAS_DESCRIPTORS if promised else 0)
-        if kind & ~_KIND_BITS != flags:
-            raise ProtocolError(f"a frame of kind {kind} whose buffers are of another kind")
-        memories: dict[int, Any] = {}
-        owners: list[SharedMemory] = []
-        try:
-            if promised:
-                self.wants_descriptors, self.ends_frame = True, packed or not raw
-                owners = list(map(SharedMemory, (yield bytearray(1))))
-                self.wants_descriptors = False
-                if len(owners) != promised:  # fewer where this process may not open as many
-                    raise ProtocolError(f"{len(owners)} descriptors came where {promised} should")
-                memories.update(zip(shared, owners[packed:], strict=True))
-            if packed:
-                memories.update(zip(raw, unpack(owners[0], [*raw.values()]), strict=True))
-                owners[0].close()
-            else:
-                missing = len(raw)
-                for index, nbytes in raw.items():
-                    # Made only now: sizes that are only claimed cost nothing.
-                    memories[index] = pool.allocate(nbytes)
-                    missing -= 1
-                    self.ends_frame = not missing
-                    yield memoryview(memories[index])
-            return codec.decode(tree, specs, memories)
-        except BaseException:  # also by `close`
-            for owner in owners:
-                owner.close()
-            raise
+
+def _check_prelude(prelude: bytearray, kinds: set[int]) -> tuple[int, int]:
+    """Return the kind of a frame and the length of its header."""
+    magic, kind, nbytes = _PRELUDE.unpack(prelude)
+    if magic != MAGIC:
+        raise ProtocolError(
+            f"expected a frame that begins with {MAGIC!r}, got {magic!r}: "
+            "the other side is not MiniRay, or another version of it"
+        )
+    if kind not in kinds:
+        raise ProtocolError(f"a frame of kind {kind} is not expected here")
+    nbytes_max = AUTH_BYTES_MAX if kind == AUTH else HEADER_BYTES_MAX
+    if not 0 < nbytes <= nbytes_max:
+        raise ProtocolError(f"a header of {nbytes} bytes; the limit is {nbytes_max}")
+    return kind, nbytes
+
+
+def _read_buffers(
+    kind: int, header_bytes: int, tree: Any, specs: Sequence[codec.Spec], memfd: bool
+) -> Steps:
+    """Read what follows a header; return what the tree stands for with that."""
+    if kind == AUTH:  # nor may a stranger have us import torch to make an empty tensor
+        raise ProtocolError("a handshake has no buffers")
+    raw, shared = codec.check_specs(specs, shared=memfd)
+    if header_bytes + sum(raw.values()) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"{sum(raw.values())} raw bytes; the limit is {MESSAGE_BYTES_MAX}")
+    packed = bool(raw) and not kind & HAS_RAW_BYTES
+    promised = len(shared) + packed
+    flags = (HAS_RAW_BYTES if raw and not packed else 0) | (HAS_DESCRIPTORS if promised else 0)
+    if kind & ~_KIND_BITS != flags:
+        raise ProtocolError(f"a frame of kind {kind} whose buffers are of another kind")
+    memories: dict[int, Any] = {}
+    owners: list[SharedMemory] = []
+    try:
+        if promised:
+            descriptors = yield bytearray(1), kind < HAS_RAW_BYTES, True, None
+            owners = list(map(SharedMemory, descriptors))
+            if len(owners) != promised:  # fewer where this process may not open as many
+                raise ProtocolError(f"{len(owners)} descriptors came where {promised} should")
+            memories.update(zip(shared, owners[packed:], strict=True))
+        if packed:
+            memories.update(zip(raw, unpack(owners[0], [*raw.values()]), strict=True))
+            owners[0].close()
+        else:
+            last = next(reversed(raw), None)
+            for index, nbytes in raw.items():
+                # Made only now: sizes that are only claimed cost nothing.
+                memories[index] = pool.allocate(nbytes)
+                yield memoryview(memories[index]), index == last, False, None
+        return codec.decode(tree, specs, memories)
+    except BaseException:  # `close` of the decoder comes here, too
+        for owner in owners:
+            owner.close()
+        raise

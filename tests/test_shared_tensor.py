@@ -1,11 +1,14 @@
 """Memory that goes to a local worker without a copy."""
 
+import contextlib
 import gc
+import itertools
 import json
 import os
+import resource
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -53,6 +56,69 @@ def test_large_tensors_go_through_shared_memory_and_are_the_receivers_own() -> N
         assert torch.equal(arrived["x"], tensor)
         arrived["x"].zero_()
         assert tensor[5] == 5
+
+
+@contextlib.contextmanager
+def descriptors_to_spare(count: int) -> Iterator[None]:
+    """Let this process open so many descriptors more, as `ulimit -n` does."""
+    gc.collect()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    free = (number for number in itertools.count() if number not in taken)
+    limit = next(itertools.islice(free, count, None))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_message_of_many_arrays_needs_few_descriptors() -> None:
+    """Each array had one, so that 150 of them did not go through under `ulimit -n 128`."""
+    message = {f"layer{number}": torch.full((1 << 18,), number) for number in range(150)}
+    left, right = socket.socketpair()
+    with Channel(left, memfd=True) as ours, Channel(right, memfd=True) as theirs:
+        with descriptors_to_spare(8):
+            ours.send(message, timeout=T)
+            arrived = theirs.recv(T)
+        assert all(torch.equal(arrived[name], message[name]) for name in message)
+
+
+def test_as_many_shared_tensors_as_go_at_once_arrive_in_order() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    left, right = socket.socketpair()
+    with Channel(left, memfd=True) as ours, Channel(right, memfd=True) as theirs:
+        shared = [SharedTensor((1,), torch.int64) for _ in range(253)]
+        for number, one in enumerate(shared):
+            one.tensor.fill_(number)
+        ours.send([shared, b"small", shared[7].tensor], timeout=T)
+        arrived, small, seventh = theirs.recv(T)
+        assert [int(one.tensor) for one in arrived] == list(range(253))
+        assert (small, int(seventh)) == (b"small", 7)
+        arrived[250].tensor[0] = -1
+        assert int(shared[250].tensor) == -1
+        with pytest.raises(ValueError, match="254 SharedTensors: the limit is 253"):
+            ours.send([*shared, shared[0]])
+        ours.send("still usable", timeout=T)
+        assert theirs.recv(T) == "still usable"
+    del shared, arrived, one
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptors_that_this_process_may_not_open_are_a_protocol_error() -> None:
+    left, right = socket.socketpair()
+    with Channel(left, memfd=True) as ours, Channel(right, memfd=True) as theirs:
+        ours.send([SharedTensor((1,)) for _ in range(20)], timeout=T)
+        gc.collect()
+        before = sorted(os.listdir("/proc/self/fd"))
+        with (
+            descriptors_to_spare(5),
+            pytest.raises(ProtocolError, match=r"\d descriptors came where 20 should"),
+        ):
+            theirs.recv(T)
+        gc.collect()
+        assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_no_descriptor_is_left_when_tensors_are_gone() -> None:

@@ -1,5 +1,6 @@
 """Frames: any chunking in, the same message out; hostile bytes raise ProtocolError and no more."""
 
+import gc
 import json
 import os
 import random
@@ -7,6 +8,9 @@ import resource
 import struct
 import subprocess
 import sys
+import time
+import traceback
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from miniray import ProtocolError, header, pool, wire
+from miniray import ProtocolError, SharedTensor, header, pool, process, wire
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
@@ -102,6 +106,8 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
         assert (ours == theirs).all()
+    elif isinstance(ours, SharedTensor):
+        assert_same(ours.tensor, theirs.tensor)
     elif isinstance(ours, list | tuple):
         assert len(ours) == len(theirs)
         for one, other in zip(ours, theirs, strict=True):
@@ -442,6 +448,252 @@ def test_an_encoded_message_of_too_many_values_costs_no_memory() -> None:
         assert int(mebibytes) < 200
 
 
+def open_descriptors() -> list[str]:
+    gc.collect()  # what an earlier exception's frames held
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+local_values = st.recursive(
+    st.sampled_from([b"", b"raw", bytearray(b"more"), "text", 1])
+    | st.integers(0, 40).map(lambda n: torch.arange(n, dtype=torch.float32))
+    | st.integers(0, 40).map(lambda n: numpy.arange(n, dtype="<i2").reshape(1, n))
+    | st.integers(0, 5).map(lambda n: SharedTensor((n,), torch.int64)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=12,
+)
+
+
+class TestDescriptors:
+    """Two processes of one machine: what goes as a descriptor, and who closes it."""
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(local_values, st.integers(1, 50), st.sampled_from([1, 64, 200, 1 << 20]))
+    def test_any_message_arrives_in_pieces_of_any_size(
+        self, monkeypatch: pytest.MonkeyPatch, message: Any, size: int, nbytes_min: int
+    ) -> None:
+        monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", nbytes_min)
+        frame = wire.encode(wire.MESSAGE, message, memfd=True)
+        if frame.descriptors:
+            assert frame.head[4] & wire.HAS_DESCRIPTORS
+        nbytes = sum(map(len, frame.parts))
+        assert nbytes < nbytes_min
+        assert bool(frame.head[4] & wire.HAS_RAW_BYTES) == bool(nbytes)
+        assert_same(exchange(message, size=size), message)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(local_values, st.sampled_from([1, 1 << 20]))
+    def test_the_decoder_never_wants_a_byte_of_the_next_frame(
+        self, monkeypatch: pytest.MonkeyPatch, message: Any, nbytes_min: int
+    ) -> None:
+        monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", nbytes_min)
+        frame = wire.encode(wire.MESSAGE, message, memfd=True)
+        data = frame.head + b"\0" * bool(frame.descriptors) + b"".join(map(bytes, frame.parts))
+        decoder, asked = wire.Decoder(memfd=True), 0
+        while data:
+            assert len(decoder.want) <= len(data)
+            assert decoder.ends_frame == (len(decoder.want) == len(data))
+            descriptors: list[int] = []
+            if decoder.wants_descriptors:
+                assert len(decoder.want) == 1
+                asked, descriptors = asked + 1, list(map(os.dup, frame.descriptors))
+            nbytes = len(decoder.want)
+            decoder.want[:] = data[:nbytes]
+            data = data[nbytes:]
+            assert (decoder.advance(nbytes, descriptors) is not None) == (not data)
+        assert asked == bool(frame.descriptors)
+
+    def test_the_format_has_not_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", 4)
+        frame = wire.encode(wire.MESSAGE, [b"abc", SharedTensor((1,)), b"d"], memfd=True)
+        assert frame.head[:5] == b"MRY1\x41"
+        assert json.loads(frame.head[9:])["buffers"] == [
+            {"type": "bytes", "dtype": None, "shape": [3], "nbytes": 3},
+            {"type": "shared", "dtype": "float32", "shape": [1], "nbytes": 4},
+            {"type": "bytes", "dtype": None, "shape": [1], "nbytes": 1},
+        ]
+        assert frame.parts == []
+        assert len(frame.descriptors) == 2
+        assert os.pread(frame.descriptors[0], 200, 0) == b"abc".ljust(64, b"\0") + b"d".ljust(
+            64, b"\0"
+        )
+
+    def test_a_large_message_has_one_descriptor_and_a_small_one_none(self) -> None:
+        small = [torch.ones(1 << 8) for _ in range(1023)]
+        assert not wire.encode(wire.MESSAGE, small, memfd=True).descriptors
+        large = [*small, b"x" * 1024]
+        frame = wire.encode(wire.MESSAGE, large, memfd=True)
+        assert (len(frame.descriptors), frame.parts) == (1, [])
+        assert not wire.encode(wire.MESSAGE, large).descriptors
+
+    def test_packed_parts_are_aligned_writable_and_apart(self) -> None:
+        message = [torch.full((3,), 1.0), b"x" * (1 << 20), numpy.full(5, 2.0), torch.ones(9)]
+        first, _, second, third = exchange(message)
+        for one in (first.data_ptr(), second.ctypes.data, third.data_ptr()):
+            assert one % 64 == 0
+        first.zero_()
+        second[:] = 7
+        assert third.tolist() == [1.0] * 9
+        assert second.tolist() == [7.0] * 5
+        assert message[0].tolist() == [1.0] * 3
+
+    def test_what_a_forked_child_writes_into_a_received_array_stays_there(self) -> None:
+        (arrived,) = exchange([torch.zeros(1 << 18)])
+
+        def overwrite() -> int:
+            arrived.numpy()[:] = 5
+            return int(arrived[7])
+
+        assert process.fork(overwrite).wait(20) == 5
+        assert not arrived.any()
+
+    def test_as_many_shared_tensors_as_one_byte_carries(self) -> None:
+        shared = [SharedTensor((1,)) for _ in range(wire.DESCRIPTORS_MAX + 1)]
+        frame = wire.encode(wire.MESSAGE, [*shared[:-1], b"small"], memfd=True)
+        assert len(frame.descriptors) == 253
+        assert len(wire.encode(wire.MESSAGE, [*shared[2:], bytes(1 << 20)], memfd=True)[1]) == 253
+        with pytest.raises(ValueError, match="254 SharedTensors: the limit is 253; send it in"):
+            wire.encode(wire.MESSAGE, shared, memfd=True)
+        with pytest.raises(ValueError, match="253 SharedTensors: the limit is 252; send it in"):
+            wire.encode(wire.MESSAGE, [*shared[1:], bytes(1 << 20)], memfd=True)
+
+    @pytest.mark.parametrize("large", [False, True], ids=["raw bytes follow", "packed"])
+    def test_a_frame_that_is_cut_anywhere_and_closed_leaks_nothing(self, large: bool) -> None:
+        message = [SharedTensor((2,)), b"abc" * (1 if not large else 1 << 19), SharedTensor((1,))]
+        frame = wire.encode(wire.MESSAGE, message, memfd=True)
+        data = frame.head + b"\0" + b"".join(frame.parts)
+        before = open_descriptors()
+        for cut in range(len(data)):
+            decoder = wire.Decoder(memfd=True)
+            copies: list[int] = []
+
+            def copy(copies: list[int] = copies) -> list[int]:
+                copies += map(os.dup, frame.descriptors)
+                return copies
+
+            assert feed(decoder, data[:cut], lambda: 1 << 30, copy) == []
+            decoder.close()
+            decoder.close()
+            assert sorted(os.listdir("/proc/self/fd")) == before
+        assert len(frame.head) == (len(data) - 1 if large else len(data) - 4)
+
+    @pytest.mark.parametrize("count", [0, 1, 3, 253])
+    def test_more_or_fewer_descriptors_than_promised_are_closed(self, count: int) -> None:
+        frame = wire.encode(wire.MESSAGE, [SharedTensor((2,)), bytes(1 << 20)], memfd=True)
+        before = open_descriptors()
+        copies = [os.dup(frame.descriptors[0]) for _ in range(count)]
+        with pytest.raises(ProtocolError, match=f"{count} descriptors came where 2 should"):
+            feed(wire.Decoder(memfd=True), frame.head + b"\0", lambda: 1 << 30, lambda: copies)
+        assert open_descriptors() == before
+
+    @pytest.mark.parametrize("what", ["pipe", "directory", "short"])
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_descriptor_of_something_else_is_refused_and_closed(
+        self, what: str, place: int
+    ) -> None:
+        frame = wire.encode(wire.MESSAGE, [bytes(1 << 20), SharedTensor((2,))], memfd=True)
+        before = open_descriptors()
+        copies = list(map(os.dup, frame.descriptors))
+        os.close(copies[place])
+        if what == "pipe":
+            copies[place], other = os.pipe()
+            os.close(other)
+        elif what == "directory":
+            copies[place] = os.open("/", os.O_RDONLY)
+        else:
+            copies[place] = os.memfd_create("short")
+            os.truncate(copies[place], 7)
+        with pytest.raises(ProtocolError):
+            feed(wire.Decoder(memfd=True), frame.head + b"\0", lambda: 1 << 30, lambda: copies)
+        assert open_descriptors() == before
+
+    def test_a_hostile_tree_behind_good_descriptors_is_refused_and_they_are_closed(self) -> None:
+        fields = {"type": "shared", "dtype": "float32", "shape": [4], "nbytes": 16}
+        text = json.dumps({"body": [{"$": "buffer", "index": 1}], "buffers": [fields]})
+        before = open_descriptors()
+        memory = os.memfd_create("good")
+        os.truncate(memory, 16)
+        data = frame_of(text, kind=DESCRIBED) + b"\0"
+        with pytest.raises(ProtocolError):
+            feed(wire.Decoder(memfd=True), data, lambda: 1 << 30, lambda: [memory])
+        assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        spec(type="x" * 10**6),
+        spec(dtype="x" * 10**6),
+        spec(type="bytes", dtype="x" * 10**6),
+        spec(shape=["x" * 10**6]),
+        spec(shape=[[["x" * 1000] * 1000]]),
+        spec(nbytes=int("1" * 4000)),
+        spec(shape=[int("1" * 4000)]),
+        json.dumps({"body": {"$": "x" * 10**6, "items": []}}),
+        json.dumps({"body": {"$": [["x" * 10**6] * 3] * 3, "items": []}}),
+        json.dumps({"x" * 10**6: 1}),
+        '{"body":' + "x" * 10**6,
+        '{"body":"' + "\xff" * 10**6,
+        "1" * 10**6,
+    ],
+    ids=lambda text: text[:60],
+)
+def test_what_a_refusal_says_is_short(text: str) -> None:
+    for kind in (wire.MESSAGE, RAW):
+        try:
+            feed(wire.Decoder(), frame_of(text, kind), lambda: 1 << 30)
+        except ProtocolError as error:
+            said = error
+            assert len(str(said)) < 400
+            assert len("".join(traceback.format_exception(said))) < 10_000
+
+
+def test_many_small_buffers_take_a_time_that_grows_with_their_number() -> None:
+    """Quadratic it was, on both sides: 300,000 buffers of one byte took 4.5 s."""
+
+    def seconds_per_buffer(count: int) -> float:
+        message = [b"x"] * count
+        begin = time.process_time()
+        data = to_bytes(message)
+        (frame,) = feed(wire.Decoder(), data, lambda: 1 << 30)
+        assert frame.body == message
+        return (time.process_time() - begin) / count
+
+    gc.disable()  # it looks at everything again and again while so much is made
+    try:
+        few = min(seconds_per_buffer(10_000) for _ in range(3))
+        assert seconds_per_buffer(250_000) < 2.5 * few
+    finally:
+        gc.enable()
+
+
+def test_a_header_that_is_only_claimed_costs_no_memory() -> None:
+    before = resident_bytes()
+    decoder = wire.Decoder()
+    feed(decoder, struct.pack("!4sBI", b"MRY1", 1, 60 << 20) + b"[" * 100, lambda: 1 << 30)
+    assert resident_bytes() - before < 8 << 20
+    pool.empty()
+
+
+def test_the_decoder_keeps_nothing_of_a_message_that_it_returned() -> None:
+    decoder = wire.Decoder()
+    for message in ([torch.ones(3)], {"x": {"$": numpy.ones(3)}}):
+        (frame,) = feed(decoder, to_bytes(message), lambda: 1 << 30)
+        inner = weakref.ref(frame.body[0] if type(message) is list else frame.body["x"]["$"])
+        del frame
+        assert inner() is None
+    body = feed(decoder, to_bytes({"a": ["b"]}), lambda: 1 << 30)[0].body
+    assert sys.getrefcount(body) == 2
+
+
+def test_a_decoder_is_freed_without_the_garbage_collector() -> None:
+    """What it has received of a frame, descriptors too, goes with it."""
+    decoder = wire.Decoder()
+    feed(decoder, GOLDEN_FRAME[:20], lambda: 1 << 30)
+    gone = weakref.ref(decoder)
+    del decoder
+    assert gone() is None
+
+
 def mutate(corpus: list[bytes], chance: random.Random) -> bytes:
     data = chance.choice(corpus)
     changed = bytearray(data)
@@ -472,15 +724,30 @@ def survive(count: int) -> tuple[int, int]:
     chance = random.Random(20261123)
     corpus = [to_bytes(message) for message in MESSAGES]
     corpus += [to_bytes({"code": 0}, wire.EXIT), to_bytes({"nonce": "a"}, wire.AUTH)]
-    corpus.append(wire.encode(wire.MESSAGE, torch.zeros(1 << 18), memfd=True).head + b"\0")
+    local = [SharedTensor((4,)), torch.zeros(1 << 18)]
+    corpus.append(wire.encode(wire.MESSAGE, local, memfd=True).head + b"\0")
+    memory = os.memfd_create("anything")
+    os.truncate(memory, (1 << 20) + 64)
+    before = open_descriptors()
     refused = valid = 0
     for number in range(count):
         data = mutate(corpus, chance)
         decoder = wire.Decoder(auth_only=number % 8 == 0, memfd=number % 4 == 1)
         try:
-            valid += len(feed(decoder, data, lambda: 1 << 30))
+            valid += len(
+                feed(
+                    decoder,
+                    data,
+                    lambda: 1 << 30,
+                    lambda: [os.dup(memory) for _ in range(chance.randint(1, 3))],
+                )
+            )
         except ProtocolError:
             refused += 1
+    del decoder
+    gc.collect()
+    assert open_descriptors() == before
+    os.close(memory)
     return refused, valid
 
 
