@@ -1,7 +1,7 @@
 """The first code of ours on a node: take in MiniRay, the settings, the user's modules; start.
 
 The coordinator sends it as one line, once it has seen that Python is there; `pack` says in which
-form. The keeper sends the same to the server. It may import nothing but the standard library.
+form. It may import nothing but the standard library.
 """
 
 import os
@@ -15,39 +15,17 @@ if __name__ == "__main__":
         here = ""
     sys.path[:] = [path for path in sys.path if path not in ("", here)]
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
+import contextlib
+import fcntl
+import io
 import json
+import shutil
 import signal
+import tempfile
+import zipfile
 from typing import Any
 
 SILENCE_MAX_S = 25
-
-
-class StreamedCode(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import modules from the sources {name: [file, is_package, text]} that came over stdin."""
-
-    def __init__(self, sources: dict[str, tuple[str, bool, str]]) -> None:
-        self.sources = sources
-
-    def find_spec(
-        self, name: str, path: Any = None, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name not in self.sources:
-            return None
-        file, is_package, _ = self.sources[name]
-        spec = importlib.util.spec_from_loader(name, self, origin=file, is_package=is_package)
-        if spec is not None:
-            spec.has_location = True
-        return spec
-
-    def exec_module(self, module: Any) -> None:
-        file, _, text = self.sources[module.__name__]
-        exec(compile(text, file, "exec"), module.__dict__)
-
-    def get_source(self, name: str) -> str:
-        return self.sources[name][2]
 
 
 def pack(bootstrap: str, payload: bytes) -> bytes:
@@ -56,15 +34,48 @@ def pack(bootstrap: str, payload: bytes) -> bytes:
 
 
 def main() -> None:
-    """Take in the payload; be the server if the command line says so, else the keeper."""
-    payload = _read_payload()
-    settings = json.loads(payload)
-    sys.meta_path.insert(0, StreamedCode(settings["sources"]))
-    from miniray import node_server
+    """Take in the payload, be the keeper, and remove what was unpacked."""
+    line, _, archive = _read_payload().partition(b"\n")
+    settings = json.loads(line)
+    try:
+        settings["folder"] = unpack(archive, settings["env"].get("TMPDIR"))
+    except OSError as error:
+        return report(1, settings, {"error": str(error)})
+    try:
+        sys.path.insert(0, settings["folder"])
+        from miniray import node_server
 
-    if sys.argv[1:] == ["server"]:
-        node_server.serve(settings)
-    node_server.keep(settings, payload)
+        ended = node_server.keep(settings)
+    finally:
+        shutil.rmtree(settings["folder"], ignore_errors=True)
+    report(1, settings, {"ended": ended})
+
+
+def unpack(archive: bytes, parent: "str | None" = None) -> str:
+    """Unpack the code into a new folder that is ours alone, and return its path.
+
+    It is locked, shared, until this process ends: that keeps away what tidies /tmp up. Raises
+    OSError, and leaves nothing, if there is no room for it.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix="miniray-", dir=parent)
+        try:
+            zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as error:
+        problem = f"cannot unpack the code there: {error}; set TMPDIR in NodeConfig(env=...)"
+        raise OSError(problem) from error
+    with contextlib.suppress(OSError):  # not every file system has locks
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+    return folder
+
+
+def report(descriptor: int, settings: "dict[str, Any]", facts: "dict[str, Any]") -> None:
+    """Tell the coordinator, in one line that nothing else on the node prints."""
+    with contextlib.suppress(OSError):  # nobody is there any more
+        os.write(descriptor, f"\nminiray-{settings['marker']} {json.dumps(facts)}\n".encode())
 
 
 def _read_payload() -> bytes:

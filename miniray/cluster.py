@@ -17,7 +17,7 @@ from miniray.node import Node
 from miniray.node_config import NodeConfig
 from miniray.process import STOP_S
 from miniray.remote_worker import RemoteWorker
-from miniray.sources import collect_sources
+from miniray.sources import collect_sources, list_modules
 from miniray.waiting import deadline_after
 
 __all__ = ["Cluster", "NodeConfig"]
@@ -62,21 +62,21 @@ class Cluster:
         _check(work_fn)
         if self._nodes:
             raise RuntimeError("this cluster has been started; stop it first")
+        sources = collect_sources(work_fn)
         settings = {
             "work_fn": work_fn,
-            "sources": collect_sources(work_fn),
             "key": auth.make_key().decode(),
             "env": {"MINIRAY_FAKE_GPUS": "1"} if self._fake_gpus else {},
         }
         try:
-            self._start_nodes(settings)
+            self._start_nodes(settings, sources)
             self.workers = [worker for node in self._nodes for worker in node.workers]
         except BaseException:
             self._stop_surely(0.0)
             raise
         return list(self.workers)
 
-    def _start_nodes(self, settings: dict[str, Any]) -> None:
+    def _start_nodes(self, settings: dict[str, Any], sources: bytes) -> None:
         """Start all side by side; after the first fault the others have a short while."""
         deadline = deadline_after(self._start_timeout)
         hosts = [config.host for config in self._configs]
@@ -88,7 +88,7 @@ class Cluster:
             label = config.host if hosts.count(config.host) == 1 else f"{config.host}#{index}"
             node = Node(config, label, self._log or sys.stderr)
             self._nodes.append(node)
-            starts[pool.submit(node.start, settings, rank, deadline)] = node
+            starts[pool.submit(node.start, settings, sources, rank, deadline)] = node
             rank += config.num_workers
         pool.shutdown(wait=False)
         patience = self._start_timeout + ENDING_S  # by then each has noticed by itself
@@ -99,7 +99,7 @@ class Cluster:
         if first is not None or waiting:
             faults = {node: start.done() and start.exception() for start, node in starts.items()}
             seconds = self._start_timeout - (deadline - time.monotonic())
-            raise ClusterError(_list_faults(faults, first, seconds, settings["sources"]))
+            raise ClusterError(_list_faults(faults, first, seconds, list_modules(sources)))
 
     def status(self) -> list[dict[str, Any]]:
         """Return each server's status: what runs, how long it is silent, how each worker ended."""

@@ -36,14 +36,16 @@ class Node:
         self._starting = threading.Lock()
         self._stopping = threading.Event()
 
-    def start(self, settings: dict[str, Any], first_rank: int, deadline: float) -> None:
+    def start(
+        self, settings: dict[str, Any], sources: bytes, first_rank: int, deadline: float
+    ) -> None:
         """Bring up the server and the workers, the first of which is rank `first_rank`.
 
         Raises Fault, TimeoutError or another OSError that says in words what is wrong.
         """
         with self._starting:
             try:
-                session = self._start_session(settings, deadline)
+                session = self._start_session(settings, sources, deadline)
                 self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
                 for rank in range(first_rank, first_rank + self.config.num_workers):
                     self._connect(session, rank, deadline)
@@ -51,7 +53,7 @@ class Node:
                 if self._stopping.is_set():  # meanwhile, so nobody else knows of them
                     self._close_workers()
 
-    def _start_session(self, settings: dict[str, Any], deadline: float) -> Session:
+    def _start_session(self, settings: dict[str, Any], sources: bytes, deadline: float) -> Session:
         config = self.config
         marker, self._key = secrets.randbits(60), settings["key"].encode()
         remote_socket = f"/tmp/miniray-{secrets.token_hex(16)}/server" if config.tunnel else ""
@@ -65,7 +67,7 @@ class Node:
             "host": remote_socket or (config.launcher and config.address),
             "default_host": config.address or (config.launcher and "127.0.0.1"),
         }
-        payload = json.dumps({**settings, **for_node}).encode()
+        payload = json.dumps({**settings, **for_node}).encode() + b"\n" + sources
         data = bootstrap.pack(source_of(bootstrap), payload)
         for attempt in range(1, LAUNCHES_MAX + 1):
             if self._stopping.is_set():

@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from miniray.bootstrap import SILENCE_MAX_S, pack
+from miniray.bootstrap import SILENCE_MAX_S, report
 from miniray.process import STOP_S, describe
 from miniray.waiting import deadline_after, time_left
 
@@ -38,8 +38,11 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, F_SETSIG = 1, 36, 10
 LINUX = sys.platform == "linux"
 
 
-def keep(settings: dict[str, Any], payload: bytes) -> None:
-    """Run the server until it ends or the lease does, and leave nothing of it."""
+def keep(settings: dict[str, Any]) -> str:
+    """Run the server, with the code in settings["folder"], until it ends or the lease does.
+
+    Leaves no process of it; returns how it ended.
+    """
     _adopt_orphans()
     if LINUX:
         # A byte on stdin, and its end, continue this process even if somebody has stopped it.
@@ -49,20 +52,24 @@ def keep(settings: dict[str, Any], payload: bytes) -> None:
     try:
         if settings["tunnel"]:
             os.mkdir(os.path.dirname(settings["host"]), 0o700)
+        env = os.environ | settings["env"]
+        # Also for whatever its workers start.
+        env["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [settings["folder"], env.get("PYTHONPATH")])
+        )
         with subprocess.Popen(
-            [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.raw.readline())", "server"],
+            [sys.executable, "-Pc", "from miniray import node_server; node_server.serve()"],
             stdin=subprocess.PIPE,
             bufsize=0,
             cwd=os.path.expanduser(settings["workdir"] or "."),
-            env=os.environ | settings["env"],
+            env=env,
             start_new_session=True,
         ) as server:
-            _guard(server, pack(settings["sources"]["miniray.bootstrap"][2], payload))
+            _guard(server, json.dumps(settings).encode() + b"\n")
             _clear_up(settings)
-        ended = describe(server.returncode)
+        return describe(server.returncode)
     except (OSError, ValueError) as error:
-        ended = f"could not be started: {error}"
-    _report(1, settings, {"ended": ended})
+        return f"could not be started: {error}"
 
 
 def _guard(server: subprocess.Popen[bytes], data: bytes) -> None:
@@ -102,7 +109,7 @@ def _feed(descriptor: int, data: bytes) -> None:
 
 
 def _clear_up(settings: dict[str, Any]) -> None:
-    """Kill all that is below this process, and remove the tunnel's directory."""
+    """Kill all that is below this process, and remove the code and the tunnel's directory."""
     with contextlib.suppress(ChildProcessError):  # raised once there are no more
         while True:
             for children in glob.glob("/proc/self/task/*/children"):
@@ -110,6 +117,7 @@ def _clear_up(settings: dict[str, Any]) -> None:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(int(pid), signal.SIGKILL)
             os.waitpid(-1, 0)
+    shutil.rmtree(settings["folder"], ignore_errors=True)
     if settings["tunnel"]:
         shutil.rmtree(os.path.dirname(settings["host"]), ignore_errors=True)
 
@@ -120,33 +128,31 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _report(descriptor: int, settings: dict[str, Any], report: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # nobody is there any more
-        os.write(descriptor, f"\nminiray-{settings['marker']} {json.dumps(report)}\n".encode())
-
-
-def serve(settings: dict[str, Any]) -> NoReturn:
+def serve() -> NoReturn:
     """Be the server: import the work module, report, and serve until stdin says to stop.
 
     One line goes to stdout: where the server listens, or what is wrong. Everything else that would
     go there goes to stderr, where the logs are.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("its keeper has gone"))
     if LINUX:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # while it does not watch stdin
     _adopt_orphans()
     stdout = os.dup(1)
     os.dup2(2, 1)
     faulthandler.enable()
+    # Nothing is read ahead: what follows is the lease.
+    settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     sys.argv = [""]
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(1, os.getcwd())  # after the code that was sent
     os.environ["MINIRAY_IMPORTING"] = settings["work_fn"].rpartition(".")[0]
     server: WorkerServer | None = None
     try:
-        server, report = _make_server(settings)
+        server, facts = _make_server(settings)
     except BaseException as error:  # the user's module may raise anything
-        report = _explain(error)
+        facts = _explain(error)
     del os.environ["MINIRAY_IMPORTING"]
-    _report(stdout, settings, report)
+    report(stdout, settings, facts)
     os.close(stdout)
     if server is not None:
         _obey_stdin(server)
@@ -179,21 +185,21 @@ def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any
         )
     key, count = settings["key"].encode(), settings["num_workers"]
     server = WorkerServer(work_fn, host=host, key=key, max_workers=count, node=settings["node"])
-    report = {"host": server.host, "port": server.port, "address": address or "127.0.0.1"}
-    return server, report
+    facts = {"host": server.host, "port": server.port, "address": address or "127.0.0.1"}
+    return server, facts
 
 
 def _explain(error: BaseException) -> dict[str, Any]:
     """Return what is wrong, with the traceback from the first line of the user's on."""
     trace = error.__traceback__
-    # The bootstrap's lines are in no file.
+    # The first line of all is in no file.
     ours = ("<string>", "<frozen importlib", importlib.__file__, os.path.dirname(__file__))
     while trace and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next
-    report = {"error": traceback.format_exception_only(error)[-1].strip()}
+    facts = {"error": traceback.format_exception_only(error)[-1].strip()}
     if trace or isinstance(error, SyntaxError):
-        report["traceback"] = "".join(traceback.format_exception(error.with_traceback(trace)))
-    return report
+        facts["traceback"] = "".join(traceback.format_exception(error.with_traceback(trace)))
+    return facts
 
 
 def _obey_stdin(server: "WorkerServer") -> None:

@@ -1,56 +1,126 @@
-"""Which code goes along to a node."""
+"""Which code goes along to a node: MiniRay's own, and what the work function's module needs.
 
-import importlib.machinery
+It travels as a zip, which the node unpacks into a private folder on its path. From then on it is
+Python itself that finds modules, data and lines of source there, in further processes, too.
+"""
+
+import contextlib
 import importlib.util
+import io
+import pkgutil
+import re
 import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES_BYTES_MAX = 16 * 1024 * 1024
+FILES_MAX = 20_000
+
+_IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w \t.,]+))", re.MULTILINE)
 
 
-def collect_sources(work_fn: str) -> dict[str, tuple[str, bool, str]]:
-    """Return {module: (file, is_package, source)} of MiniRay and of the module of `work_fn`.
+def collect_sources(work_fn: str) -> bytes:
+    """Return a zip of MiniRay and of the code around `work_fn`, which is "module.function".
 
-    A module in a package brings its package along, a lone one the modules beside it. Installed
-    modules and Python's own are left to the node. Raises ValueError for more than 16 MiB.
+    That is the module's package, or for a lone module all modules and packages beside it; then what
+    any of them imports from beside them. Installed modules and Python's own are left to the node.
+    Raises ValueError for code of more than 16 MiB. The packages' data goes along in what room is
+    left, the smallest files first, and a warning names what has to stay.
     """
     top, dot, _ = work_fn.partition(".")
     if not dot or top == "__main__":
         raise ValueError(f"work_fn must be a module's MODULE.FUNCTION, got {work_fn!r}")
-    sources = dict(_package_sources("miniray", Path(__file__).parent))
-    spec = importlib.util.find_spec(top)
-    if top != "miniray" and spec is not None and _is_users_own(top, spec):
-        if spec.submodule_search_locations:
-            sources |= _package_sources(top, Path(next(iter(spec.submodule_search_locations))))
-        elif spec.origin:
-            for file in Path(spec.origin).parent.glob("*.py"):
-                if file.stem not in sys.stdlib_module_names and file.stem not in sources:
-                    sources[file.stem] = (str(file), False, file.read_text())
-    total = sum(len(text) for _, _, text in sources.values())
-    if total > SOURCES_BYTES_MAX:
-        raise ValueError(
-            f"the code beside {work_fn} is {total} bytes, the limit is {SOURCES_BYTES_MAX}; put "
-            "it in a package of its own, or install it on the nodes"
+    if top in sys.stdlib_module_names:
+        raise ValueError(f"{work_fn}: {top} is a module of Python's own; give yours another name")
+    files = dict(_walk(Path(__file__).parent, "miniray"))
+    beside = {place.parent for place in _find(top)}
+    wanted, done = {top}, {"miniray", "__main__", *sys.stdlib_module_names}
+    if any(place.is_file() for place in _find(top)):
+        wanted |= {module.name for module in pkgutil.iter_modules(map(str, beside))}
+    while new := wanted - done:
+        done |= new
+        for places in map(_find, new):
+            if beside.isdisjoint(place.parent for place in places):
+                continue
+            for place in reversed(places):  # of a namespace package the first folder wins
+                found = dict(_walk(place, place.name))
+                files |= found
+                wanted.update(*map(_imports, found.values()))
+        if len(files) > FILES_MAX:
+            raise ValueError(f"{len(files)} files beside {work_fn}: move data out of its package")
+    return _pack({path: files[path] for path in _choose(work_fn, files)})
+
+
+def list_modules(sources: bytes) -> list[str]:
+    """Return the names of all modules in such a zip."""
+    paths = zipfile.ZipFile(io.BytesIO(sources)).namelist()
+    names = (path.removesuffix("/__init__.py").removesuffix(".py") for path in paths)
+    return [name.replace("/", ".") for name in names]
+
+
+def _find(name: str) -> list[Path]:
+    """Return where a top-level module is that is not installed: its file, or its folders."""
+    with contextlib.suppress(ValueError):  # a module that somebody made by hand has no spec
+        if spec := importlib.util.find_spec(name):
+            places = map(Path, spec.submodule_search_locations or [str(spec.origin)])
+            installed = {"site-packages", "dist-packages"}
+            return [one for one in places if one.exists() and installed.isdisjoint(one.parts)]
+    return []
+
+
+def _walk(entry: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
+    """Yield (path in the zip, file) for a file, or for all that matters in a folder."""
+    with contextlib.suppress(OSError):  # unreadable, or just gone
+        if entry.is_file():
+            yield name, entry
+        if not entry.is_dir() or entry.resolve() in above or (entry / "pyvenv.cfg").exists():
+            return  # a dangling link, a link to a folder above, a virtual environment
+        for one in sorted(entry.iterdir()):
+            # What cannot be printed has no name in another encoding.
+            if not one.name.startswith((".", "__pycache__")) and one.name.isprintable():
+                yield from _walk(one, f"{name}/{one.name}", (*above, entry.resolve()))
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Yield the top-level modules that a file seems to import, whatever its encoding is."""
+    with contextlib.suppress(OSError):
+        for one, many in _IMPORT.findall(file.read_bytes() if file.suffix == ".py" else b""):
+            for name in re.findall(rb"(?:^|,)[ \t]*(\w+)", one or many):
+                yield name.decode()
+
+
+def _choose(work_fn: str, files: dict[str, Path]) -> list[str]:
+    """Return the paths of all code, or raise ValueError, and of as much data as there is room."""
+    nbytes = {path: file.stat().st_size for path, file in files.items() if file.exists()}
+    chosen = sorted(nbytes, key=lambda path: (not path.endswith(".py"), nbytes[path], path))
+    total, behind = sum(nbytes.values()), list[str]()
+    while total > SOURCES_BYTES_MAX:
+        behind.append(chosen.pop())
+        total -= nbytes[behind[-1]]
+    if behind:
+        code = [path for path in behind if path.endswith(".py")]
+        largest = (code or behind)[0]
+        problem = (
+            f"more than {SOURCES_BYTES_MAX >> 20} MiB would go along with {work_fn}; the largest "
+            f"file is {largest} with {nbytes[largest]} bytes"
         )
-    return sources
+        if code:
+            raise ValueError(f"{problem}; move it elsewhere, or install it on the nodes")
+        warnings.warn(f"{problem}; {len(behind)} files of data stay here", stacklevel=4)
+    return chosen
 
 
-def _is_users_own(name: str, spec: importlib.machinery.ModuleSpec) -> bool:
-    where = spec.origin or next(iter(spec.submodule_search_locations or []), "")
-    installed = ("site-packages" in where) or ("dist-packages" in where)
-    return name not in sys.stdlib_module_names and not installed
-
-
-def _package_sources(name: str, folder: Path) -> dict[str, tuple[str, bool, str]]:
-    sources = {name: (str(folder), True, "")}
-    for file in sorted(folder.rglob("*.py")):
-        parts = [name, *file.relative_to(folder).with_suffix("").parts]
-        if not all(part.isidentifier() for part in parts):
-            continue
-        if parts[-1] == "__init__":
-            sources[".".join(parts[:-1])] = (str(file), True, file.read_text())
-            continue
-        for end in range(1, len(parts)):  # folders without an __init__.py are packages too
-            sources.setdefault(".".join(parts[:end]), (str(file.parent), True, ""))
-        sources[".".join(parts)] = (str(file), False, file.read_text())
-    return sources
+def _pack(files: dict[str, Path]) -> bytes:
+    """Return a zip, with equal bytes for equal files."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path, file in files.items():
+            with contextlib.suppress(OSError):  # unreadable: nobody can import it here either
+                archive.writestr(zipfile.ZipInfo(path), file.read_bytes(), zipfile.ZIP_DEFLATED)
+        for app in (one for one in Path(__file__).parents if one.is_file()):
+            with zipfile.ZipFile(app) as zipapp:  # all of it: MiniRay is there, too
+                for info in zipapp.infolist():
+                    archive.writestr(info, zipapp.read(info))
+    return packed.getvalue()

@@ -1,9 +1,7 @@
 """Starting nodes: what is sent along, what is said when they cannot, and every odd shell."""
 
 import io
-import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import psutil
 import pytest
 
 from miniray import Cluster, ClusterError, NodeConfig, WorkerServer
-from miniray.sources import collect_sources
 from miniray.worker_server import load_work_fn
 from tests import work
 from tests.support import ssh
@@ -49,39 +46,6 @@ def test_stop_is_idempotent_and_a_cluster_can_start_again() -> None:
         assert worker.recv(T) == 1
         cluster.stop()
         cluster.stop()
-
-
-def test_the_module_is_sent_along_and_the_node_needs_nothing(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    for folder in (here, there):
-        folder.mkdir()
-    (here / "only_here.py").write_text(
-        "import beside\ndef work_fn(channel):\n    channel.send([beside.word, __file__])\n"
-    )
-    (here / "beside.py").write_text("word = 'streamed'\n")
-    script = (
-        "from miniray import *\n"
-        "with Cluster([NodeConfig.local()]) as cluster:\n"
-        "    print(cluster.start('only_here.work_fn')[0].recv(30))\n"
-    )
-    script = script.replace("NodeConfig.local()", node_without_files(there))
-    ended = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=here,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=T,
-    )
-    assert ended.stdout == f"['streamed', '{here}/only_here.py']\n", ended.stderr
-
-
-def node_without_files(folder: Path) -> str:
-    """Return code for a node that has Python and an empty folder, not even PYTHONPATH."""
-    return (
-        "NodeConfig('bare', launcher=('/usr/bin/env', '-i', '/bin/sh', '-c'), "
-        f"python={sys.executable!r}, workdir={str(folder)!r})"
-    )
 
 
 def test_env_and_workdir_are_the_nodes(tmp_path: Path) -> None:
@@ -209,15 +173,6 @@ def test_port_in_use_is_said() -> None:
 def test_load_work_fn_says_what_is_wrong(name: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"no_such|not_a_function|MODULE\.FUNCTION"):
         load_work_fn(name)
-
-
-def test_packages_are_sent_whole_and_installed_modules_are_not() -> None:
-    sources = collect_sources("tests.work.echo")
-    assert "tests.support.poll" in sources
-    assert "miniray.worker_server" in sources
-    assert set(collect_sources("pytest.main")) == {
-        name for name in sources if name.split(".")[0] == "miniray"
-    }
 
 
 @pytest.mark.ssh

@@ -1,6 +1,8 @@
-"""Ranks, rendezvous, backends, and GPUs that are fake or missing."""
+"""Ranks, backends, and GPUs that are fake or missing."""
 
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniray import Cluster, NCCLConfig, NodeConfig, WorkerFailed, create_nccl_configs, nccl
+from miniray import Cluster, NCCLConfig, NodeConfig, Worker, WorkerFailed, create_nccl_configs, nccl
 
 torch = pytest.importorskip("torch")
+from tests import torch_work  # noqa: E402  # after torch
+
 T = 100.0
 
 
@@ -58,28 +62,66 @@ def test_more_ranks_than_gpus_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINIRAY_FAKE_GPUS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert nccl._choose_device(config_of(local_rank=1), fake=False) == torch.device("cuda:1")
+    assert nccl.choose_device(config_of(local_rank=1)) == torch.device("cuda:1")
     with pytest.raises(RuntimeError, match=r"local rank 2 .*CUDA_VISIBLE_DEVICES=2,3.* lower"):
-        nccl._choose_device(config_of(local_rank=2), fake=False)
+        nccl.choose_device(config_of(local_rank=2))
 
 
-def test_nccl_on_fake_gpus_is_refused() -> None:
+def test_a_scheduler_that_shows_one_gpu_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MINIRAY_FAKE_GPUS", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert nccl.choose_device(config_of(local_rank=3)) == torch.device("cuda:0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(RuntimeError, match="local rank 3 has no GPU: 1 visible"):
+        nccl.choose_device(config_of(local_rank=3))
+
+
+def test_nccl_on_fake_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIRAY_FAKE_GPUS", "1")
     with pytest.raises(RuntimeError, match="needs real GPUs"):
-        nccl._choose_device(config_of(backend="nccl"), fake=True)
+        nccl.choose_device(config_of(backend="nccl"))
 
 
 @pytest.mark.parametrize(
-    ("text", "nbytes"), [("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("8KiB", 8192), ("100", 100)]
+    ("order", "name", "in_collective"),
+    [
+        ("value", "TypeError", False),
+        ("memory", "OutOfMemoryError", False),
+        ("all_reduce", "RuntimeError", True),
+        ("backward", "RuntimeError", True),
+    ],
 )
-def test_size_of_a_fake_gpu(monkeypatch: pytest.MonkeyPatch, text: str, nbytes: int) -> None:
-    monkeypatch.setenv("MINIRAY_FAKE_GPU_MEMORY", text)
-    assert nccl.fake_gpu_memory_bytes() == nbytes
+def test_an_exception_says_whether_a_collective_raised_it(
+    monkeypatch: pytest.MonkeyPatch, order: str, name: str, in_collective: bool
+) -> None:
+    before = time.time()
+    kind, failed_at, noted = first_answer(monkeypatch, order, ranks=2)
+    assert (kind, noted) == (name, in_collective)
+    assert before < failed_at < time.time()
 
 
-def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINIRAY_FAKE_GPU_MEMORY", "plenty")
-    with pytest.raises(ValueError, match="must be like 64MiB"):
-        nccl.fake_gpu_memory_bytes()
+def test_an_exception_that_takes_no_notes_stays_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert first_answer(monkeypatch, "odd", ranks=1) == ["OddError", "step 7", False]
+
+
+def first_answer(monkeypatch: pytest.MonkeyPatch, order: str, ranks: int) -> list[Any]:
+    """Have every rank fail as told; return what rank 0 says of its exception."""
+    monkeypatch.setenv("MINIRAY_FAKE_GPUS", "1")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    workers = [Worker(torch_work.tell_failure) for _ in range(ranks)]
+    configs = create_nccl_configs("127.0.0.1", nodes=[("node1", ranks)], master_port=port)
+    for worker, config in zip(workers, configs, strict=True):
+        worker.send([order, config.__dict__])
+    try:
+        answer: list[Any] = workers[0].recv(T)
+        return answer
+    finally:
+        for worker in workers:
+            worker.close()
 
 
 @pytest.mark.slow
@@ -102,7 +144,7 @@ def test_a_rank_has_torchruns_environment_and_gives_it_back() -> None:
         workers = cluster.start("tests.torch_work.tell_environment")
         for worker, config in zip(workers, cluster.nccl_configs(), strict=True):
             worker.send(config.__dict__)
-        inside, after = workers[2].recv(T)
+        inside, after, set_inside = workers[2].recv(T)
         others = [worker.recv(T) for worker in workers[:2]]
     port = others[0][0].pop("MASTER_PORT")
     assert inside == {
@@ -114,7 +156,7 @@ def test_a_rank_has_torchruns_environment_and_gives_it_back() -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    assert after == {}
+    assert (after, set_inside) == ({}, "mine")
 
 
 @pytest.mark.slow

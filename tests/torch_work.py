@@ -6,9 +6,10 @@ import signal
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from miniray import Channel, process_group
-from miniray.nccl import memory_bytes
+from miniray.fake_gpu import memory_bytes
 
 TORCHRUN = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
@@ -45,8 +46,50 @@ def fail_in_a_group(channel: Channel) -> None:
 def tell_environment(channel: Channel) -> None:
     with process_group(channel.recv()):
         inside = {name: os.environ[name] for name in TORCHRUN}
+        os.environ["SET_INSIDE"] = "mine"
     after = {name: os.environ[name] for name in TORCHRUN if name in os.environ}
-    channel.send((inside, after))
+    channel.send((inside, after, os.environ.get("SET_INSIDE")))
+
+
+def tell_failure(channel: Channel) -> None:
+    """Fail as told, and send what the exception says when it has left the group."""
+    order, config = channel.recv()
+    try:
+        with process_group(config) as device:
+            fail(order, config["rank"], device)
+    except Exception as error:
+        failed_at, in_collective = getattr(error, "failed_at", None), error.in_collective  # type: ignore[attr-defined]
+        channel.send([type(error).__name__, failed_at, in_collective])
+
+
+class OddError(ValueError):
+    """An exception with attributes of its own."""
+
+    __slots__ = ()
+
+    @property
+    def failed_at(self) -> str:
+        return "step 7"
+
+
+def fail(order: str, rank: int, device: torch.device) -> None:
+    ones = torch.ones(2, device=device)
+    match order:
+        case "odd":
+            raise OddError("as told")
+        case "value":
+            dist.all_reduce("no tensor")  # type: ignore[arg-type]
+        case "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        case "all_reduce":
+            if rank == 1:
+                os._exit(1)
+            dist.all_reduce(ones)
+        case "backward":
+            model = DistributedDataParallel(torch.nn.Linear(2, 2))
+            if rank == 1:
+                os._exit(1)
+            model(ones).sum().backward()
 
 
 def train_sharded(channel: Channel) -> None:

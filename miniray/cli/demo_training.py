@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor
 from miniray.channel import Channel
 from miniray.cli.demo_model import GPT, make_model
 from miniray.cli.demo_settings import Settings
-from miniray.nccl import has_fake_gpus, memory_bytes, process_group
+from miniray.fake_gpu import has_fake_gpus, memory_bytes
+from miniray.nccl import process_group
 
 
 def train(channel: Channel) -> None:
