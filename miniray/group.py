@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 SETTLE_S = 2.0
 ANSWER_S = 0.1  # what an explanation may take though the deadline is near
-# How well an ending explains the others, which are its consequences: a collective fails when a
+FAILURES = (WorkerDied, WorkerFailed)
+# How well a failure explains the others, which are its consequences: a collective fails when a
 # peer has gone, and torch may then abort its process.
-DEATH, OWN_FAILURE, ABORT, LEFT_EARLY, CONSEQUENCE = range(5)
+DEATH, OWN_FAILURE, ABORT, CONSEQUENCE = range(4)
 
 
 class Group(Source):
@@ -88,8 +89,7 @@ class Group(Source):
         All ranks end with that. Whichever thread notices first finds out, and others wait for it.
         """
         self._endings[worker] = ending
-        failed = isinstance(ending, WorkerDied | WorkerFailed)
-        if not failed or self._settler == threading.get_ident():
+        if _has_left(ending) or self._settler == threading.get_ident():
             return ending
         with self._settling:
             if self.culprit is None:
@@ -131,28 +131,24 @@ class Group(Source):
                 self._endings[worker] = lost
 
     def _name_culprit(self) -> WorkerError:
-        def order(ending: Exception) -> tuple[int, float]:
-            return _explains(ending), getattr(ending, "failed_at", 0.0)
-
-        first = min(self._endings.values(), key=order)
-        left = [*self._left, *(one for one, end in self._endings.items() if _has_left(end))]
+        left = [*self._left, *(one for one, said in self._endings.items() if _has_left(said))]
+        failures = [said for said in self._endings.values() if isinstance(said, FAILURES)]
+        first = min(failures, key=lambda said: (_explains(said), getattr(said, "failed_at", 0.0)))
         if _explains(first) == CONSEQUENCE and left:
             return WorkerDied(
                 f"{left[0].name} left early: its work function returned while others were in a "
                 f"collective with it. What one of them said:\n{first}",
                 exit_code=0,
             )
-        assert isinstance(first, WorkerError)
         return first
 
 
 def _has_left(ending: Exception) -> bool:
-    return _explains(ending) == LEFT_EARLY
+    return not isinstance(ending, FAILURES)
 
 
 def _explains(ending: Exception) -> int:
     if isinstance(ending, WorkerDied):
         return ABORT if ending.signal == signal.SIGABRT else DEATH
-    if isinstance(ending, WorkerFailed):
-        return CONSEQUENCE if ending.in_collective else OWN_FAILURE
-    return LEFT_EARLY
+    is_own = isinstance(ending, WorkerFailed) and not ending.in_collective
+    return OWN_FAILURE if is_own else CONSEQUENCE

@@ -1,0 +1,219 @@
+"""A process group: who died first is named on every rank, whoever notices, in the time asked."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from miniray import (
+    Channel,
+    RemoteWorker,
+    WorkerDied,
+    WorkerExited,
+    WorkerFailed,
+    wait,
+)
+from miniray.group import Group
+from tests.support import poll
+from tests.support.servers import Server, serving
+
+T = 20.0
+
+
+def rank(channel: Channel) -> None:
+    """Do as told; "collective" fails as a rank does whose peer has gone."""
+    for order, *rest in channel:
+        if order == "raise":
+            raise ValueError(f"no such batch: {rest[0]}")
+        if order == "collective":
+            error = RuntimeError("Connection closed by peer")
+            error.in_collective = True  # type: ignore[attr-defined]
+            raise error
+        if order == "exit":
+            raise SystemExit(rest[0])
+        if order == "die":
+            os.kill(os.getpid(), rest[0])
+        if order == "return":
+            return
+        if order == "stream":
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    channel.send("x" * 1000)
+        if order == "say":
+            channel.send(rest[0])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(rank) as server:
+        yield server
+
+
+@pytest.fixture
+def ranks(server: Server) -> Iterator[list[RemoteWorker]]:
+    workers = [server.worker(name=f"rank{number}") for number in range(4)]
+    for number, worker in enumerate(workers):
+        worker.name = f"rank {number}"
+    Group(workers)
+    yield workers
+    for worker in workers:
+        worker.close()
+
+
+def assert_all_end_with(ranks: list[RemoteWorker], kind: type[Exception], words: str) -> None:
+    for worker in ranks:
+        with pytest.raises(kind, match=words):
+            worker.recv(T)
+        with pytest.raises(kind, match=words):
+            worker.send(["say", 1], T)
+        assert worker in wait(ranks, 0)
+
+
+def send_for_ever(worker: RemoteWorker) -> None:
+    while True:
+        worker.send(["say", "x" * 100_000], T)
+
+
+@pytest.mark.parametrize(
+    ("order", "kind", "words"),
+    [
+        (["die", int(signal.SIGKILL)], WorkerDied, "rank 2 was killed by SIGKILL"),
+        (["raise", 7], WorkerFailed, "rank 2 raised ValueError: no such batch: 7"),
+        (["exit", 2], WorkerFailed, "rank 2 exited with status 2"),
+        (["exit", "fatal: no data"], WorkerFailed, "rank 2 exited with status 1: fatal: no data"),
+    ],
+)
+@pytest.mark.parametrize("noticed_by", ["recv", "send", "wait", "check", "its own recv"])
+def test_every_rank_ends_with_the_culprits_error_whoever_notices(
+    ranks: list[RemoteWorker], order: Any, kind: type[Exception], words: str, noticed_by: str
+) -> None:
+    ranks[2].send(order)
+    group = ranks[0].group
+    assert group is not None
+    if noticed_by == "recv":
+        with pytest.raises(kind, match=words):
+            ranks[0].recv(T)
+    elif noticed_by == "its own recv":
+        with pytest.raises(kind, match=words):
+            ranks[2].recv(T)
+    elif noticed_by == "wait":
+        assert wait([ranks[0]], T) == [ranks[0]]
+    elif noticed_by == "check":
+        poll.until(lambda: group.check() or group.culprit, timeout_s=T)
+    else:
+        with pytest.raises(kind, match=words):
+            send_for_ever(ranks[2])
+    assert_all_end_with(ranks, kind, words)
+
+
+def test_a_cause_comes_before_its_consequences_whichever_is_heard_first(
+    ranks: list[RemoteWorker],
+) -> None:
+    for number in (0, 1, 3):
+        ranks[number].send(["collective"])
+        poll.until(lambda number=number: not ranks[number].is_alive(), timeout_s=T)
+    ranks[2].send(["raise", 7])
+    with pytest.raises(WorkerFailed, match="rank 2 raised ValueError"):
+        ranks[0].recv(T)
+    assert_all_end_with(ranks, WorkerFailed, "rank 2 raised ValueError")
+
+
+def test_the_earliest_of_two_failures_is_the_culprit(ranks: list[RemoteWorker]) -> None:
+    ranks[3].send(["raise", 3])
+    poll.until(lambda: not ranks[3].is_alive(), timeout_s=T)
+    ranks[1].send(["raise", 1])
+    poll.until(lambda: not ranks[1].is_alive(), timeout_s=T)
+    with pytest.raises(WorkerFailed, match="rank 3 raised ValueError: no such batch: 3"):
+        ranks[0].recv(T)
+
+
+@pytest.mark.parametrize("heard_first", [0, 3])
+def test_a_rank_that_left_early_is_named_when_others_fail_in_a_collective(
+    ranks: list[RemoteWorker], heard_first: int
+) -> None:
+    ranks[3].send(["return"])
+    poll.until(lambda: not ranks[3].is_alive(), timeout_s=T)
+    if heard_first == 3:
+        with pytest.raises(WorkerExited):
+            ranks[3].recv(T)
+    for number in (0, 1, 2):
+        ranks[number].send(["collective"])
+    with pytest.raises(WorkerDied, match=r"rank 3 left early(.|\n)*Connection closed by peer"):
+        ranks[0].recv(T)
+    assert_all_end_with(ranks, WorkerDied, "rank 3 left early")
+
+
+def test_ranks_may_return_one_by_one(ranks: list[RemoteWorker]) -> None:
+    for number in (3, 1, 0):
+        ranks[number].send(["say", f"result {number}"])
+        ranks[number].send(["return"])
+        poll.until(lambda number=number: not ranks[number].is_alive(), timeout_s=T)
+    ranks[2].send(["say", "result 2"])
+    assert [worker.recv(T) for worker in ranks] == [f"result {number}" for number in range(4)]
+    with pytest.raises(WorkerExited):
+        ranks[0].recv(T)
+    ranks[2].send(["say", "still here"])
+    assert ranks[2].recv(T) == "still here"
+
+
+def test_a_failure_is_named_though_another_rank_streams_for_ever(
+    ranks: list[RemoteWorker],
+) -> None:
+    ranks[0].send(["stream"])
+    assert ranks[0].recv(T) == "x" * 1000
+    ranks[1].send(["collective"])
+    began = time.monotonic()
+    with pytest.raises(WorkerFailed, match="rank 1 raised RuntimeError: Connection closed by peer"):
+        ranks[1].recv(T)
+    assert time.monotonic() - began < T / 2  # it has SETTLE_S, and not as long as rank 0 talks
+
+
+def test_a_timeout_is_not_doubled(ranks: list[RemoteWorker]) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"rank 1 sent nothing for 0\.5s"):
+        ranks[1].recv(timeout=0.5)
+    assert 0.5 <= time.monotonic() - began < 0.9
+
+
+@pytest.mark.parametrize("timeout", [0.5, 5.0])
+def test_an_explanation_takes_no_longer_than_the_timeout(
+    server: Server, ranks: list[RemoteWorker], timeout: float
+) -> None:
+    """The server, which knows how a rank ended, is stopped."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        os.kill(ranks[2].pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises((WorkerDied, TimeoutError)):
+            ranks[2].recv(timeout=timeout)
+        assert time.monotonic() - began < timeout + 0.6
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def test_threads_that_wait_for_different_ranks_get_the_same_error(
+    ranks: list[RemoteWorker],
+) -> None:
+    errors: dict[int, BaseException] = {}
+
+    def receive(number: int) -> None:
+        try:
+            ranks[number].recv(T)
+        except Exception as error:
+            errors[number] = error
+
+    threads = [threading.Thread(target=receive, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    ranks[2].send(["raise", 7])
+    for thread in threads:
+        thread.join(T)
+    assert {str(error).partition("\n")[0] for error in errors.values()} == {
+        "rank 2 raised ValueError: no such batch: 7"
+    }
+    assert len(errors) == 4
