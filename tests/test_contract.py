@@ -251,7 +251,7 @@ def test_send_timeout_ends_the_channel(start: Start) -> None:
     assert worker.recv(T) == "not reading"
     # Larger than what the kernel takes in on the way.
     with pytest.raises(TimeoutError, match=r"took nothing in for 0\.3s"):
-        worker.send(bytes(256 << 20) if not worker._memfd else [0] * (8 << 20), timeout=0.3)
+        worker.send(bytes(256 << 20) if not worker._memfd else "x" * (16 << 20), timeout=0.3)
     with pytest.raises(TimeoutError):
         worker.send(1)
 
