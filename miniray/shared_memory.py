@@ -50,7 +50,7 @@ def pack(parts: Iterable[Any]) -> SharedMemory:
     with inherited.lock:  # a child that is forked meanwhile gets no copy that nobody closes
         memory = create_memory(0)
         inherited.own(memory)
-    with open(memory.descriptor, "wb", closefd=False) as file:
+    with open(memory.descriptor, "wb", buffering=64 * 1024, closefd=False) as file:
         for part in parts:
             file.write(part)
             file.write(bytes(-len(part) % ALIGNMENT_BYTES))

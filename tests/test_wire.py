@@ -546,6 +546,17 @@ class TestDescriptors:
         assert process.fork(overwrite).wait(20) == 5
         assert not arrived.any()
 
+    def test_a_child_forked_while_a_message_is_on_its_way_keeps_none_of_its_memory(self) -> None:
+        shared = SharedTensor((1,))
+        frame = wire.encode(wire.MESSAGE, [shared, bytes(1 << 20)], memfd=True)
+
+        def look() -> int:
+            packed, tensor = (os.path.exists(f"/proc/self/fd/{one}") for one in frame.descriptors)
+            return 2 * packed + tensor  # the SharedTensor is what a work function may have
+
+        assert process.fork(look).wait(20) == 1
+        assert os.fstat(frame.descriptors[0]).st_size == 1 << 20
+
     def test_as_many_shared_tensors_as_one_byte_carries(self) -> None:
         shared = [SharedTensor((1,)) for _ in range(wire.DESCRIPTORS_MAX + 1)]
         frame = wire.encode(wire.MESSAGE, [*shared[:-1], b"small"], memfd=True)
