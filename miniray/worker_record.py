@@ -24,6 +24,7 @@ class WorkerRecord:
     output: WorkerOutput
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
+    is_stopping: bool = False  # its client has left, or the server ends it
 
     def __post_init__(self) -> None:
         inherited.own(self)

@@ -209,6 +209,7 @@ class WorkerServer:
 
     def _hang_up(self, record: WorkerRecord, timeout: float) -> None:
         self.loop.unwatch(record.sock.fileno())
+        record.is_stopping = True
         record.hang_up()
         record.process.begin_stop(timeout)
 
@@ -226,7 +227,7 @@ class WorkerServer:
         del self._workers[record.number]
         self._ended.append(record)
         record.output.close()
-        if code:
+        if code and not record.is_stopping:
             self._log.say(f"{record.name} {process.describe(code)}")
         self.loop.unwatch(pidfd)
         self.loop.unwatch(record.sock.fileno())
