@@ -71,10 +71,10 @@ class Cluster:
         try:
             self._start_nodes(settings, sources)
             self.workers = [worker for node in self._nodes for worker in node.workers]
+            return list(self.workers)
         except BaseException:
-            self._stop_surely(0.0)
+            self.stop(0.0)
             raise
-        return list(self.workers)
 
     def _start_nodes(self, settings: dict[str, Any], sources: bytes) -> None:
         """Start all side by side; after the first fault the others have a short while."""
@@ -130,9 +130,6 @@ class Cluster:
 
         A KeyboardInterrupt while it waits ends them at once.
         """
-        self._stop_surely(timeout)
-
-    def _stop_surely(self, timeout: float) -> None:
         try:
             self._stop(timeout)
         finally:
@@ -153,10 +150,7 @@ class Cluster:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        try:
-            self.stop()
-        finally:
-            self._stop_surely(0.0)
+        self.stop()
 
 
 def _check(work_fn: object) -> None:

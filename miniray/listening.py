@@ -79,8 +79,9 @@ def _listen(host: str, port: int) -> socket.socket:
         if os.path.isabs(host):
             listener = _listen_at_path(Path(host))
         else:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            family, _, _, _, address = found[0]  # of a link-local one, with its interface
+            listener = socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         text = f"cannot listen on {host}:{port}: {reason}; choose another address or port"

@@ -122,12 +122,14 @@ class Node:
         worker.session = session
 
     def _why_no_worker(self, session: Session, error: Exception) -> str:
-        if words := session.how_it_ended():
+        if words := session.how_it_ended(HURRY_S):
             return words
         problem = f"its server is ready, but: {error}"
-        if self.config.tunnel:
-            session.log.heard.wait(HURRY_S)
-            return session.last_words(problem)
+        if self.config.tunnel and session.log.heard.is_set():
+            return session.last_words(
+                "its server is ready, but ssh does not get through to it; sshd there may need "
+                "AllowStreamLocalForwarding yes, or set tunnel=False"
+            )
         cause = error.__cause__
         late = isinstance(error, TimeoutError) and "cannot connect" in str(error)
         if late or isinstance(cause, socket.gaierror) or getattr(cause, "errno", 0) in _UNREACHABLE:

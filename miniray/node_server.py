@@ -20,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,19 +64,18 @@ def keep(settings: dict[str, Any]) -> str:
             env=env,
             start_new_session=True,
         ) as server:
-            _guard(server, json.dumps(settings).encode() + b"\n")
+            _guard(server, settings)
             _clear_up(settings)
         return describe(server.returncode)
     except (OSError, ValueError) as error:
         return f"could not be started: {error}"
 
 
-def _guard(server: subprocess.Popen[bytes], data: bytes) -> None:
-    """Give the server its code, and return when it has ended or has been told to and did not."""
+def _guard(server: subprocess.Popen[bytes], settings: dict[str, Any]) -> None:
+    """Tell the server what to do, and return when it has ended or was told to and did not."""
     assert server.stdin is not None
     lease = server.stdin.fileno()
-    feeder = threading.Thread(target=_feed, args=(lease, data), daemon=True)
-    feeder.start()
+    _tell(lease, json.dumps(settings))
     pidfds = [os.pidfd_open(server.pid)] if hasattr(os, "pidfd_open") else []
     watched, tick = [0, *pidfds], math.inf if pidfds else TICK_S
     silent, deadline = deadline_after(SILENCE_MAX_S), math.inf
@@ -96,16 +94,12 @@ def _guard(server: subprocess.Popen[bytes], data: bytes) -> None:
         else:
             continue
         deadline = deadline_after(timeout + MARGIN_S)
-        if not feeder.is_alive():
-            with contextlib.suppress(OSError):  # it has just ended
-                os.write(lease, f"{timeout}\n".encode())
+        _tell(lease, str(timeout))
 
 
-def _feed(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    with contextlib.suppress(OSError):  # it has ended before it had read all
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+def _tell(lease: int, line: str) -> None:
+    with contextlib.suppress(OSError):  # it has just ended
+        os.write(lease, f"{line}\n".encode())
 
 
 def _clear_up(settings: dict[str, Any]) -> None:
@@ -185,7 +179,7 @@ def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any
         )
     key, count = settings["key"].encode(), settings["num_workers"]
     server = WorkerServer(work_fn, host=host, key=key, max_workers=count, node=settings["node"])
-    facts = {"host": server.host, "port": server.port, "address": address or "127.0.0.1"}
+    facts = {"host": host, "port": server.port, "address": address or "127.0.0.1"}
     return server, facts
 
 

@@ -15,6 +15,7 @@ from miniray.waiting import HANG_UP, Source, deadline_after, time_left, wait_unt
 from miniray.worker import EXPLAIN_S, AnyWorker
 
 ASK_AGAIN_S = 0.05
+SESSION_S = 0.5  # an ssh session ends a moment after what it carried
 _UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -24,7 +25,7 @@ class Session(Protocol):
     def fileno(self) -> int:
         """Return a descriptor that is readable once the session has ended."""
 
-    def how_it_ended(self) -> str | None:
+    def how_it_ended(self, timeout: float = 0.0) -> str | None:
         """Return in words why the session has ended, None while it lives."""
 
 
@@ -107,8 +108,9 @@ class RemoteWorker(AnyWorker):
                 worker=self.worker_id,
             )  # fmt: skip
         except (OSError, ProtocolError, WorkerError) as error:
-            silence = f"{self.name} is lost: its server does not answer ({error})"
-            raise WorkerDied(silence) from error.with_traceback(None)
+            words = self.session.how_it_ended(SESSION_S) if self.session is not None else None
+            silence = words or f"its server does not answer ({error})"
+            raise WorkerDied(f"{self.name} is lost: {silence}") from error.with_traceback(None)
         record: dict[str, Any] = next(iter(status["workers"]), {})
         return record
 

@@ -38,7 +38,6 @@ TOO_MANY = "MaxStartups|exchange_identification: .*(closed|reset)"
 _ADVICE = {
     "Permission denied": "if the key has a passphrase: ssh-add",
     TOO_MANY: "its sshd may have too many at once: raise MaxStartups there",
-    "prohibited": "its sshd forbids tunnels: AllowStreamLocalForwarding yes, or tunnel=False here",
 }
 
 
@@ -175,12 +174,12 @@ class Session:
         """Return a descriptor that is readable when the session, or the server there, has ended."""
         return -1 if self._stdout.closed else self._stdout.fileno()
 
-    def how_it_ended(self) -> str | None:
-        """Say how the session, or the server there, has ended; None while both live."""
+    def how_it_ended(self, timeout: float = 0.0) -> str | None:
+        """Say how the session, or the server there, has ended; None if both live on till then."""
         if self._stdout.closed:
             return "its cluster was stopped"
         try:
-            return f"its server {self._wait_for_end(deadline_after(0.0))}"
+            return f"its server {self._wait_for_end(deadline_after(timeout))}"
         except TimeoutError:
             return None
         except Fault as fault:

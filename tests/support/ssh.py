@@ -86,6 +86,7 @@ class Server:
         port: int,
         prefix: Sequence[str] = (),
         force_command: str | None = None,
+        settings: str = "",
     ) -> None:
         assert SSHD is not None
         directory.mkdir(exist_ok=True)
@@ -108,6 +109,7 @@ class Server:
             f"SetEnv TMPDIR={tempfile.gettempdir()}\n"
             + (f"ListenAddress {address}\n" if address else "")
             + (f"ForceCommand {force_command}\n" if force_command else "")
+            + settings
         )
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(
@@ -180,8 +182,13 @@ class LoopbackNodes:
 
 
 @contextlib.contextmanager
-def loopback_nodes(directory: Path, *, force_command: str | None = None) -> Iterator[LoopbackNodes]:
-    """Run an sshd on a free port of 127.0.0.1, as whoever runs the tests."""
+def loopback_nodes(
+    directory: Path, *, force_command: str | None = None, settings: str = ""
+) -> Iterator[LoopbackNodes]:
+    """Run an sshd on a free port of 127.0.0.1, as whoever runs the tests.
+
+    `settings` are more lines for its sshd_config.
+    """
     identity = Identity(directory)
     for attempt in range(5):
         port = _free_port()
@@ -192,6 +199,7 @@ def loopback_nodes(directory: Path, *, force_command: str | None = None) -> Iter
                 address="127.0.0.1",
                 port=port,
                 force_command=force_command,
+                settings=settings,
             )
             break
         except OSError:  # sshd takes no port 0, so somebody else may have taken this one meanwhile

@@ -1,0 +1,72 @@
+"""Ctrl-C at every line of a cluster's start and stop, while the traceback is held."""
+
+import sys
+from types import FrameType
+from typing import Any
+
+import psutil
+import pytest
+
+from miniray import Cluster, NodeConfig, cluster, node, session
+from tests.support import poll, processes
+
+T = 30.0
+FILES = {module.__file__ for module in (cluster, node, session)}
+
+
+class Interrupter:
+    """Raise KeyboardInterrupt before the line number `at` of ours, in the main thread."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.lines = at, 0
+        self.where = ""
+
+    def __enter__(self) -> "Interrupter":
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(None)
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
+        return self._line if frame.f_code.co_filename in FILES else None
+
+    def _line(self, frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self._line
+
+
+def nothing_is_left(before: set[psutil.Process]) -> bool:
+    return not processes.descendants() - before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", ["start", "stop"])
+def test_ctrl_c_at_any_line_leaves_nothing(what: str) -> None:
+    before = processes.descendants()
+    at, held = 0, []
+    while len(held) == at:
+        at += 1
+        one = Cluster([NodeConfig.local()])
+        if what == "stop":
+            one.start("tests.work.echo")
+        with Interrupter(at) as interrupter:
+            try:
+                if what == "start":
+                    one.start("tests.work.echo")
+                else:
+                    one.stop()
+            except KeyboardInterrupt as error:
+                held.append(error)  # with its traceback, as a notebook does
+        if len(held) < at:
+            assert not interrupter.where, f"swallowed at {interrupter.where}"
+            one.stop()
+        elif what == "stop" and at == 1:
+            one.stop()  # it had not begun, and can be called again
+        poll.until(lambda: nothing_is_left(before), timeout_s=T, what=interrupter.where)
+    assert at > 20
