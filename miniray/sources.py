@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES_BYTES_MAX = 16 * 1024 * 1024
-FILES_MAX = 20_000
+FOLDER_ENTRIES_MAX = 1000
 
 _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w \t.,]+))", re.MULTILINE)
 
@@ -27,7 +27,8 @@ def collect_sources(work_fn: str) -> bytes:
     That is the module's package, or for a lone module all modules and packages beside it; then what
     any of them imports from beside them. Installed modules and Python's own are left to the node.
     Raises ValueError for code of more than 16 MiB. The packages' data goes along in what room is
-    left, the smallest files first, and a warning names what has to stay.
+    left, the smallest files first, and a warning names what has to stay. Data in a folder of more
+    than 1000 files, or behind a link to a folder, always stays.
     """
     top, dot, _ = work_fn.partition(".")
     if not dot or top == "__main__":
@@ -48,8 +49,6 @@ def collect_sources(work_fn: str) -> bytes:
                 found = dict(_walk(place, place.name))
                 files |= found
                 wanted.update(*map(_imports, found.values()))
-        if len(files) > FILES_MAX:
-            raise ValueError(f"{len(files)} files beside {work_fn}: move data out of its package")
     return _pack({path: files[path] for path in _choose(work_fn, files)})
 
 
@@ -77,7 +76,10 @@ def _walk(entry: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[tupl
             yield name, entry
         if not entry.is_dir() or entry.resolve() in above or (entry / "pyvenv.cfg").exists():
             return  # a dangling link, a link to a folder above, a virtual environment
-        for one in sorted(entry.iterdir()):
+        entries = sorted(entry.iterdir())
+        if len(entries) > FOLDER_ENTRIES_MAX or (above and entry.is_symlink()):
+            entries = [one for one in entries if one.suffix == ".py"]  # else it is a data set
+        for one in entries:
             # What cannot be printed has no name in another encoding.
             if not one.name.startswith((".", "__pycache__")) and one.name.isprintable():
                 yield from _walk(one, f"{name}/{one.name}", (*above, entry.resolve()))

@@ -325,13 +325,23 @@ class TestLimit:
             names = packed(monkeypatch, here, "package.f")
         assert names == {"package/__init__.py", "package/words.txt"}
 
-    def test_a_data_set_in_a_package_is_refused(
-        self, here: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_data_set_stays_though_it_is_in_a_package(
+        self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("miniray.sources.FILES_MAX", 100)
-        write(here, {"package/__init__.py": "", **{f"package/{n}.png": "" for n in range(100)}})
-        with pytest.raises(ValueError, match=r"files beside package\.f: move data out"):
-            packed(monkeypatch, here, "package.f")
+        monkeypatch.setattr("miniray.sources.FOLDER_ENTRIES_MAX", 100)
+        write(
+            here,
+            {
+                "package/__init__.py": "",
+                **{f"package/images/{number}.png": "" for number in range(100)},
+                "package/images/load.py": "",
+            },
+        )
+        write(tmp_path / "elsewhere", {"common/words.txt": "", "common/tool.py": ""})
+        (here / "package" / "common").symlink_to(tmp_path / "elsewhere" / "common")
+        assert packed(monkeypatch, here, "package.f") == {
+            *("package/__init__.py", "package/images/load.py", "package/common/tool.py"),
+        }
 
 
 def test_a_cluster_starts_from_a_zipapp(here: Path, tmp_path: Path) -> None:
