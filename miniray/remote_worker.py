@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from miniray import auth
+from miniray.any_worker import EXPLAIN_S, AnyWorker
 from miniray.connection import open_connection, server_status
 from miniray.errors import ProtocolError, WorkerDied, WorkerError
 from miniray.group import ANSWER_S, Group
 from miniray.process import STOP_S
 from miniray.waiting import HANG_UP, Source, deadline_after, time_left, wait_until
-from miniray.worker import EXPLAIN_S, AnyWorker
 
 ASK_AGAIN_S = 0.05
 SESSION_S = 0.5  # an ssh session ends a moment after what it carried
@@ -125,9 +125,7 @@ class RemoteWorker(AnyWorker):
             return lost
         except TimeoutError:
             return WorkerDied(f"{gone}, but its server says that it still runs")
-        return (
-            self.ending(code) if code else WorkerDied(f"{gone}; it left with status 0", exit_code=0)
-        )
+        return self.ending(code, said_goodbye=False)
 
     def end(self, reason: Exception, deadline: float = math.inf) -> None:
         if self.ended is None and self.group is not None:

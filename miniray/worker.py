@@ -7,54 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from miniray import inherited, process
+from miniray.any_worker import EXPLAIN_S, AnyWorker
 from miniray.channel import Channel
 from miniray.endings import run_work
-from miniray.errors import WorkerDied, WorkerError, WorkerExited
+from miniray.errors import WorkerDied, WorkerError
 from miniray.process import STOP_S
 from miniray.waiting import Source, time_left
 
 REAP_S = 1.0
-EXPLAIN_S = 3.0
-
-
-class AnyWorker(Channel):
-    """What a local and a remote worker have in common: a process at the other end."""
-
-    goodbye = WorkerExited
-    goodbye_hint = ": its work function returned (to answer more than once it needs a loop)"
-    pid: int
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the process to end; return its exit code, -N if signal N killed it.
-
-        Raises TimeoutError after `timeout` seconds, and WorkerDied if nobody can tell any more.
-        """
-        raise NotImplementedError
-
-    def is_alive(self) -> bool:
-        """Return whether the process still runs."""
-        return self.how_it_ended() is None
-
-    def how_it_ended(self, timeout: float = EXPLAIN_S) -> WorkerError | None:
-        """Return, as the error that `recv` raises, how the process ended; None while it runs."""
-        raise NotImplementedError
-
-    def close(self, timeout: float = STOP_S) -> None:
-        """Hang up, and see to it that the process ends within `timeout` seconds."""
-        super().close()
-
-    def ending(self, exit_code: int) -> WorkerError:
-        """Return the error for an exit code, or what the worker itself has said of its end."""
-        if isinstance(self.ended, WorkerError):
-            return self.ended
-        text = f"{self.name} {process.describe(exit_code)}"
-        if exit_code == 0:
-            return WorkerExited(text)
-        return WorkerDied(
-            text,
-            signal=-exit_code if exit_code < 0 else None,
-            exit_code=exit_code if 0 < exit_code != process.STATUS_TAKEN else None,
-        )
 
 
 class Worker(AnyWorker):
@@ -87,12 +47,8 @@ class Worker(AnyWorker):
                 raise
             finally:
                 theirs.close()
-            super().__init__(ours, name=name or f"worker {self._process.pid}", memfd=memfd)
-
-    @property
-    def pid(self) -> int:  # type: ignore[override]  # a property is a narrower attribute
-        """The child's process id."""
-        return self._process.pid
+            self.pid = self._process.pid
+            super().__init__(ours, name=name or f"worker {self.pid}", memfd=memfd)
 
     def wait(self, timeout: float | None = None) -> int:
         return self._process.wait(timeout)
@@ -134,4 +90,4 @@ class Worker(AnyWorker):
             code = self._process.wait(min(REAP_S, time_left(deadline)))
         except TimeoutError:
             return WorkerDied(f"{self.name} closed its end and still runs, as pid {self.pid}")
-        return self.ending(code)
+        return self.ending(code, said_goodbye=False)

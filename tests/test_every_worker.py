@@ -215,12 +215,14 @@ def test_a_worker_killed_by_a_signal_died_of_it(
     assert other.recv(T) == "unharmed"
 
 
-def test_a_hard_exit_tells_its_status(start: Start) -> None:
+@pytest.mark.parametrize("status", [7, 0])
+def test_a_hard_exit_tells_its_status(start: Start, status: int) -> None:
     (worker,) = start()
-    worker.send("hard exit")
-    with pytest.raises(WorkerDied, match="exited with status 7") as caught:
-        worker.recv(T)
-    assert (caught.value.signal, caught.value.exit_code) == (None, 7)
+    worker.send(("hard exit", status))
+    with pytest.raises(WorkerDied, match=f"exited with status {status}") as caught:
+        for _ in worker:
+            pass
+    assert (caught.value.signal, caught.value.exit_code) == (None, status)
 
 
 @pytest.mark.parametrize("order", ["send and die", "send and raise"])

@@ -32,6 +32,8 @@ def obey(channel: Channel) -> None:
                 sys.exit(status)
             case "hard exit":
                 os._exit(7)
+            case ("hard exit", status):
+                os._exit(status)
             case "segfault":
                 faulthandler.disable()  # pytest's, which would print every thread's stack
                 os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,0 +1,48 @@
+"""What a local and a remote worker have in common: a process at the other end of a channel."""
+
+from miniray import process
+from miniray.channel import Channel
+from miniray.errors import WorkerDied, WorkerError, WorkerExited
+from miniray.process import STOP_S
+
+EXPLAIN_S = 3.0
+
+
+class AnyWorker(Channel):
+    """What a local and a remote worker have in common: a process at the other end."""
+
+    goodbye = WorkerExited
+    goodbye_hint = ": its work function returned (to answer more than once it needs a loop)"
+    pid: int
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the process to end; return its exit code, -N if signal N killed it.
+
+        Raises TimeoutError after `timeout` seconds, and WorkerDied if nobody can tell any more.
+        """
+        raise NotImplementedError
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs."""
+        return self.how_it_ended() is None
+
+    def how_it_ended(self, timeout: float = EXPLAIN_S) -> WorkerError | None:
+        """Return, as the error that `recv` raises, how the process ended; None while it runs."""
+        raise NotImplementedError
+
+    def close(self, timeout: float = STOP_S) -> None:
+        """Hang up, and see to it that the process ends within `timeout` seconds."""
+        super().close()
+
+    def ending(self, exit_code: int, *, said_goodbye: bool = True) -> WorkerError:
+        """Return the error for an exit code, or what the worker itself has said of its end."""
+        if isinstance(self.ended, WorkerError):
+            return self.ended
+        text = f"{self.name} {process.describe(exit_code)}"
+        if exit_code == 0 and said_goodbye:
+            return WorkerExited(text)
+        return WorkerDied(
+            text if exit_code else f"{text}, and without a goodbye",
+            signal=-exit_code if exit_code < 0 else None,
+            exit_code=exit_code if 0 <= exit_code != process.STATUS_TAKEN else None,
+        )
