@@ -30,8 +30,7 @@ def run_work(work_fn: "Callable[[Channel], Any]", channel: "Channel") -> int:
         code = _exit_code(error)
         if code:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # disk full, no stderr
-                is_text = isinstance(error, SystemExit)
-                sys.stderr.write(f"{error}\n" if is_text else _format(error))
+                sys.stderr.write(_what_python_prints(error))
             channel.say_ending(wire.ERROR, _describe(error, code))
             return code
     channel.say_ending(wire.EXIT, {})
@@ -43,6 +42,12 @@ def _exit_code(error: BaseException) -> int:
     if not isinstance(error, SystemExit):
         return 1
     return error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+
+
+def _what_python_prints(error: BaseException) -> str:
+    if not isinstance(error, SystemExit):
+        return _format(error)
+    return "" if isinstance(error.code, int) else f"{error}\n"
 
 
 def _format(error: BaseException) -> str:

@@ -22,6 +22,18 @@ class Implementation:
     def __repr__(self) -> str:
         return self.package.removeprefix("stages.")
 
+    def module_with(self, name: str) -> ModuleType:
+        """Return the module that defines a function: miniray has more modules than a stage."""
+        candidates = ("connection", "remote_worker", "waiting", "channel")
+        for module in candidates if self.package == "miniray" else candidates[1::2]:
+            if hasattr(getattr(self, module), name):
+                return getattr(self, module)
+        raise AttributeError(f"{self} has no {name}")
+
+    @property
+    def wait(self) -> Any:
+        return self.module_with("wait").wait
+
     def __getattr__(self, module: str) -> ModuleType:
         return importlib.import_module(f"{self.package}.{module}")
 
