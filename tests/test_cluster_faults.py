@@ -160,10 +160,6 @@ class TestTheModule:
         assert 'if __name__ == "__main__":' in ended.stderr
         assert ended.stderr.count("nodes failed to start") == 1
 
-    def test_a_cluster_within_a_worker_works(self, module: Callable[[str], str]) -> None:
-        if not hasattr(sys, "_a_cluster_in_a_worker"):
-            pytest.skip("its sources have to come along first")
-
     @pytest.mark.parametrize(
         ("work_fn", "text"),
         [
@@ -364,13 +360,10 @@ class TestTheNodesPython:
             start_and_echo(NodeConfig.local(launcher=launcher, workdir=str(work_folder)))
 
     def test_pythonpath_has_its_effect(self, tmp_path: Path) -> None:
-        (tmp_path / "of_the_node.py").write_text(
-            "import os, sys\n"
-            "def f(channel):\n    channel.send([sys.path.count(os.environ['PYTHONPATH'])])\n"
-        )
+        (tmp_path / "only_there.py").write_text("def f(channel):\n    channel.send(__file__)\n")
         node = NodeConfig.local(env={"PYTHONPATH": str(tmp_path)})
         with Cluster([node]) as cluster:
-            assert cluster.start("of_the_node.f")[0].recv(T) == [1]
+            assert cluster.start("only_there.f")[0].recv(T) == f"{tmp_path}/only_there.py"
 
     def test_a_workdir_that_is_not_there(self) -> None:
         fault = fault_of(NodeConfig.local(workdir="/no/such/folder"))
@@ -427,13 +420,13 @@ nodes = [NodeConfig(host, python=sys.executable, ssh_options=options, address="1
          for host in ("node1", "node2") * 3]
 begun = time.monotonic()
 try:
-    Cluster(nodes, start_timeout=3).start("tests.work.echo")
+    Cluster(nodes, start_timeout=10).start("tests.work.echo")
 except ClusterError as error:
     print(error)
 print(time.monotonic() - begun)
 """
         *lines, seconds = netns_nodes.python(script).stdout.splitlines()
-        assert float(seconds) < 6  # the promise is 4, on a machine that is not busy
+        assert float(seconds) < 13  # one after the other they would take 18 at least
         assert lines[0].startswith("6 of 6 nodes failed")
         assert all("its server is ready, but: cannot connect" in line for line in lines[1:])
         assert all("set NodeConfig(address=...)" in line for line in lines[1:])
