@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from miniray import inherited, pool, wire
-from miniray.endings import read_ending
-from miniray.errors import MiniRayError, ProtocolError, again
+from miniray.endings import again, read_ending
+from miniray.errors import MiniRayError, ProtocolError
 from miniray.frames import FrameSocket
 from miniray.turn import Turn
 from miniray.waiting import (
@@ -110,12 +110,7 @@ class Channel(Receiver):
         self.hang_up(ConnectionError(f"this side has closed the channel to {self.name}"))
         for turn in (self._sending, self._receiving):
             # A thread that was waiting has been woken, and leaves before the number is reused.
-            with contextlib.suppress(RuntimeError, TimeoutError):
-                turn.refuse_handler()
-                try:
-                    turn.take(deadline_after(LEAVE_S))
-                finally:
-                    turn.leave()
+            turn.wait_until_free(LEAVE_S)
         self._frames.close()
         pool.empty()
 
@@ -234,13 +229,11 @@ class Channel(Receiver):
 
         That is so, too, while another thread receives.
         """
-        try:
-            self._receiving.refuse_handler()
-        except RuntimeError:
+        if self._inbox or self._receiving.is_mine():
             return True
         try:
             self._receiving.take(deadline=0.0)
-            return bool(self._inbox) or self._frames.take_in()
+            return self._frames.take_in()
         except TimeoutError:
             return True
         finally:

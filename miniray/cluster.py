@@ -1,17 +1,14 @@
 """Start servers on many nodes over ssh, connect to all their workers, and stop them."""
 
-import difflib
-import os
-import pkgutil
-import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
 from miniray.errors import ClusterError
+from miniray.faults import check_start, list_faults
 from miniray.group import Group
 from miniray.node import Node
 from miniray.node_config import NodeConfig
@@ -51,6 +48,8 @@ class Cluster:
         self._start_timeout, self._log = start_timeout, log
         self._nodes: list[Node] = []
         self.workers: list[RemoteWorker] = []
+        # The ranks as a process group, from `nccl_configs` on.
+        self.group: Group | None = None
 
     def start(self, work_fn: str) -> list[RemoteWorker]:
         """Start "module.function" on every node; return the workers, index == rank.
@@ -59,7 +58,7 @@ class Cluster:
         own is imported, from its workdir. Raises ClusterError, with every node's fault, and
         leaves nothing running, if not all ranks start.
         """
-        _check(work_fn)
+        check_start(work_fn)
         if self._nodes:
             raise RuntimeError("this cluster has been started; stop it first")
         sources = collect_sources(work_fn)
@@ -99,17 +98,19 @@ class Cluster:
         if first is not None or waiting:
             faults = {node: start.done() and start.exception() for start, node in starts.items()}
             seconds = self._start_timeout - (deadline - time.monotonic())
-            raise ClusterError(_list_faults(faults, first, seconds, list_modules(sources)))
+            raise ClusterError(list_faults(faults, first, seconds, list_modules(sources)))
 
     def status(self) -> list[dict[str, Any]]:
         """Return each server's status: what runs, how long it is silent, how each worker ended."""
+        if self.group is not None:
+            self.group.check()
         return [node.status() for node in self._nodes]
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
         """Return one config a rank, with an address of node 0 and a port that is free there.
 
-        From here on the ranks are one process group: when one dies, `recv` on any of them raises
-        an error that names the first culprit, and the others are ended.
+        From here on the ranks are one process group, `self.group`: when one dies, all end, and
+        `recv`, `send` and `wait` on any of them raise the error that names the first culprit.
         """
         if not self.workers:
             raise RuntimeError("start the cluster first: node 0 is asked for a free port")
@@ -121,7 +122,7 @@ class Cluster:
                 f"{first.label} is at {first.address}, where {others[0].label} cannot reach it; "
                 "set its NodeConfig(address=...)"
             )
-        Group(self.workers)
+        self.group = Group(self.workers)
         places = [(node.label, node.config.num_workers) for node in self._nodes]
         return nccl.create_nccl_configs(first.address, places, port, backend)
 
@@ -144,55 +145,10 @@ class Cluster:
         deadline = deadline_after(timeout + ENDING_S)
         for node in self._nodes:
             node.end(deadline)
-        self._nodes, self.workers = [], []
+        self._nodes, self.workers, self.group = [], [], None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
-
-
-def _check(work_fn: object) -> None:
-    """Raise what is wrong with a work function's name, or with the moment to start it."""
-    if not isinstance(work_fn, str):
-        where = getattr(work_fn, "__module__", "module")
-        name = getattr(work_fn, "__qualname__", "function")
-        where = "MODULE" if where == "__main__" else where
-        raise TypeError(
-            f'a node imports its work function by name: start("{where}.{name}"), from a module '
-            f"that it can import; got {work_fn!r}"
-        )
-    if module := os.environ.get("MINIRAY_IMPORTING"):
-        raise RuntimeError(
-            f"module {module} starts a cluster when it is imported, which each node does as well; "
-            'put what only the coordinator is to do below: if __name__ == "__main__":'
-        )
-
-
-def _list_faults(
-    faults: dict[Node, Any], first: Node | None, seconds: float, modules: Iterable[str]
-) -> str:
-    """Return one text with every node's fault, and at its end the first culprit's traceback."""
-    guilty = [node for node, fault in faults.items() if fault or (fault is False and not first)]
-    lines = [f"{len(guilty)} of {len(faults)} nodes failed to start; nothing was left running:"]
-    for node, fault in faults.items():
-        if fault is False:
-            because = f" because of {first.label}" if first else ""
-            lines.append(f"  {node.label}: given up after {seconds:.1f}s{because}")
-        elif fault:
-            lines.append(f"  {node.label}: {fault}{_did_you_mean(str(fault), modules)}")
-    for node in sorted(guilty, key=lambda one: one is not first):
-        if trace := getattr(faults[node], "traceback", ""):
-            lines.append(f"\nThe traceback at {node.label}:\n{trace.rstrip()}")
-            break
-    return "\n".join(lines)
-
-
-def _did_you_mean(fault: str, modules: Iterable[str]) -> str:
-    """Suggest a module that is here for one that is not there."""
-    if not (missing := re.search(r"No module named '([\w.]+)'", fault)):
-        return ""
-    here = [*modules, *(module.name for module in pkgutil.iter_modules())]
-    close = difflib.get_close_matches(missing[1], here, 1)
-    return f"; did you mean {close[0]}?" if close else ""

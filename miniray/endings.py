@@ -1,11 +1,12 @@
 """How a work function ends: told in a last frame, and read on the other side."""
 
 import contextlib
+import copy
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from miniray import wire
 from miniray.errors import ProtocolError, WorkerFailed
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from miniray.channel import Channel
 
 TEXT_CHARS_MAX = 64 * 1024
+
+AnyError = TypeVar("AnyError", bound=BaseException)
 
 
 def run_work(work_fn: "Callable[[Channel], Any]", channel: "Channel") -> int:
@@ -102,3 +105,14 @@ def read_ending(frame: wire.Frame, name: str, goodbye: Exception) -> Exception:
         exit_code=code if type(code) is int else 1,
         in_collective=body.get("in_collective") is True,
     )
+
+
+def again(error: AnyError) -> AnyError:
+    """Return a new exception that says the same as one that is kept, to be raised.
+
+    Raising the kept one itself would tie it to the frames, and all their variables, of everybody
+    whom it has been raised to.
+    """
+    new = copy.copy(error)
+    new.__cause__ = error.__cause__
+    return new

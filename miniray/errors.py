@@ -1,10 +1,5 @@
 """Every error that MiniRay raises on purpose, beyond Python's own."""
 
-import copy
-from typing import TypeVar
-
-AnyError = TypeVar("AnyError", bound=BaseException)
-
 
 class MiniRayError(Exception):
     """The base of all errors below."""
@@ -69,14 +64,3 @@ class WorkerDied(WorkerError):
 
 class ClusterError(MiniRayError):
     """One or more nodes could not do their part; the message lists every one."""
-
-
-def again(error: AnyError) -> AnyError:
-    """Return a new exception that says the same as one that is kept, to be raised.
-
-    Raising the kept one itself would tie it to the frames, and all their variables, of everybody
-    whom it has been raised to.
-    """
-    new = copy.copy(error)
-    new.__cause__ = error.__cause__
-    return new

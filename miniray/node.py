@@ -12,9 +12,11 @@ from typing import Any, TextIO
 from miniray import bootstrap
 from miniray.connection import server_status
 from miniray.errors import MiniRayError
+from miniray.faults import Fault
 from miniray.node_config import NodeConfig
+from miniray.node_log import HURRY_S, NodeLog
 from miniray.remote_worker import RemoteWorker
-from miniray.session import HURRY_S, TOO_MANY, Fault, NodeLog, Session, source_of
+from miniray.session import TOO_MANY, Session, source_of
 from miniray.waiting import deadline_after, time_left
 
 PYTHON_MIN = (3, 11)

@@ -164,9 +164,7 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
     `inherited` knows of. Raises RuntimeError after CUDA was initialised.
     """
     torch_state = torch_fork.check_before_fork()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # None, or closed
-            stream.flush()  # else the child would write what is in the buffer a second time
+    _flush()  # else the child would write what is in the buffers a second time
     parent = os.getpid()
     dies_with_us = threading.current_thread() is threading.main_thread()
     pid = os.fork()
@@ -200,10 +198,14 @@ def _run_child(
                 os._exit(code)  # it died before the kernel knew whom to watch
         torch_fork.calm_child(torch_state)
         code = run() & 0xFF  # as the kernel would: os._exit raises on what is no C int
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, ValueError):
-                stream.flush()
+        _flush()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # None, or closed
+            stream.flush()

@@ -5,7 +5,6 @@ settings, and from then on it is the lease: a line to stop, heartbeats, or the e
 that sign, a report once the server is ready, and one when all there has ended. stderr brings logs.
 """
 
-import collections
 import contextlib
 import json
 import linecache
@@ -21,17 +20,16 @@ import tempfile
 import threading
 import time
 from types import ModuleType
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 from miniray import inherited, pacemaker
+from miniray.faults import Fault
 from miniray.node_config import NodeConfig
+from miniray.node_log import HURRY_S, SHOWN_LINES, NodeLog
 from miniray.process import describe
 from miniray.waiting import READABLE, WRITABLE, deadline_after, time_left
 
 NOISE_BYTES_MAX = 1024 * 1024
-LINE_BYTES_MAX = 64 * 1024
-SHOWN_LINES = 5  # the first and the last, in case a long banner comes between
-HURRY_S = 0.5  # what something gets that has nothing to do any more but end
 TMPDIR_CHARS_MAX = 60  # a Unix socket's path has 103 on a Mac
 
 TOO_MANY = "MaxStartups|exchange_identification: .*(closed|reset)"
@@ -39,14 +37,6 @@ _ADVICE = {
     "Permission denied": "if the key has a passphrase: ssh-add",
     TOO_MANY: "its sshd may have too many at once: raise MaxStartups there",
 }
-
-
-class Fault(Exception):
-    """What keeps a node from being of use, in words, and the traceback of the user's module."""
-
-    def __init__(self, text: str, traceback: str = "") -> None:
-        super().__init__(text)
-        self.traceback = traceback
 
 
 class Session:
@@ -59,7 +49,7 @@ class Session:
     def __init__(
         self,
         config: NodeConfig,
-        log: "NodeLog",
+        log: NodeLog,
         *,
         marker: int,
         bytes_to_send: int,
@@ -219,58 +209,6 @@ class Session:
         """End the session's processes here at once."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-
-
-class NodeLog:
-    """Copy what a node says on stderr to the log, with its name, and remember some of it."""
-
-    def __init__(self, label: str, sink: TextIO) -> None:
-        self._sink = sink
-        self._prefixes = (f"[{label}] ".encode(), f"[{label}:".encode())
-        self._first: list[bytes] = []
-        self._last: collections.deque[bytes] = collections.deque(maxlen=SHOWN_LINES)
-        self._nbytes = 0
-        self.heard = threading.Event()
-        self._thread = threading.Thread()
-
-    def follow(self, stream: IO[bytes]) -> None:
-        """Copy a stream to its end, in a thread, and close it."""
-        self._thread = threading.Thread(target=self._copy, args=(stream,), daemon=True)
-        self._thread.start()
-
-    def said(self) -> list[str]:
-        """Return the first and the last lines that are no worker's."""
-        return [line.decode(errors="replace") for line in (*self._first, *self._last)]
-
-    def wait_until_quiet(self) -> None:
-        """Wait for the stream's end as long as it brings anything."""
-        before = -1
-        while self._thread.is_alive() and before != self._nbytes:
-            before = self._nbytes
-            self._thread.join(HURRY_S)
-
-    def write(self, lines: list[bytes]) -> None:
-        """Write lines to the log, each with the node's name."""
-        for index, line in enumerate(lines):
-            if not line.startswith(self._prefixes):
-                shown = self._first if len(self._first) < SHOWN_LINES else self._last
-                shown.append(line)
-                lines[index] = self._prefixes[0] + line.rstrip(b"\r")
-                self.heard.set()
-        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed log
-            self._sink.write(b"\n".join([*lines, b""]).decode(errors="replace"))
-            self._sink.flush()
-
-    def _copy(self, stream: IO[bytes]) -> None:
-        rest = b""
-        with stream:
-            while data := os.read(stream.fileno(), 1 << 18):
-                self._nbytes += len(data)
-                *lines, rest = (rest + data).split(b"\n")
-                if len(rest) > LINE_BYTES_MAX:
-                    lines, rest = [*lines, rest], b""
-                self.write(lines)
-            self.write([rest] if rest else [])
 
 
 def _is_ready(stream: IO[bytes], events: int, deadline: float) -> bool:

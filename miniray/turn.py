@@ -21,9 +21,13 @@ class Turn:
         self._lock = threading.RLock()  # it alone can say whether this thread holds it
         self._holder: int | None = None
 
+    def is_mine(self) -> bool:
+        """Return whether this thread has the turn, which in a signal's handler it may."""
+        return self._holder == threading.get_ident()
+
     def refuse_handler(self) -> None:
         """Raise RuntimeError if this thread has the turn already: waiting would be for ever."""
-        if self._holder == threading.get_ident():
+        if self.is_mine():
             raise RuntimeError(f"a signal's handler cannot {self._what} in the midst of another")
 
     def take(self, deadline: float = math.inf) -> None:
@@ -36,9 +40,14 @@ class Turn:
 
     def leave(self) -> None:
         """Give the turn back, if this thread has it."""
-        if self._holder == threading.get_ident():
+        if self.is_mine():
             self._holder = None
         try:  # noqa: SIM105  # suppress() would take longer than all the rest
             self._lock.release()
         except RuntimeError:
             pass  # it is not ours: `take` did not come so far
+
+    def wait_until_free(self, timeout: float) -> None:
+        """Wait until no other thread has the turn, for `timeout` seconds at most."""
+        if not self.is_mine() and self._lock.acquire(timeout=timeout):
+            self._lock.release()

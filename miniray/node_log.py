@@ -1,0 +1,63 @@
+"""What a node says on stderr, copied to the log with the node's name."""
+
+import collections
+import contextlib
+import os
+import threading
+from typing import IO, TextIO
+
+LINE_BYTES_MAX = 64 * 1024
+SHOWN_LINES = 5  # the first and the last, in case a long banner comes between
+HURRY_S = 0.5  # what something gets that has nothing to do any more but end
+
+
+class NodeLog:
+    """Copy what a node says on stderr to the log, with its name, and remember some of it."""
+
+    def __init__(self, label: str, sink: TextIO) -> None:
+        self._sink = sink
+        self._prefixes = (f"[{label}] ".encode(), f"[{label}:".encode())
+        self._first: list[bytes] = []
+        self._last: collections.deque[bytes] = collections.deque(maxlen=SHOWN_LINES)
+        self._nbytes = 0
+        self.heard = threading.Event()
+        self._thread = threading.Thread()
+
+    def follow(self, stream: IO[bytes]) -> None:
+        """Copy a stream to its end, in a thread, and close it."""
+        self._thread = threading.Thread(target=self._copy, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def said(self) -> list[str]:
+        """Return the first and the last lines that are no worker's."""
+        return [line.decode(errors="replace") for line in (*self._first, *self._last)]
+
+    def wait_until_quiet(self) -> None:
+        """Wait for the stream's end as long as it brings anything."""
+        before = -1
+        while self._thread.is_alive() and before != self._nbytes:
+            before = self._nbytes
+            self._thread.join(HURRY_S)
+
+    def write(self, lines: list[bytes]) -> None:
+        """Write lines to the log, each with the node's name."""
+        for index, line in enumerate(lines):
+            if not line.startswith(self._prefixes):
+                shown = self._first if len(self._first) < SHOWN_LINES else self._last
+                shown.append(line)
+                lines[index] = self._prefixes[0] + line.rstrip(b"\r")
+                self.heard.set()
+        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed log
+            self._sink.write(b"\n".join([*lines, b""]).decode(errors="replace"))
+            self._sink.flush()
+
+    def _copy(self, stream: IO[bytes]) -> None:
+        rest = b""
+        with stream:
+            while data := os.read(stream.fileno(), 1 << 18):
+                self._nbytes += len(data)
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > LINE_BYTES_MAX:
+                    lines, rest = [*lines, rest], b""
+                self.write(lines)
+            self.write([rest] if rest else [])
