@@ -5,7 +5,6 @@ import json
 import random
 import re
 import secrets
-import socket
 import threading
 from typing import Any, TextIO
 
@@ -22,7 +21,7 @@ from miniray.waiting import deadline_after, time_left
 PYTHON_MIN = (3, 11)
 CONNECT_S = 5.0
 LAUNCHES_MAX = 4
-_UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+_OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 class Node:
@@ -103,12 +102,6 @@ class Node:
             raise Fault(report["error"], report.get("traceback", ""))
         self.host = session.socket or self.config.address or report["host"]
         self.port, self.address = report["port"], self.config.address or report["address"]
-        address, is_link_local, _ = self.host.partition("%")
-        if is_link_local and not self.config.address:
-            raise Fault(
-                f"{self.host} is an address on one link, which has another name here: "
-                f'set NodeConfig(address="{address}%INTERFACE") or tunnel=True'
-            )
 
     def _connect(self, session: Session, rank: int, deadline: float) -> None:
         session.log.heard.clear()
@@ -132,9 +125,8 @@ class Node:
                 "its server is ready, but ssh does not get through to it; sshd there may need "
                 "AllowStreamLocalForwarding yes, or set tunnel=False"
             )
-        cause = error.__cause__
-        late = isinstance(error, TimeoutError) and "cannot connect" in str(error)
-        if late or isinstance(cause, socket.gaierror) or getattr(cause, "errno", 0) in _UNREACHABLE:
+        reason = getattr(error.__cause__, "errno", None)
+        if str(error).startswith("cannot connect") and reason not in _OUR_OWN_TROUBLE:
             tunnel = "" if self.config.launcher else ", or tunnel=True"
             problem += f"; set NodeConfig(address=...) to where the coordinator reaches it{tunnel}"
         return problem

@@ -30,7 +30,6 @@ from miniray.process import describe
 from miniray.waiting import READABLE, WRITABLE, deadline_after, time_left
 
 NOISE_BYTES_MAX = 1024 * 1024
-TMPDIR_CHARS_MAX = 60  # a Unix socket's path has 103 on a Mac
 
 TOO_MANY = "MaxStartups|exchange_identification: .*(closed|reset)"
 _ADVICE = {
@@ -65,7 +64,9 @@ class Session:
             f"import sys;print(sys.version_info[:3]+({marker},));sys.stdout.flush();"
             "exec(sys.version_info>(3,)and sys.stdin.buffer.raw.readline()or str())"
         )
-        self.socket = f"{_make_folder()}/server" if remote_socket else ""
+        # Not in TMPDIR: a socket's path is short, and % and : in it mean something to ssh.
+        folder = tempfile.mkdtemp(prefix="miniray-", dir="/tmp") if remote_socket else ""
+        self.socket = folder and f"{folder}/server"
         command = config.command(program, remote_socket and f"{self.socket}:{remote_socket}")
         self._name = os.path.basename(command[0])
         python = [sys.executable, "-ISc", source_of(pacemaker), str(bytes_to_send), self.socket]
@@ -122,22 +123,18 @@ class Session:
         while not (found := re.search(pattern, self._received)):
             if not _is_ready(self._stdout, READABLE, deadline):
                 raise TimeoutError(self._late(meanwhile))
-            if not self._take_in():
+            with self._reading:
+                if not _is_ready(self._stdout, READABLE, deadline=0.0):
+                    continue  # another thread was faster
+                data = os.read(self._stdout.fileno(), 1 << 16)
+                self._received += data
+            if not data:
                 raise Fault(self._describe_end(meanwhile))
             if len(self._received) > NOISE_BYTES_MAX:
                 noise = f"it printed {len(self._received)} bytes on stdout {meanwhile}"
                 raise Fault(self.last_words(f"{noise}; does a start-up file there never end?"))
         self._received = self._received[found.end() :]
         return found
-
-    def _take_in(self) -> bool:
-        """Read some of stdout, if there is any; return whether there may be more."""
-        with self._reading:
-            if not _is_ready(self._stdout, READABLE, deadline=0.0):
-                return True
-            data = os.read(self._stdout.fileno(), 1 << 16)
-            self._received += data
-            return bool(data)
 
     def _late(self, meanwhile: str) -> str:
         seconds = time.monotonic() - self._began
@@ -215,13 +212,6 @@ def _is_ready(stream: IO[bytes], events: int, deadline: float) -> bool:
     poller = select.poll()
     poller.register(stream, events)
     return bool(poller.poll(math.ceil(time_left(deadline) * 1000)))
-
-
-def _make_folder() -> str:
-    folder = tempfile.gettempdir()
-    if len(folder) > TMPDIR_CHARS_MAX or not re.fullmatch(r"[\w/.+-]+", folder):
-        folder = "/tmp"  # a socket's path is short, and % and : mean something to ssh
-    return tempfile.mkdtemp(prefix="miniray-", dir=folder)
 
 
 def source_of(module: ModuleType) -> str:
