@@ -11,36 +11,54 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report
-from tools import count_lines
+from tools import count_lines, import_graph, private_names
 
 REPOSITORY = count_lines.REPOSITORY
 PACKAGE = count_lines.PACKAGE
 MODULES = sorted(PACKAGE.glob("*.py"))
 
-# Direct imports, as the design's table has them. What those modules may import is allowed as well,
-# so an import can only go downwards. `errors` may be imported anywhere.
+# What each module imports directly. What those modules import is allowed as well; each stands
+# below the ones that it names, so an import can only go upwards on this page.
 MAY_IMPORT = {
     "errors": set[str](),
     "inherited": set[str](),
+    "waiting": set[str](),
+    "turn": {"waiting"},
+    "torch_fork": set[str](),
+    "process": {"inherited", "torch_fork", "waiting"},
+    "header": {"errors"},
     "pool": {"inherited", "errors"},
     "shared_memory": {"inherited", "errors"},
-    "header": {"errors"},
+    "shared_tensor": {"shared_memory"},
     "codec": {"header", "shared_tensor"},
     "wire": {"codec", "pool", "shared_memory"},
-    "auth": {"errors"},
-    "channel": {"wire"},
-    "process": {"errors"},
-    "shared_tensor": {"shared_memory"},
+    "frames": {"wire"},
+    "endings": {"wire"},
+    "channel": {"frames", "endings", "turn"},
     "worker": {"channel", "process"},
-    "remote_worker": {"channel", "auth"},
-    "worker_server": {"channel", "process", "auth"},
-    "bootstrap": {"worker_server"},
-    "cluster": {"remote_worker", "process", "nccl"},
-    "nccl": {"errors"},
+    "auth": {"errors"},
+    "connection": {"channel", "auth"},
+    "group": {"errors", "waiting"},
+    "remote_worker": {"worker", "connection", "group"},
+    "work_fn": {"channel"},
+    "poll_loop": {"inherited"},
+    "worker_log": {"poll_loop", "waiting"},
+    "worker_record": {"process", "worker_log"},
+    "listening": {"poll_loop", "waiting"},
+    "strangers": {"auth", "wire", "worker_log"},
+    "worker_server": {"channel", "listening", "strangers", "work_fn", "worker_record"},
+    "bootstrap": set[str](),
+    "node_server": {"bootstrap", "worker_server"},
+    "node_config": set[str](),
+    "pacemaker": set[str](),
+    "session": {"node_config", "pacemaker", "process"},
+    "node": {"bootstrap", "remote_worker", "session"},
+    "sources": set[str](),
+    "fake_gpu": set[str](),
+    "rendezvous": set[str](),
+    "nccl": {"fake_gpu", "rendezvous"},
+    "cluster": {"node", "nccl", "sources"},
 }
-# Leaves that a module may use besides: a tensor in a memfd is a value like any other.
-LEAVES = {"errors", "inherited", "shared_tensor"}
-ANYTHING = {"__init__", "__main__"}
 
 PUBLIC = {
     *("Worker", "RemoteWorker", "WorkerServer", "Cluster", "NodeConfig", "Channel", "wait"),
@@ -83,13 +101,31 @@ class TestLines:
         used = {name: counts[name] for name in count_lines.SYSTEM}
         assert sum(used.values()) <= count_lines.SYSTEM_LINES_MAX, used
 
+    @pytest.mark.parametrize("name", count_lines.SYSTEM)
+    def test_each_of_its_modules_does_as_well(self, name: str, counts: dict[str, int]) -> None:
+        assert counts[name] <= count_lines.MODULE_LINES_MAX[name]
+
+    def test_the_reading_path_is_short(self, counts: dict[str, int]) -> None:
+        path = {name: counts[name] for name in count_lines.READING_PATH}
+        assert sum(path.values()) <= count_lines.READING_PATH_LINES_MAX, path
+
     def test_the_package_keeps_its_budget(self, counts: dict[str, int]) -> None:
         assert sum(counts.values()) <= count_lines.PACKAGE_LINES_MAX, counts
 
+    def test_no_class_is_too_long_to_read(self) -> None:
+        classes = count_lines.count_class_lines()
+        assert "channel.Channel" in classes
+        too_long = {
+            name: lines for name, lines in classes.items() if lines > count_lines.CLASS_LINES_MAX
+        }
+        assert not too_long
+
     def test_readme_says_what_is_measured(self) -> None:
         readme = count_lines.README.read_text()
-        expected = count_lines.replace_table(readme, count_lines.make_table())
-        assert readme == expected, "run: python tools/count_lines.py --write"
+        assert readme == count_lines.fill_in(readme), "run: python -m tools.count_lines --write"
+
+    def test_the_table_names_every_module(self, counts: dict[str, int]) -> None:
+        assert set(counts) - {"__init__"} == set(count_lines.TABLE_ORDER)
 
     def test_readme_has_the_figures_of_the_last_benchmark(self) -> None:
         readme = count_lines.README.read_text()
@@ -101,14 +137,39 @@ class TestLines:
 class TestImports:
     @pytest.mark.parametrize("path", MODULES, ids=module_name)
     def test_go_downwards_only(self, path: Path) -> None:
-        if path.stem in ANYTHING:
+        if path.stem in import_graph.ABOVE_ALL:
             return
-        assert path.stem in MAY_IMPORT, (
-            f"{path.name}: name it in MAY_IMPORT and in the design's table"
-        )
-        allowed = _reachable(path.stem) | LEAVES
-        imported = set(_sibling_imports(ast.parse(path.read_text())))
+        assert path.stem in MAY_IMPORT, f"{path.name}: give it a place in MAY_IMPORT"
+        allowed = _reachable(path.stem)
+        imported = import_graph.imports_of(path)
         assert imported <= allowed, f"{path.name} imports {sorted(imported - allowed)}"
+
+    def test_the_table_is_in_order_and_has_no_more_than_there_is(self) -> None:
+        above: set[str] = set()
+        for name, direct in MAY_IMPORT.items():
+            assert direct <= above, f"{name} stands above {sorted(direct - above)}"
+            above.add(name)
+        assert above == {path.stem for path in MODULES} - set(import_graph.ABOVE_ALL)
+
+    def test_are_found_wherever_they_stand(self, tmp_path: Path) -> None:
+        module = tmp_path / "module.py"
+        module.write_text(
+            "import os, miniray.wire\nfrom miniray import auth, Worker, __version__\n"
+            "if TYPE_CHECKING:\n    from miniray.cluster import Cluster\n"
+            "def function():\n    from miniray.channel import Channel\n"
+            "def main():\n    from miniray import node_server\n"
+            "if __name__ == '__main__':\n    from miniray.cli import serve\n"
+        )
+        assert import_graph.imports_of(module) == {
+            *("wire", "auth", "__init__", "channel", "pool"),
+        }
+
+    def test_layers_refuse_a_circle(self) -> None:
+        graph = {"a": set[str](), "b": {"a"}, "c": {"a", "b"}}
+        assert import_graph.find_layers(graph) == [["a"], ["b"], ["c"]]
+        assert import_graph.find_direct(graph)["c"] == {"b"}
+        with pytest.raises(ValueError, match="circle"):
+            import_graph.find_layers({"a": {"b"}, "b": {"a"}, "c": set()})
 
     def test_cli_is_imported_by_nobody_below_it(self) -> None:
         assert "cli" not in set().union(*MAY_IMPORT.values())
@@ -134,12 +195,47 @@ class TestImports:
         assert quickest_ms < IMPORT_MS_MAX
 
 
+class TestPrivateNames:
+    def test_are_used_nowhere_else(self) -> None:
+        assert private_names.find_strays() == []
+
+    @pytest.mark.parametrize(
+        ("code", "stray"),
+        [
+            ("from miniray.base import _helper", "_helper"),
+            ("import miniray.base as base\nbase._helper()", "base._helper"),
+            ("def use(thing):\n    return thing._lock", "thing._lock"),
+            ("def use(thing):\n    thing._lock = None", "thing._lock"),
+            ("class Sub(Base):\n    def get(self):\n        return self._lock", "self._lock"),
+            ("class Sub(Base):\n    def _step(self):\n        pass", "Sub has _step of Base"),
+            ("import os\nclass Own:\n    _n = 1\n    def f(self):\n        os._exit(self._n)", ""),
+        ],
+    )
+    def test_are_noticed(
+        self, code: str, stray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(private_names, "PACKAGE", tmp_path)
+        (tmp_path / "base.py").write_text(
+            "def _helper():\n    pass\n"
+            "class Base:\n    def __init__(self):\n        self._lock = 1\n"
+            "    def _step(self):\n        pass\n"
+        )
+        (tmp_path / "other.py").write_text(code)
+        assert [one.rpartition(": ")[2] for one in private_names.find_strays()] == (
+            [stray] if stray else []
+        )
+
+
 class TestWords:
     def test_exports_are_the_documented_names(self) -> None:
         import miniray
 
         assert set(miniray.__all__) - {"__version__"} == PUBLIC
         assert all(hasattr(miniray, name) for name in PUBLIC)
+
+    def test_the_reference_has_every_export(self) -> None:
+        page = (REPOSITORY / "docs" / "api.md").read_text()
+        assert set(re.findall(r"(?m)^::: miniray\.(\w+)$", page)) == PUBLIC
 
     @pytest.mark.parametrize(
         "path",
@@ -178,33 +274,6 @@ class TestWords:
 def _reachable(module: str) -> set[str]:
     direct = MAY_IMPORT[module]
     return direct.union(*map(_reachable, direct))
-
-
-def _sibling_imports(tree: ast.AST) -> Iterator[str]:
-    """Yield each module of miniray that a module imports, at any level, but not as a program."""
-    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "__name__ == '__main__'":
-        return
-    if isinstance(tree, ast.Import):
-        for name in tree.names:
-            package, _, module = name.name.partition(".")
-            if package == "miniray":
-                yield module.partition(".")[0] or "__init__"
-    elif isinstance(tree, ast.ImportFrom):
-        source = tree.module or ""
-        if tree.level == 0:
-            package, _, source = source.partition(".")
-            if package != "miniray":
-                return
-        if source:
-            yield source.partition(".")[0]
-        else:
-            for name in tree.names:
-                is_module = (PACKAGE / f"{name.name}.py").exists() or name.name == "cli"
-                # The version is a constant that stands above everything the package imports.
-                if name.name != "__version__":
-                    yield name.name if is_module else "__init__"
-    for child in ast.iter_child_nodes(tree):
-        yield from _sibling_imports(child)
 
 
 def _sleeps(path: Path) -> Iterator[int]:
