@@ -1,6 +1,7 @@
 """One small message to each of 1000 echo workers and back, beside a bare epoll loop over them."""
 
 import contextlib
+import os
 import resource
 import select
 import socket
@@ -11,7 +12,7 @@ from benchmarks.measure import LIMIT, OURS, Figure, interleave
 from benchmarks.small import FRAME, MESSAGE, bare_echo, echo
 from miniray import Worker, wait
 
-DESCRIPTORS_EACH = 4  # a socket and a pidfd for ours and for the bare one
+DESCRIPTORS_EACH = 5  # a socket and a pidfd for ours, a copy of that, the same for the bare one
 
 
 def run(quick: bool) -> Iterator[Figure]:
@@ -21,7 +22,9 @@ def run(quick: bool) -> Iterator[Figure]:
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(echo)) for _ in range(count)]
         sockets = [stack.enter_context(bare_echo(socket.socketpair())) for _ in range(count)]
-        same = [worker._sock for worker in workers]
+        same = [
+            stack.enter_context(socket.socket(fileno=os.dup(worker.fileno()))) for worker in workers
+        ]
         contestants = {
             OURS: lambda: time_workers(workers),
             LIMIT: lambda: time_sockets(same),

@@ -6,8 +6,9 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from miniray import process
+from miniray import Channel, process
 from miniray.worker_server import WorkerServer
 
 KEY = b"benchmark" * 4
@@ -79,12 +80,32 @@ def forked(run: Callable[[], object], *, core: int | None = None) -> Iterator[pr
         process.stop([child], 0.0)
 
 
+class Served(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+
 @contextlib.contextmanager
-def serving(server: WorkerServer, *, core: int | None = None) -> Iterator[WorkerServer]:
-    """Let a server, which listens already, serve in a child."""
-    with forked(server.serve_forever, core=core) as child:
-        server._listener.close()  # the child's from now on
-        yield server
+def serving(
+    work_fn: Callable[[Channel], object], *, key: bytes, core: int | None = None
+) -> Iterator[Served]:
+    """Run a WorkerServer in a child, which makes it: it belongs to the process that does."""
+    read_end, write_end = os.pipe()
+
+    def serve() -> None:
+        os.close(read_end)
+        with WorkerServer(work_fn, key=key) as server:
+            os.write(write_end, f"{server.host} {server.port}".encode())
+            os.close(write_end)
+            server.serve_forever()
+
+    with forked(serve, core=core) as child:
+        os.close(write_end)
+        with open(read_end) as pipe:
+            host, port = pipe.read().split()
+        yield Served(host, int(port))
         os.kill(child.pid, signal.SIGTERM)
         child.wait(timeout=10.0)
 

@@ -17,7 +17,7 @@ from benchmarks.measure import (
     serving,
     two_cores,
 )
-from miniray import Channel, RemoteWorker, Worker, WorkerServer, wire
+from miniray import Channel, RemoteWorker, Worker, wire
 
 MESSAGE = {"cmd": "train", "step": 3, "lr": 0.001}
 FRAME = wire.encode(wire.MESSAGE, MESSAGE).head
@@ -41,7 +41,7 @@ def run(quick: bool) -> Iterator[Figure]:
         samples = interleave(contestants, repetitions)
         yield Figure("small dict there and back, Worker", "us", samples, TARGET)
     with (
-        serving(WorkerServer(echo, key=KEY)) as server,
+        serving(echo, key=KEY) as server,
         RemoteWorker(server.host, server.port, key=KEY) as ours,
         bare_echo(tcp_pair()) as limit,
     ):

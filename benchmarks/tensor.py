@@ -19,7 +19,7 @@ from benchmarks.measure import (
     two_cores,
 )
 from benchmarks.small import tcp_pair
-from miniray import Channel, RemoteWorker, SharedTensor, Worker, WorkerServer
+from miniray import Channel, RemoteWorker, SharedTensor, Worker
 
 NBYTES = 64 * 1024 * 1024
 TARGET = 0.8
@@ -35,7 +35,7 @@ def run(quick: bool) -> Iterator[Figure]:
     our_core, their_core = two_cores()
     pin(their_core)
     with (
-        serving(WorkerServer(take_and_give, key=KEY), core=their_core) as server,
+        serving(take_and_give, key=KEY, core=their_core) as server,
         RemoteWorker(server.host, server.port, key=KEY) as remote,
         # One connection a contestant: what one does shapes TCP's windows for all that follows.
         bare_peer(tcp_pair()) as tcp,
