@@ -97,7 +97,8 @@ def test_pooled_memory_is_not_shared_with_a_forked_child() -> None:
 
 
 def test_a_child_forked_while_another_thread_has_the_pool_allocates_and_pools() -> None:
-    pool.allocate(POOLED_BYTES_MIN)
+    pieces = Pool()
+    pieces.allocate(POOLED_BYTES_MIN)
     taken, released = threading.Event(), threading.Event()
 
     class Length(int):
@@ -110,19 +111,20 @@ def test_a_child_forked_while_another_thread_has_the_pool_allocates_and_pools() 
 
         __hash__ = int.__hash__
 
-    thread = threading.Thread(target=pool.allocate, args=(Length(POOLED_BYTES_MIN),))
+    thread = threading.Thread(target=pieces.allocate, args=(Length(POOLED_BYTES_MIN),))
     thread.start()
     assert taken.wait(T)
 
-    def allocate_twice() -> int:
-        first = id(pool.allocate(POOLED_BYTES_MIN))
-        return 7 if id(pool.allocate(POOLED_BYTES_MIN)) == first else 1  # pooled, not only made
+    def allocate() -> int:
+        pieces.allocate(POOLED_BYTES_MIN + 1)
+        return 7 if list(map(len, pieces.pieces)) == [POOLED_BYTES_MIN + 1] else 1
 
     def allocate_in_a_grandchild() -> int:
-        return process.fork(allocate_twice).wait(T) or 0
+        pieces.allocate(POOLED_BYTES_MIN + 2)
+        return process.fork(allocate).wait(T)
 
     try:
-        for run in (allocate_twice, allocate_in_a_grandchild):
+        for run in (allocate, allocate_in_a_grandchild):
             child = process.fork(run)
             try:
                 assert child.wait(T) == 7
@@ -131,7 +133,6 @@ def test_a_child_forked_while_another_thread_has_the_pool_allocates_and_pools() 
     finally:
         released.set()
         thread.join()
-        pool.empty()
 
 
 def test_an_allocation_within_another_does_not_wait_for_it() -> None:
