@@ -60,6 +60,7 @@ class Coordinator:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            process_group=0,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )
@@ -162,15 +163,12 @@ def test_a_stopped_process_of_a_node_dies_with_the_coordinator(
 
 @pytest.mark.ssh
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
-def test_a_coordinator_that_is_stopped_for_long_goes_on_afterwards(
-    way: dict[str, Any], number: int
-) -> None:
+def test_a_coordinator_that_is_stopped_for_long_goes_on_afterwards(way: dict[str, Any]) -> None:
     with coordinator(way) as one:
         one.wait_until_started()
-        one.process.send_signal(number)
+        os.killpg(one.process.pid, signal.SIGSTOP)  # as a terminal does at Ctrl-Z
         time.sleep(35)  # longer than any silence that ends a node
-        one.process.send_signal(signal.SIGCONT)
+        os.killpg(one.process.pid, signal.SIGCONT)
         assert one.ask("still there") == "still there"
         one.stdin.close()
         assert one.process.wait(T) == 0
@@ -236,3 +234,36 @@ def test_zombies_of_strangers_do_not_confuse_the_keeper() -> None:
             os.kill(pid, signal.SIGKILL)
         worker.send("still there")
         assert worker.recv(T) == "still there"
+
+
+FORKS = """
+import os, sys, time
+from miniray import *
+
+cluster = Cluster([NodeConfig("node1", python=sys.executable, **{options!r})])
+(worker,) = cluster.start("tests.work.obey")
+child = os.fork()
+if child == 0:
+    time.sleep(1000)
+print(cluster.status()[0]["server"]["pid"], child, flush=True)
+worker.recv()
+"""
+
+
+@pytest.mark.ssh
+def test_a_forked_child_of_the_coordinator_holds_no_node(way: dict[str, Any]) -> None:
+    one = subprocess.Popen(
+        [sys.executable, "-c", FORKS.format(options=way)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert one.stdout is not None
+    server, child = map(int, one.stdout.readline().split())
+    one.kill()
+    try:
+        processes.wait_until_gone([server], timeout_s=15)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        one.communicate()
