@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from miniray import Cluster, NodeConfig, RemoteWorker
+from miniray import Cluster, NodeConfig, RemoteWorker, wait
 
 MESSAGE = bytes(1 << 20)
 
@@ -18,7 +18,6 @@ class Coordinator:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.signs = Path(settings["signs"])
         self.moment: str = settings["moment"]
-        self.rank: int = settings["rank"]
         self.patience_s: float = settings["patience_s"]
         nodes = [NodeConfig(**node) for node in settings["nodes"]]
         self.cluster = Cluster(nodes, fake_gpus=True, start_timeout=settings["start_timeout_s"])
@@ -44,11 +43,18 @@ class Coordinator:
             self.say(stopped=type(error).__name__, text=str(error))
 
     def idle(self, workers: list[RemoteWorker]) -> None:
-        """Wait for a word that a worker says when it may go."""
+        """Wait for the word that each worker says when it may go."""
         for worker in workers:
             worker.send({"order": "wait"})
         self.say(runs=True)
-        workers[self.rank].recv(self.patience_s)
+        silent = set(workers)
+        while silent:
+            ready = wait(silent, self.patience_s)
+            if not ready:
+                raise TimeoutError(f"{len(silent)} workers say nothing")
+            for worker in ready:
+                worker.recv()
+            silent -= set(ready)
 
     def traffic(self, workers: list[RemoteWorker]) -> None:
         """Send large messages to and fro."""

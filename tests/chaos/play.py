@@ -137,7 +137,6 @@ class Player:
             "signs": str(self.signs),
             "moment": one.moment,
             "nodes": nodes,
-            "rank": self._rank,
             "patience_s": self.promise.patience_s,
             "start_timeout_s": self.promise.start_timeout_s,
         }

@@ -91,7 +91,6 @@ def _victims(transport: str, moment: str) -> list[str]:
 
 def promise(one: Round) -> Promise:
     """Return what the design's "What happens when" says of a round."""
-    clean_within_s = 30.0 if one.is_lost else 20.0
     if one.victim == "coordinator":
         if one.coordinator_is_stopped:
             return Promise({"done"}, 10.0, goes_on=True)
@@ -99,29 +98,52 @@ def promise(one: Round) -> Promise:
             return Promise({"KeyboardInterrupt"}, 5.0)
         return Promise({"killed"}, 1.0)
     if one.moment == "stop":
-        return Promise({"done"}, 10.0, goes_on=True, clean_within_s=clean_within_s)
+        return Promise({"done"}, 10.0, goes_on=True, clean_within_s=_clean_within_s(one))
     if one.moment in STARTING:
-        endings = {"ClusterError"}
-        if one.moment == "connect":  # which is short: the start may be over
-            endings |= ERRORS
-        if one.act not in ("SIGSTOP", "silence"):
-            return Promise(endings, 10.0)
-        # A node that is stopped may have done by then all that it had to do.
-        return Promise(
-            endings | {"done"},
-            (20.0 if one.is_lost else 10.0) + SHORT_START_TIMEOUT_S,
-            goes_on=one.moment != "import" and not one.is_lost,
-            start_timeout_s=SHORT_START_TIMEOUT_S,
-            patience_s=20.0,
-            clean_within_s=clean_within_s,
-        )
+        return _promise_a_start(one)
+    if one.is_lost:
+        return _promise_a_loss(one)
     if one.victim == "worker":
         if one.act == "SIGSTOP":
             return Promise({"TimeoutError"}, SHORT_PATIENCE_S, patience_s=SHORT_PATIENCE_S)
         error = "WorkerFailed" if one.act == "SIGINT" else "WorkerDied"
         return Promise({error}, 5.0 if one.moment == "group" else 1.0)
-    if one.act == "SIGSTOP" and one.victim in ("server", "keeper"):
+    if one.act == "SIGSTOP":  # the server and the keeper are not in the way
         return Promise({"done"}, 10.0, goes_on=True)
-    if one.is_lost:
-        return Promise(ERRORS, 30.0 if one.victim == "ssh" else 20.0, clean_within_s=clean_within_s)
     return Promise({"WorkerDied"} if one.act == "SIGKILL" else ERRORS, 5.0)
+
+
+def _promise_a_start(one: Round) -> Promise:
+    endings = {"ClusterError"}
+    if one.moment == "connect":  # which is short: the start may be over
+        endings |= ERRORS
+    if one.moment == "launch" and one.victim in ("sshd", "link"):
+        endings |= {"done"}  # an sshd that hangs up at once is tried again
+    if one.act not in ("SIGSTOP", "silence"):
+        return Promise(endings, 10.0, goes_on="done" in endings)
+    # Who is stopped may have done by then all that there was to do.
+    loss = _promise_a_loss(one)
+    return Promise(
+        endings | {"done"} | (loss.endings if one.moment == "connect" and one.is_lost else set()),
+        max(10.0 + SHORT_START_TIMEOUT_S, loss.within_s if one.is_lost else 0.0),
+        goes_on=one.moment != "import" and not one.is_lost,
+        start_timeout_s=SHORT_START_TIMEOUT_S,
+        patience_s=loss.patience_s,
+        clean_within_s=_clean_within_s(one),
+    )
+
+
+def _promise_a_loss(one: Round) -> Promise:
+    clean_within_s = _clean_within_s(one)
+    if one.transport != "tunnel":
+        # The session alone is lost, not the machine: the node has a lease, which lasts longer.
+        return Promise(ERRORS, 30.0, clean_within_s=clean_within_s)
+    if one.victim == "ssh":  # of this very machine: nobody can know that it is not just silent
+        return Promise(
+            {"TimeoutError"} | ERRORS, 30.0, patience_s=25.0, clean_within_s=clean_within_s
+        )
+    return Promise(ERRORS, 20.0, clean_within_s=clean_within_s)
+
+
+def _clean_within_s(one: Round) -> float:
+    return 30.0 if one.is_lost else 20.0
