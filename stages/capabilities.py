@@ -36,13 +36,13 @@ CAPABILITIES = (
         "duplex",
         "both sides may send a message of any size at once",
         MINIRAY,
-        "tests/test_contract.py::test_both_sides_may_send_64_mib_at_once",
+        "tests/test_every_worker.py::test_both_sides_may_send_64_mib_at_once",
     ),
     Capability(
         "last-words",
         "what was sent before an ending arrives before the error",
         MINIRAY,
-        "tests/test_contract.py::test_what_was_sent_before_the_end_is_received_before_the_error",
+        "tests/test_every_worker.py::test_what_was_sent_before_the_end_is_received_before_the_error",
     ),
     Capability(
         "slow-strangers",

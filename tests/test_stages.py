@@ -207,6 +207,18 @@ class TestTool:
         with pytest.raises(ValueError, match=r"auth: .* \+welcome"):
             tool.make_additions_page()
 
+    def test_a_reason_may_be_for_a_class_or_for_all_of_a_new_module(self) -> None:
+        names = ["LIMIT", "Door", "Door.open", "Doors", "_walk"]
+        change = snapshots.Change("house", [], ["x"], names, ("", ""))
+        for given in (["*"], ["Door.*", "*"], ["LIMIT", "Door.*", "Doors", "_walk"]):
+            tool.check_reasons([change], {"house": {"addition": [{"names": given}]}})
+        for given in (["Door.*"], ["Window.*", "*"], ["Window", "*"]):
+            with pytest.raises(ValueError, match=r"house: .* [+-](LIMIT|Window)"):
+                tool.check_reasons([change], {"house": {"addition": [{"names": given}]}})
+        change.before.append("y")
+        with pytest.raises(ValueError, match=r"\+Door"):
+            tool.check_reasons([change], {"house": {"addition": [{"names": ["*"]}]}})
+
 
 DEMOS = {
     "stage1_uds_worker": ("01 00 00 00 09", "WorkerDied", "it has been reaped"),
