@@ -162,7 +162,7 @@ class TestWords:
             if one.since < MINIRAY:
                 assert one.key in tested
             else:
-                file, _, name = one.proof.partition("::")
+                file, *_, name = one.proof.split("::")
                 assert f"def {name}(" in (REPOSITORY / file).read_text()
 
 
