@@ -114,9 +114,9 @@ def diff_as_text(
         numbers = f"{green}{f'+{one.added}':5}{plain} {red}{f'-{one.deleted}':4}{plain}"
         lines.append(f"  {one.module + '.py':20} {numbers} {'' if one.before else 'new'}".rstrip())
         names = [name for name in one.names if not name.rpartition(".")[2].startswith("_")]
-        lines += textwrap.wrap(
-            ", ".join(names), 100, initial_indent=" " * 23, subsequent_indent=" " * 23
-        )
+        says = "" if one.before else snapshots.first_line(one.texts[1])
+        for words in (says, ", ".join(names)):
+            lines += textwrap.wrap(words, 100, initial_indent=" " * 23, subsequent_indent=" " * 23)
     added, deleted = (sum(counts) for counts in _totals(changes))
     lines.append(f"  {'code lines':20} {green}{f'+{added}':5}{plain} {red}-{deleted}{plain}")
     if code != "none":
@@ -184,7 +184,9 @@ def fill(text: str, name: str, content: str) -> str:
 def make_additions_page() -> str:
     """Return the page of what miniray adds to stage 5, file by file, with reasons.
 
-    Raises ValueError for a name that has no reason, and for a reason whose name is not there.
+    A name like "Class.*" stands for a class and all that it has, "*" for all of a new module that
+    has no reason of its own. Raises ValueError for a name that has no reason, and for a reason
+    whose name is not there.
     """
     reasons = tomllib.loads(ADDITIONS.read_text())
     changes = snapshots.compare(snapshots.load("5"), snapshots.load("miniray"))
@@ -197,8 +199,9 @@ def make_additions_page() -> str:
         if "summary" in entry:
             lines += [entry["summary"].strip(), ""]
         for addition in entry.get("addition", []):
-            names = ", ".join(f"`{name}`" for name in addition["names"])
-            lines.append(f"- {addition['reason'].strip()}\\\n  {names}")
+            names = ", ".join(f"`{name.removesuffix('.*')}`" for name in addition["names"])
+            reason = addition["reason"].strip()
+            lines.append(f"- {reason}" if names == "`*`" else f"- {reason}\\\n  {names}")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
@@ -210,12 +213,25 @@ def check_reasons(changes: list[snapshots.Change], reasons: dict[str, object]) -
         if not isinstance(entry, dict):
             raise ValueError(f"additions.toml has no [{one.module}], whose code differs; add it")
         given = [name for each in entry.get("addition", []) for name in each["names"]]
+        given = _expand(given, one.names, is_new=not one.before)
         if sorted(given) != sorted(one.names):
             lines = difflib.unified_diff(sorted(given), sorted(one.names), n=0, lineterm="")
             wrong = " ".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
             raise ValueError(
                 f"additions.toml, {one.module}: + has no reason, - is not an addition: {wrong}"
             )
+
+
+def _expand(given: list[str], names: list[str], *, is_new: bool) -> list[str]:
+    """Return the names that are given, with those that "Class.*" and "*" stand for."""
+    found = []
+    for name in given:
+        of_class = [one for one in names if f"{one}.".startswith(name.removesuffix("*"))]
+        found += of_class if name.endswith(".*") and of_class else [name]
+    if is_new and "*" in found:
+        found.remove("*")
+        found += [one for one in names if one not in found]
+    return found
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ CAPABILITIES = (
         "slow-strangers",
         "a stranger who says nothing delays nobody",
         MINIRAY,
-        "tests/test_faults.py::test_slow_strangers_take_nobodys_place",
+        "tests/test_worker_server.py::TestStrangers::test_slow_ones_take_nobodys_place",
     ),
     Capability(
         "shared-memory",
@@ -60,7 +60,7 @@ CAPABILITIES = (
         "nothing-installed",
         "nodes need nothing but Python: the code comes over ssh",
         MINIRAY,
-        "tests/test_cluster.py::test_the_module_is_sent_along_and_the_node_needs_nothing",
+        "tests/test_sources.py::TestWhatIsSent::test_a_package_beside_a_lone_module",
     ),
     Capability(
         "tunnel",
@@ -84,8 +84,8 @@ CAPABILITIES = (
         "log-flood",
         "logs that nobody reads, or a full disk, do not stop the work",
         MINIRAY,
-        "tests/test_faults.py"
-        "::test_a_worker_that_floods_its_output_is_not_stopped_by_a_reader_that_does_not_read",
+        "tests/test_worker_server.py::TestOutput"
+        "::test_work_goes_on_without_a_reader_and_what_is_dropped_is_counted",
     ),
     Capability(
         "culprit",

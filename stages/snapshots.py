@@ -17,10 +17,12 @@ NAMES = (
 )
 # The order in which a reader meets the modules; any other comes after them.
 READING_ORDER = (
-    *("errors", "inherited", "codec", "wire", "auth", "waiting", "channel", "process", "work"),
-    *("worker", "remote_worker", "poll_loop", "strangers", "worker_log", "worker_server"),
-    *("node", "cluster", "node_server", "sources", "bootstrap", "group", "nccl", "fake_gpu"),
-    *("shared_tensor", "pool", "__init__"),
+    *("errors", "inherited", "header", "codec", "shared_tensor", "shared_memory", "pool", "wire"),
+    *("auth", "waiting", "turn", "frames", "endings", "channel", "torch_fork", "process", "work"),
+    *("any_worker", "worker", "connection", "group", "remote_worker", "work_fn", "poll_loop"),
+    *("listening", "strangers", "worker_record", "worker_log", "worker_server", "node_config"),
+    *("pacemaker", "session", "node", "cluster", "sources", "bootstrap", "node_server"),
+    *("rendezvous", "fake_gpu", "nccl", "__init__"),
 )
 SCRIPTS = ("demo", "train", "__main__")
 # What each stage says of itself; every other file is shared with the next stage.

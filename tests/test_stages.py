@@ -162,7 +162,7 @@ class TestWords:
             if one.since < MINIRAY:
                 assert one.key in tested
             else:
-                file, _, name = one.proof.partition("::")
+                file, *_, name = one.proof.split("::")
                 assert f"def {name}(" in (REPOSITORY / file).read_text()
 
 
@@ -206,6 +206,18 @@ class TestTool:
         monkeypatch.setattr(tool, "ADDITIONS", file)
         with pytest.raises(ValueError, match=r"auth: .* \+welcome"):
             tool.make_additions_page()
+
+    def test_a_reason_may_be_for_a_class_or_for_all_of_a_new_module(self) -> None:
+        names = ["LIMIT", "Door", "Door.open", "Doors", "_walk"]
+        change = snapshots.Change("house", [], ["x"], names, ("", ""))
+        for given in (["*"], ["Door.*", "*"], ["LIMIT", "Door.*", "Doors", "_walk"]):
+            tool.check_reasons([change], {"house": {"addition": [{"names": given}]}})
+        for given in (["Door.*"], ["Window.*", "*"], ["Window", "*"]):
+            with pytest.raises(ValueError, match=r"house: .* [+-](LIMIT|Window)"):
+                tool.check_reasons([change], {"house": {"addition": [{"names": given}]}})
+        change.before.append("y")
+        with pytest.raises(ValueError, match=r"\+Door"):
+            tool.check_reasons([change], {"house": {"addition": [{"names": ["*"]}]}})
 
 
 DEMOS = {

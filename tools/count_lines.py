@@ -32,7 +32,7 @@ TABLE_ORDER = (
     *("nccl", "rendezvous", "fake_gpu"),
     *("frames", "header", "codec", "shared_tensor", "shared_memory", "pool"),
     *("waiting", "turn", "endings", "inherited", "torch_fork"),
-    *("auth", "connection", "group"),
+    *("auth", "any_worker", "connection", "group"),
     *("listening", "strangers", "worker_record", "worker_log", "poll_loop", "work_fn"),
     *("node_config", "node", "session", "pacemaker", "sources", "bootstrap", "node_server"),
 )
