@@ -80,10 +80,7 @@ class WorkerServer:
         It leaves no worker. In a thread other than the main one, signals are not its business.
         """
         if not self._claimed.acquire(blocking=False):
-            raise RuntimeError(
-                "this server serves or has served already, or belongs to the process that forked "
-                "this one; make another one"
-            )
+            raise RuntimeError("this server serves, has served, or is another process's: make one")
         old_handlers = {}
         try:
             with contextlib.suppress(ValueError):  # not the main thread

@@ -92,7 +92,7 @@ class TestStop:
 
     def test_it_serves_only_once(self) -> None:
         with serving_in_a_thread() as server:
-            with pytest.raises(RuntimeError, match="serves or has served already"):
+            with pytest.raises(RuntimeError, match="serves, has served"):
                 server.serve_forever()
         with pytest.raises(RuntimeError, match="make another one"):
             server.serve_forever()
