@@ -3,10 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The core needs nothing but Python: it is tested without torch, under any Python.
+CORE_VENV ?= .venv-core
+CORE_TESTS := $(addprefix tests/test_,auth.py codec.py every_worker.py group.py inherited.py process.py wire.py worker_server.py)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast mutants lint bench docs docs-serve clean
+.PHONY: help demo test test-fast mutants test-core lint bench docs docs-serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +25,10 @@ test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 
 mutants: $(VENV)/.dev ## Test the tests: break the core in 300 ways and see what they notice (half an hour)
 	@$(BIN)/python -m tools.mutants
+
+test-core: ## Run the core's tests without torch: make test-core PYTHON=python3.13
+	@rm -rf $(CORE_VENV) && tools/environment $(CORE_VENV) dev
+	@$(CORE_VENV)/bin/python -m pytest -k "not cluster" $(CORE_TESTS)
 
 lint: $(VENV)/.dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .
@@ -41,7 +48,7 @@ docs-serve: $(VENV)/.dev ## Build the site and serve it at 127.0.0.1:8000
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) $(CORE_VENV) site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says which extras are installed; it is older than pyproject.toml after a change there.
