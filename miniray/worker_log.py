@@ -6,6 +6,7 @@ import re
 import select
 import sys
 import time
+from typing import Self
 
 from miniray import inherited
 from miniray.poll_loop import PollLoop
@@ -101,26 +102,35 @@ class WorkerLog:
 
 
 class WorkerOutput:
-    """The pipe that is one worker's stdout and stderr: `write_end` is the worker's."""
+    """The pipe that is one worker's stdout and stderr; the worker is to be forked in its `with`."""
 
     def __init__(self, log: WorkerLog, name: str) -> None:
         self._log, self._prefix = log, f"[{name}] ".encode()
         self._line = b""  # the last one, which may go on
         with inherited.lock:
-            read_end, self.write_end = os.pipe()
+            read_end, self._write_end = os.pipe()
             self._pipe = open(read_end, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
             inherited.own(self)
         os.set_blocking(read_end, False)
         log.outputs.add(self)
         self.watch()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the worker's end to the worker; close the other one, too, if there is none."""
+        os.close(self._write_end)
+        if kind is not None:
+            self.close()
+
     def take_over(self) -> None:
         """Give this process, the worker, an empty stdin, and the pipe as stdout and stderr."""
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, number in ((nothing, 0), (self.write_end, 1), (self.write_end, 2)):
+        for descriptor, number in ((nothing, 0), (self._write_end, 1), (self._write_end, 2)):
             os.dup2(descriptor, number)
         os.close(nothing)
-        os.close(self.write_end)
+        os.close(self._write_end)
         # New streams: a notebook or a test runner may have put others in their place.
         sys.stdout, sys.stderr = (
             os.fdopen(number, "w", 1, errors="backslashreplace", closefd=False) for number in (1, 2)

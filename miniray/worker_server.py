@@ -146,9 +146,11 @@ class WorkerServer:
 
     def _status(self, request: auth.Message) -> dict[str, Any]:
         self._reap_all()
-        rows = [record.describe() for record in (*self._ended, *self._workers.values())]
-        if number := request.get("worker"):
-            rows = [row for row in rows if row["id"] == number]
+        records = [
+            record
+            for record in (*self._ended, *self._workers.values())
+            if request.get("worker") in (None, record.number)
+        ]
         server = {
             "pid": os.getpid(),
             "node": self._node,
@@ -161,7 +163,7 @@ class WorkerServer:
         if "free_port" in request:
             with socket.create_server(("", 0)) as probe:
                 server["free_port"] = probe.getsockname()[1]
-        return {"server": server, "workers": rows}
+        return {"server": server, "workers": [record.describe() for record in records]}
 
     def _fork_worker(self, sock: socket.socket, name: str, welcome: Welcome) -> str | None:
         """Fork a worker that talks to a client; return what prevents it, if anything does.
@@ -173,7 +175,9 @@ class WorkerServer:
         if len(self._workers) >= self._max_workers:
             return f"all {self._max_workers} workers are taken"
         number = self._workers_started + 1
-        name = self._choose_name(name, number)
+        name = clean_name(name) or f"worker {number}"
+        if name in {"server", *(record.name for record in self._workers.values())}:
+            name = f"{name} ({number})"  # two that print under one name could not be told apart
 
         def run() -> int:
             output.take_over()
@@ -183,14 +187,9 @@ class WorkerServer:
 
         try:
             watch_link(sock)
-            output = WorkerOutput(self._log, f"{self._node}:{name}" if self._node else name)
-            try:
+            prefix = f"{self._node}:{name}" if self._node else name
+            with WorkerOutput(self._log, prefix) as output:
                 child = process.fork(run)
-            except BaseException:
-                output.close()
-                raise
-            finally:
-                os.close(output.write_end)
         except (OSError, RuntimeError) as error:
             return f"cannot fork: {error}"
         record = WorkerRecord(number, name, child, sock, output)
@@ -200,12 +199,6 @@ class WorkerServer:
         if child.fileno() >= 0:
             self.loop.watch(child.fileno(), select.POLLIN, lambda _: self._reap(record))
         return None
-
-    def _choose_name(self, name: str, number: int) -> str:
-        """Return a name that no other line of the log begins with at the moment."""
-        name = clean_name(name) or f"worker {number}"
-        taken = {"server", *(record.name for record in self._workers.values())}
-        return f"{name} ({number})" if name in taken else name
 
     def _hang_up(self, record: WorkerRecord, timeout: float) -> None:
         self.loop.unwatch(record.sock.fileno())
