@@ -14,6 +14,7 @@ class Figure:
     height: int
     says: str  # for those who do not see it
     parts: list[str] = field(default_factory=list)
+    kind: str = ""
 
     def box(self, x: int, y: int, width: int, height: int, *lines: str, kind: str = "") -> None:
         """Draw a process: a rounded box with a name, and smaller lines below."""
@@ -47,7 +48,7 @@ class Figure:
             'markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z"/></marker></defs>'
         )
         return (
-            f'<figure class="drawing"><svg viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'<figure class="{" ".join(["drawing", *self.kind.split()])}"><svg viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{html.escape(self.says)}">{marker}{body}</svg></figure>\n'
         )
 
