@@ -21,7 +21,8 @@ READING_ORDER = (
     *("auth", "waiting", "turn", "frames", "endings", "channel", "torch_fork", "process", "work"),
     *("any_worker", "worker", "connection", "group", "remote_worker", "work_fn", "poll_loop"),
     *("listening", "strangers", "worker_record", "worker_log", "worker_server", "node_config"),
-    *("pacemaker", "session", "node", "cluster", "sources", "bootstrap", "node_server"),
+    *("pacemaker", "node_log", "session", "faults", "node", "cluster", "sources", "bootstrap"),
+    *("node_server",),
     *("rendezvous", "fake_gpu", "nccl", "__init__"),
 )
 SCRIPTS = ("demo", "train", "__main__")

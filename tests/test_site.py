@@ -20,8 +20,9 @@ from benchmarks import vs
 from exercises import catalogue
 from miniray.cli import record
 from stages import snapshots
+from tools import import_graph
 from tools.site import __main__ as site
-from tools.site import blocks, frames, snippets, traces
+from tools.site import blocks, frames, imports, snippets, traces
 
 DOCS = blocks.DOCS
 PAGES = blocks.pages()
@@ -176,6 +177,21 @@ class TestPieces:
                 assert all(got <= wanted for wanted, got in reads)
         with pytest.raises(ValueError, match="in no field"):
             frames.take_apart(b"MRY1\x01\x00\x00\x00\x02{}and more")
+
+    def test_the_picture_of_imports_is_of_the_code_as_it_is(self) -> None:
+        direct = import_graph.find_direct(import_graph.read_graph())
+        drawn = imports.draw()
+        names = re.findall(r'<text class="title"[^>]*>(\w+)</text>', "".join(drawn.parts))
+        assert sorted(names) == sorted(direct)
+        assert drawn.as_svg("imports") == imports.draw().as_svg("imports")
+        boxes = imports.find_layers(direct)
+        lines = imports.find_lines(direct, boxes)
+        for name, imported in direct.items():
+            assert all(boxes[name] < boxes[other] for other in imported)
+            reached = {(name, boxes[name])}
+            for above, below in sorted(lines, key=lambda line: line[0][1]):
+                reached |= {below} if above in reached else set()
+            assert {(other, boxes[other]) for other in imported} <= reached
 
     @pytest.mark.parametrize("stage", range(1, 6))
     def test_a_recorded_run_is_drawn_whole(self, stage: int) -> None:

@@ -34,7 +34,8 @@ TABLE_ORDER = (
     *("waiting", "turn", "endings", "inherited", "torch_fork"),
     *("auth", "any_worker", "connection", "group"),
     *("listening", "strangers", "worker_record", "worker_log", "poll_loop", "work_fn"),
-    *("node_config", "node", "session", "pacemaker", "sources", "bootstrap", "node_server"),
+    *("faults", "node_config", "node", "session", "node_log", "pacemaker", "sources"),
+    *("bootstrap", "node_server"),
 )
 NO_CODE = {
     tokenize.COMMENT,

@@ -12,7 +12,7 @@ from exercises import catalogue
 from stages import snapshots
 from stages.__main__ import diff_as_markdown, make_tables
 from tools import count_lines
-from tools.site import blocks, figures, frames, snippets, traces
+from tools.site import blocks, figures, frames, imports, snippets, traces
 from tools.site.snippets import GENERATED
 
 
@@ -41,6 +41,7 @@ def generate() -> None:
     GENERATED.mkdir()
     for name, draw in figures.FIGURES.items():
         _write(f"{name}.svg", draw().as_svg(name))
+    _write("imports.svg", imports.draw().as_svg("imports"))
     vectors = frames.make_vectors()
     for vector in vectors:
         _write(f"frame-{vector['name']}.html", frames.as_html(vector))
@@ -58,10 +59,8 @@ def generate() -> None:
     sizes, capabilities = tables.split("\n\n")
     _write("stages.md", _what_first(sizes) + "\n")
     _write("capabilities.md", capabilities + "\n")
-    _write(
-        "lines.md",
-        re.sub(r"\[(`\w+`)\]\(miniray/\w+\.py\)", r"\1", count_lines.make_table()) + "\n",
-    )
+    _write("lines.md", _without_links(count_lines.make_table()))
+    _write("path.md", _without_links(count_lines.make_reading_path()))
     _write("benchmarks.md", benchmarks.as_markdown(benchmarks.read_results()) + "\n")
     known = catalogue.load()
     mistakes = sum(len(one.wrong_answers) for one in known)
@@ -71,6 +70,11 @@ def generate() -> None:
         f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs",
         file=sys.stderr,
     )
+
+
+def _without_links(table: str) -> str:
+    """Return a table of modules whose files are no pages of the site."""
+    return re.sub(r"\[(`\w+`)\]\(miniray/\w+\.py\)", r"\1", table) + "\n"
 
 
 def _what_first(table: str) -> str:

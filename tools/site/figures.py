@@ -14,6 +14,7 @@ class Figure:
     height: int
     says: str  # for those who do not see it
     parts: list[str] = field(default_factory=list)
+    kind: str = ""
 
     def box(self, x: int, y: int, width: int, height: int, *lines: str, kind: str = "") -> None:
         """Draw a process: a rounded box with a name, and smaller lines below."""
@@ -46,8 +47,9 @@ class Figure:
             f'<defs><marker id="{name}-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
             'markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z"/></marker></defs>'
         )
+        kinds = " ".join(["drawing", *self.kind.split()])
         return (
-            f'<figure class="drawing"><svg viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'<figure class="{kinds}"><svg viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{html.escape(self.says)}">{marker}{body}</svg></figure>\n'
         )
 
