@@ -167,14 +167,18 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
     _flush()  # else the child would write what is in the buffers a second time
     parent = os.getpid()
     dies_with_us = threading.current_thread() is threading.main_thread()
-    pid = os.fork()
+    spare = os.open(os.devnull, os.O_RDONLY)  # room for a pidfd: a child would not wait for it
+    try:
+        pid = os.fork()
+    finally:
+        os.close(spare)
     if pid == 0:
         _run_child(run, parent, death_signal if dies_with_us else 0, torch_state)
     with contextlib.suppress(PermissionError, ProcessLookupError):  # the child was faster
         os.setpgid(pid, pid)
     try:
         return Process(pid)
-    except BaseException:  # no descriptor is left for a pidfd
+    except BaseException:  # another thread was faster, and no descriptor is left
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise

@@ -74,10 +74,8 @@ class RemoteWorker(AnyWorker):
         deadline = deadline_after(timeout)
         while True:
             record = self._ask(min(deadline, deadline_after(EXPLAIN_S)))
-            if record.get("state") == "ended":
+            if record["state"] == "ended":
                 return int(record["exit_code"])
-            if not record:
-                raise WorkerDied(f"{self.name} has ended, and its server has forgotten how")
             if not wait_until({self: HANG_UP}, deadline):
                 raise TimeoutError(f"{self.name} still runs after {timeout}s")
             # The connection may end a moment before the process does.
@@ -87,15 +85,15 @@ class RemoteWorker(AnyWorker):
         try:
             record = self._ask(deadline_after(timeout))
         except WorkerDied as lost:
-            return lost
-        return None if record.get("state") == "running" else self.ending(record["exit_code"])
+            return self.ended if isinstance(self.ended, WorkerError) else lost
+        return None if record["state"] == "running" else self.ending(record["exit_code"])
 
     def close(self, timeout: float = STOP_S) -> None:
         """Hang up, and wait for `timeout` seconds at most until the server has ended the worker."""
         was_open = self.ended is None
         super().close()
         deadline = deadline_after(timeout)
-        while was_open and time_left(deadline) and self.is_alive():
+        while was_open and (left := time_left(deadline)) and self.how_it_ended(left) is None:
             time.sleep(min(ASK_AGAIN_S, time_left(deadline)))
 
     def _ask(self, deadline: float) -> dict[str, Any]:
@@ -111,8 +109,10 @@ class RemoteWorker(AnyWorker):
             words = self.session.how_it_ended(SESSION_S) if self.session is not None else None
             silence = words or f"its server does not answer ({error})"
             raise WorkerDied(f"{self.name} is lost: {silence}") from error.with_traceback(None)
-        record: dict[str, Any] = next(iter(status["workers"]), {})
-        return record
+        for record in status["workers"]:
+            if record["pid"] == self.pid:
+                return dict(record)
+        raise WorkerDied(f"{self.name} has ended, and its server does not know any more how")
 
     def explain(self, error: OSError, deadline: float) -> Exception:
         gone = f"{self.name} is gone: {error.strerror or error}"
