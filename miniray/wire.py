@@ -205,7 +205,6 @@ def _read_buffers(
             memories.update(zip(shared, owners[packed:], strict=True))
         if packed:
             memories.update(zip(raw, unpack(owners[0], [*raw.values()]), strict=True))
-            owners[0].close()
         else:
             last = next(reversed(raw), None)
             for index, nbytes in raw.items():

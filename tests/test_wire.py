@@ -234,7 +234,7 @@ HOSTILE = {
     "a handshake with descriptors": frame_of(spec(), kind=wire.AUTH | wire.HAS_DESCRIPTORS),
     "no ASCII": frame_of('{"body":"é"}'),
     "an empty list of buffers": frame_of('{"body":1,"buffers":[]}'),
-    "three fields": frame_of('{"body":1,"buffers":[{}],"more":1}'),
+    "three fields": frame_of(spec(shape=[0], nbytes=0)[:-1] + ', "more": 1}'),
     "no buffers but another field": frame_of('{"body":1,"more":1}'),
     "dict of a dict": frame_of('{"body":{"$":"dict","items":[{"ab":1}]}}'),
     "dict of triples": frame_of('{"body":{"$":"dict","items":[["a",1,2]]}}'),
@@ -272,6 +272,29 @@ def test_what_no_encoder_makes_is_a_protocol_error(data: bytes) -> None:
             # What is refused on a network only, is refused here because no descriptor comes.
             feed(decoder, data + b"\0", lambda: 1 << 30)
         assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame_of(spec(type="shared"), kind=DESCRIBED),
+        frame_of(spec(type="shared", shape=[0], nbytes=0)),
+        frame_of(spec(), kind=DESCRIBED)[:9],
+        frame_of(spec(), kind=RAW | wire.HAS_DESCRIPTORS)[:9],
+    ],
+    ids=["shared", "shared and empty", "packed", "both"],
+)
+def test_over_a_network_descriptors_are_not_even_waited_for(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        feed(wire.Decoder(), data, lambda: 1 << 30)
+
+
+def test_a_refusal_of_a_tree_holds_nothing_of_its_message() -> None:
+    data = frame_of(HOSTILE["tuple of nothing"][9:])
+    with pytest.raises(ProtocolError) as raised:
+        feed(wire.Decoder(), data, lambda: 1 << 30)
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert raised.value.__cause__.__traceback__ is None
 
 
 def test_a_stranger_may_send_handshakes_only() -> None:
