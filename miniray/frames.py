@@ -10,6 +10,7 @@ from miniray import wire
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # macOS has none
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize)
 
@@ -100,7 +101,7 @@ class FrameSocket:
         if not arrived:
             # C puts the result into the list: a signal's handler that raises cannot lose it.
             if self._decoder.wants_descriptors:
-                asked = (1,), (_ANCILLARY_BYTES,), (_DONTWAIT,)
+                asked = (1,), (_ANCILLARY_BYTES,), (_DONTWAIT | _CLOEXEC,)
                 arrived.extend(map(self.sock.recvmsg, *asked))
             else:
                 arrived.extend(map(self.sock.recv_into, (want,), (0,), (_DONTWAIT,)))

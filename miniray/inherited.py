@@ -17,7 +17,10 @@ class Owner(Protocol):
     """Something that holds descriptors or a lock which belong to this process alone."""
 
     def abandon(self) -> None:
-        """Let go, in a forked child, of what is the parent's: close the copies and say nothing."""
+        """Let go, in a forked child, of what is the parent's: close the copies and say nothing.
+
+        A child of that child does it once more.
+        """
 
 
 # Held by every fork, and by whoever makes a descriptor until it has an owner.
@@ -47,7 +50,6 @@ def _abandon_all() -> None:
     lock = threading.RLock()  # whoever held it in the parent is not here to release it
     for owner in list(_owners):
         owner.abandon()
-    _owners.clear()
 
 
 os.register_at_fork(
