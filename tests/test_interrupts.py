@@ -7,11 +7,11 @@ from typing import Any
 import psutil
 import pytest
 
-from miniray import Cluster, NodeConfig, cluster, node, session
+from miniray import Cluster, NodeConfig, cluster, faults, node, node_log, session
 from tests.support import poll, processes
 
 T = 30.0
-FILES = {module.__file__ for module in (cluster, node, session)}
+FILES = {module.__file__ for module in (cluster, faults, node, node_log, session)}
 
 
 class Interrupter:
