@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from miniray import inherited, pool, wire
-from miniray.endings import again, read_ending
+from miniray.endings import again, keep, read_ending
 from miniray.errors import MiniRayError, ProtocolError
 from miniray.frames import FrameSocket
 from miniray.turn import Turn
@@ -250,7 +250,7 @@ class Channel(Receiver):
     def end(self, reason: Exception, deadline: float = math.inf) -> None:
         """End the channel with a reason, unless it has one."""
         if self.ended is None:
-            self.ended = reason.with_traceback(None)
+            self.ended = keep(reason)
 
     def _again(self) -> Exception:
         assert self.ended is not None

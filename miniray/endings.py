@@ -107,6 +107,18 @@ def read_ending(frame: wire.Frame, name: str, goodbye: Exception) -> Exception:
     )
 
 
+def keep(error: AnyError) -> AnyError:
+    """Return an exception that is to be kept, which holds nobody's frames from now on.
+
+    Both its own and its causes' tracebacks would, and what the user was handling meanwhile.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = link.__context__ = None
+        link = link.__cause__
+    return error
+
+
 def again(error: AnyError) -> AnyError:
     """Return a new exception that says the same as one that is kept, to be raised.
 

@@ -1,12 +1,15 @@
 """What every worker does, whatever carries its messages: a socketpair, TCP, ssh, a cluster."""
 
 import contextlib
+import gc
 import os
 import select
 import signal
 import socket
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,10 +30,11 @@ from miniray import (
     waiting,
     wire,
 )
+from miniray.group import Group
 from tests import work
 from tests.support import poll, processes
 from tests.support.interrupts import is_waiting, signalled_while_waiting
-from tests.support.servers import serving
+from tests.support.servers import Server, serving
 
 Start = Callable[..., list[Any]]
 T = 20.0  # seconds that no healthy exchange comes near
@@ -115,7 +119,7 @@ def test_a_worker_that_returned_has_exited_now_and_ever_after(start: Start) -> N
     (worker,) = start()
     worker.send("return")
     for _ in range(2):
-        with pytest.raises(WorkerExited, match="is done"):
+        with pytest.raises(WorkerExited, match=r"is done.*it needs a loop"):
             worker.recv(T)
     with pytest.raises(WorkerExited):
         worker.send(1)
@@ -215,6 +219,32 @@ def test_a_worker_killed_by_a_signal_died_of_it(
     assert other.recv(T) == "unharmed"
 
 
+def send_for_ever(worker: Any) -> None:
+    while True:
+        worker.send(bytes(1 << 20), T)
+
+
+@pytest.mark.parametrize("way", ["recv", "send", "wait"])
+def test_a_death_is_noticed_though_another_program_holds_the_connection(
+    start: Start, way: str
+) -> None:
+    (worker,) = start()
+    worker.send("leave a holder")
+    holder = worker.recv(T)
+    try:
+        worker.send("die")
+        begun = time.monotonic()
+        if way == "wait":
+            assert wait([worker], T) == [worker]
+        use = (lambda: send_for_ever(worker)) if way == "send" else (lambda: worker.recv(T))
+        with pytest.raises(WorkerDied, match="was killed by SIGKILL"):
+            use()
+        assert time.monotonic() - begun < 10  # the promise is 1, on a machine that is not busy
+        assert processes.is_running(holder)
+    finally:
+        os.kill(holder, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("status", [7, 0])
 def test_a_hard_exit_tells_its_status(start: Start, status: int) -> None:
     (worker,) = start()
@@ -297,6 +327,15 @@ def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
     worker.send(bytearray(64 << 20), timeout=60)
     assert len(worker.recv(60)) == 64 << 20
     assert len(worker.recv(60)) == 64 << 20
+
+
+@pytest.mark.parametrize("sizes", [[1 << 20, *[1000] * 300], [1 << 20] * 280], ids=len)
+def test_both_sides_may_send_many_arrays_at_once(start: Start, sizes: list[int]) -> None:
+    (worker,) = start()
+    worker.send(("send arrays", sizes))
+    worker.send([bytes(size) for size in sizes], timeout=60)
+    assert [len(one) for one in worker.recv(60)] == sizes
+    assert [len(one) for one in worker.recv(60)] == sizes
 
 
 def interrupt() -> None:
@@ -524,25 +563,42 @@ def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start
             worker.send("x" * (32 << 20))
 
 
-def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start) -> None:
-    import gc
-    import weakref
+class Big:
+    """Something that a caller has in a variable."""
 
-    (worker,) = start()
-    worker.send("return")
 
-    class Big:
-        pass
-
-    def receive() -> "weakref.ref[Big]":
-        big = Big()
-        with pytest.raises(WorkerExited):
+def receive_in_vain(worker: Any) -> "weakref.ref[Big]":
+    big = Big()
+    try:
+        raise LookupError("what the user is just handling")
+    except LookupError:
+        with pytest.raises(WorkerError):
             worker.recv(T)
-        return weakref.ref(big)
+    return weakref.ref(big)
 
-    references = [receive() for _ in range(3)]
+
+@pytest.mark.parametrize("order", ["return", "raise", "die", ("exit", 2)])
+def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start, order: Any) -> None:
+    (worker,) = start()
+    worker.send(order)
+    references = [receive_in_vain(worker) for _ in range(3)]
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_nor_does_one_that_nobody_can_explain(ranks: int) -> None:
+    server = Server(work.obey)
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(server.worker()) for _ in range(ranks)]
+        if ranks > 1:
+            Group(workers)
+        os.kill(server.pid, signal.SIGKILL)
+        server.child.wait(T)
+        references = [receive_in_vain(worker) for worker in workers]
+        gc.collect()
+        assert [reference() for reference in references] == [None] * ranks
+        assert "Connection refused" in repr(workers[0].ended)
 
 
 def test_half_a_message_is_not_one_for_wait() -> None:

@@ -60,6 +60,8 @@ def obey(channel: Channel) -> None:
                 raise ValueError("after the last words")
             case "send 64 MiB":
                 channel.send(bytes(64 << 20))
+            case ("send arrays", sizes):
+                channel.send([bytes(size) for size in sizes])
             case "set":
                 try:
                     channel.send({"batch": {1}})
@@ -79,6 +81,12 @@ def obey(channel: Channel) -> None:
                 for index in range(number):
                     channel.send([index, bytes(1000)])
                 return
+            case "leave a holder":
+                # As C code may: inheritable, and then it runs another program.
+                copy = os.dup(channel.fileno())
+                sleep = ["sleep", "600"]
+                holder = subprocess.Popen(sleep, pass_fds=[copy], start_new_session=True)
+                channel.send(holder.pid)
             case "grandchildren":
                 quiet: Any = {"stdin": subprocess.DEVNULL, "start_new_session": False}
                 ours = subprocess.Popen(["sleep", "600"], **quiet)
