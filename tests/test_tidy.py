@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "worker": {"any_worker"},
     "auth": {"errors"},
     "connection": {"channel", "auth"},
-    "group": {"errors", "waiting"},
+    "group": {"endings", "errors", "waiting"},
     "remote_worker": {"any_worker", "connection", "group"},
     "work_fn": {"channel"},
     "poll_loop": {"inherited"},
