@@ -33,7 +33,7 @@ class Turn:
     def take(self, deadline: float = math.inf) -> None:
         """Take the turn; raise TimeoutError if others have it until the deadline."""
         if not self._lock.acquire(blocking=False):
-            timeout = min(time_left(deadline), threading.TIMEOUT_MAX)
+            timeout = -1 if deadline == math.inf else time_left(deadline)
             if not self._lock.acquire(timeout=timeout):
                 raise TimeoutError
         self._holder = threading.get_ident()

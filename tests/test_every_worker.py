@@ -624,6 +624,27 @@ def test_any_timeout_will_do(timeout: float | None) -> None:
         assert left.recv(timeout) == 1
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 3e6])
+@pytest.mark.parametrize("kind", ["local", "tcp", "cluster"])
+def test_any_timeout_will_do_for_a_worker_and_its_end(kind: str, timeout: float) -> None:
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if kind == "local":
+            worker: Any = stack.enter_context(Worker(work.echo))
+        elif kind == "tcp":
+            server = stack.enter_context(serving(work.echo))
+            worker = RemoteWorker(server.host, server.port, timeout=timeout)
+        else:
+            cluster = stack.enter_context(Cluster([NodeConfig.local()], start_timeout=timeout))
+            (worker,) = cluster.start("tests.work.echo")
+        worker.send(1, timeout)
+        assert worker.recv(timeout) == 1
+        assert worker.how_it_ended(timeout) is None
+        worker.close(timeout)
+        if cluster is not None:
+            cluster.stop(timeout)
+
+
 def test_iteration_over_a_plain_channel_ends_at_the_goodbye() -> None:
     left, right = map(Channel, socket.socketpair())
     with left:
