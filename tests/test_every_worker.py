@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import itertools
 import os
+import random
 import select
 import signal
 import socket
@@ -561,6 +563,51 @@ def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start
     with signalled_while_waiting(lambda: worker.send("from the handler")):
         with pytest.raises(RuntimeError, match="handler cannot send in the midst of another"):
             worker.send("x" * (32 << 20))
+
+
+class Rung(Exception):
+    """What a signal's handler raises."""
+
+
+def test_a_handler_that_raises_anywhere_in_recv_loses_nothing_in_silence() -> None:
+    """It ends the channel, with that reason, or leaves it as it was."""
+
+    def ring(*_: object) -> None:
+        raise Rung
+
+    def count(channel: Channel) -> None:
+        with contextlib.suppress(ConnectionError):
+            for number in itertools.count():
+                channel.send((number, b"x" * (number % 3) * 500))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    delays_s = random.Random(1)
+    try:
+        for _ in range(100):
+            with Worker(count) as worker:
+                assert receive_while_it_rings(worker, delays_s) in ("", "was interrupted")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def receive_while_it_rings(worker: Worker, delays_s: random.Random) -> str:
+    """Receive numbers while a handler raises again and again; return what that leads to."""
+    expected = 0
+    for _ in range(100):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delays_s.uniform(1e-5, 4e-4))
+                while True:
+                    number, _ = worker.recv(T)
+                    assert number == expected
+                    expected += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Rung:
+            pass
+        except ConnectionError as error:
+            return str(error)[-len("was interrupted") :]
+    return ""
 
 
 class Big:
