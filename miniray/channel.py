@@ -149,7 +149,10 @@ class Channel(Receiver):
             others = f"other threads' messages to {self.name} took all of {timeout}s"
             raise TimeoutError(others) from None
         finally:
-            self._sending.leave()
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self._sending.leave()
+            except RuntimeError:  # another thread's turn
+                pass
         if self.ended is not None:
             raise self._again()
 
@@ -178,12 +181,13 @@ class Channel(Receiver):
         """Receive one frame; a TimeoutError leaves the channel usable."""
         deadline = deadline_after(timeout)
         self._receiving.refuse_handler()
-        gone = False
+        gone, frame = False, None
         try:
             self._receiving.take(deadline)
             while not self._inbox and self.ended is None:
                 try:
-                    return self._frames.receive()
+                    frame = self._frames.receive()
+                    break
                 except BlockingIOError:
                     if gone:  # before we looked a last time
                         self._lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
@@ -197,13 +201,23 @@ class Channel(Receiver):
                 except BaseException:
                     self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
                     raise
-            if self._inbox:
-                return self._inbox.popleft()
+            if frame is None and self._inbox:
+                frame = self._inbox[0]
+                del self._inbox[0]  # not popleft: a handler that raises would come after the call
         except TimeoutError:
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
         finally:
-            self._receiving.leave()
-        raise self._again()
+            try:
+                self._receiving.leave()
+            except RuntimeError:  # another thread's turn
+                pass
+            except BaseException:  # a handler's: nothing is lost
+                if frame is not None:
+                    self._inbox.appendleft(frame)
+                raise
+        if frame is None:
+            raise self._again()
+        return frame
 
     def drain(self, deadline: float) -> Exception | None:
         """Drop the messages that still come; return why the channel ended, None at the deadline."""
@@ -238,7 +252,10 @@ class Channel(Receiver):
         except TimeoutError:
             return True
         finally:
-            self._receiving.leave()
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self._receiving.leave()
+            except RuntimeError:  # another thread's turn
+                pass
 
     def holds_message(self) -> bool:
         """Return whether `recv` will not wait, having taken in what has arrived so far."""

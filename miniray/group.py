@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from miniray.endings import keep
 from miniray.errors import WorkerDied, WorkerError, WorkerFailed
 from miniray.waiting import HANG_UP, READABLE, Source, deadline_after, time_left, wait
 
@@ -89,7 +88,7 @@ class Group(Source):
 
         All ranks end with that. Whichever thread notices first finds out, and others wait for it.
         """
-        self._endings[worker] = keep(ending)
+        self._endings[worker] = ending
         if _has_left(ending) or self._settler == threading.get_ident():
             return ending
         with self._settling:
@@ -129,7 +128,7 @@ class Group(Source):
         for worker in servers.values():
             lost = worker.how_it_ended(min(SETTLE_S, time_left(deadline)))
             if isinstance(lost, WorkerDied):
-                self._endings[worker] = keep(lost)
+                self._endings[worker] = lost
 
     def _name_culprit(self) -> WorkerError:
         left = [*self._left, *(one for one, said in self._endings.items() if _has_left(said))]

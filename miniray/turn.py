@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 
 from miniray.waiting import time_left
 
@@ -13,17 +14,20 @@ class Turn:
     >>> try:
     ...     turn.take(deadline)
     ... finally:
-    ...     turn.leave()  # also right if an exception came before or in the middle of `take`
+    ...     try:
+    ...         turn.leave()
+    ...     except RuntimeError:
+    ...         pass  # `take` did not come so far
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._lock = threading.RLock()  # it alone can say whether this thread holds it
-        self._holder: int | None = None
-
-    def is_mine(self) -> bool:
-        """Return whether this thread has the turn, which in a signal's handler it may."""
-        return self._holder == threading.get_ident()
+        lock = self._lock = threading.RLock()
+        # Both are C: a handler that raises comes before or after them, and not in between. So a
+        # `finally` that begins with `leave` never fails to give the turn back.
+        self.leave: Callable[[], None] = lock.release  # raises RuntimeError if it is not ours
+        # Whether this thread has the turn, which in a signal's handler it may.
+        self.is_mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
     def refuse_handler(self) -> None:
         """Raise RuntimeError if this thread has the turn already: waiting would be for ever."""
@@ -33,19 +37,9 @@ class Turn:
     def take(self, deadline: float = math.inf) -> None:
         """Take the turn; raise TimeoutError if others have it until the deadline."""
         if not self._lock.acquire(blocking=False):
-            timeout = min(time_left(deadline), threading.TIMEOUT_MAX)
+            timeout = -1 if deadline == math.inf else time_left(deadline)
             if not self._lock.acquire(timeout=timeout):
                 raise TimeoutError
-        self._holder = threading.get_ident()
-
-    def leave(self) -> None:
-        """Give the turn back, if this thread has it."""
-        if self.is_mine():
-            self._holder = None
-        try:  # noqa: SIM105  # suppress() would take longer than all the rest
-            self._lock.release()
-        except RuntimeError:
-            pass  # it is not ours: `take` did not come so far
 
     def wait_until_free(self, timeout: float) -> None:
         """Wait until no other thread has the turn, for `timeout` seconds at most."""

@@ -70,6 +70,7 @@ def test_env_and_workdir_are_the_nodes(tmp_path: Path) -> None:
     [
         ("no_such_module.work_fn", "No module named 'no_such_module'"),
         ("tests.work.no_such_function", "has no function 'no_such_function'"),
+        ("tests.work.ecko", "has no function 'ecko'; did you mean echo?"),
         ("tests.work.not_a_function", "is a int, not a function"),
         ("tests.broken_work.work_fn", "ZeroDivisionError: division by zero"),
     ],

@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import itertools
 import os
+import random
 import select
 import signal
 import socket
@@ -563,6 +565,51 @@ def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start
             worker.send("x" * (32 << 20))
 
 
+class Rung(Exception):
+    """What a signal's handler raises."""
+
+
+def test_a_handler_that_raises_anywhere_in_recv_loses_nothing_in_silence() -> None:
+    """It ends the channel, with that reason, or leaves it as it was."""
+
+    def ring(*_: object) -> None:
+        raise Rung
+
+    def count(channel: Channel) -> None:
+        with contextlib.suppress(ConnectionError):
+            for number in itertools.count():
+                channel.send((number, b"x" * (number % 3) * 500))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    delays_s = random.Random(1)
+    try:
+        for _ in range(100):
+            with Worker(count) as worker:
+                assert receive_while_it_rings(worker, delays_s) in ("", "was interrupted")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def receive_while_it_rings(worker: Worker, delays_s: random.Random) -> str:
+    """Receive numbers while a handler raises again and again; return what that leads to."""
+    expected = 0
+    for _ in range(100):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delays_s.uniform(1e-5, 4e-4))
+                while True:
+                    number, _ = worker.recv(T)
+                    assert number == expected
+                    expected += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Rung:
+            pass
+        except ConnectionError as error:
+            return str(error)[-len("was interrupted") :]
+    return ""
+
+
 class Big:
     """Something that a caller has in a variable."""
 
@@ -622,6 +669,27 @@ def test_any_timeout_will_do(timeout: float | None) -> None:
         right.send(1)
         assert wait([left], timeout) == [left]
         assert left.recv(timeout) == 1
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 3e6])
+@pytest.mark.parametrize("kind", ["local", "tcp", "cluster"])
+def test_any_timeout_will_do_for_a_worker_and_its_end(kind: str, timeout: float) -> None:
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if kind == "local":
+            worker: Any = stack.enter_context(Worker(work.echo))
+        elif kind == "tcp":
+            server = stack.enter_context(serving(work.echo))
+            worker = RemoteWorker(server.host, server.port, timeout=timeout)
+        else:
+            cluster = stack.enter_context(Cluster([NodeConfig.local()], start_timeout=timeout))
+            (worker,) = cluster.start("tests.work.echo")
+        worker.send(1, timeout)
+        assert worker.recv(timeout) == 1
+        assert worker.how_it_ended(timeout) is None
+        worker.close(timeout)
+        if cluster is not None:
+            cluster.stop(timeout)
 
 
 def test_iteration_over_a_plain_channel_ends_at_the_goodbye() -> None:
