@@ -282,7 +282,10 @@ def _build(spec: Spec, memory: Any) -> Any:
 
     element = getattr(torch, dtype)
     if kind == "shared":
-        return SharedTensor(shape, element, memory=memory)
+        try:
+            return SharedTensor(shape, element, memory=memory)
+        except OSError as error:
+            raise ValueError(f"shared memory cannot be mapped: {error.strerror}") from error
     if memory is None:
         return torch.empty(shape, dtype=element)
     return torch.frombuffer(memory, dtype=element).reshape(shape)

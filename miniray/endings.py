@@ -54,7 +54,11 @@ def _what_python_prints(error: BaseException) -> str:
 
 
 def _format(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as nested:  # an attribute of the user's own may do anything, too
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        return f"{lines}{type(error).__name__}: <cannot be shown: {type(nested).__name__}>\n"
 
 
 def _describe(error: BaseException, code: int) -> dict[str, Any]:

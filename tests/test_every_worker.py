@@ -198,6 +198,34 @@ def test_an_exception_arrives_with_its_traceback(start: Start) -> None:
     assert other.recv(T) == "unharmed"
 
 
+class OddAttributes(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
+class OddNotes(Exception):
+    failed_at = ("yesterday",)
+    in_collective = "yes"
+
+
+class OddText(Exception):
+    def __str__(self) -> str:
+        raise KeyError("text")
+
+
+@pytest.mark.parametrize("odd", [OddAttributes, OddNotes, OddText])
+def test_an_exception_with_odd_attributes_hides_no_failure(odd: type[Exception]) -> None:
+    def fail(channel: Channel) -> None:
+        raise odd("as told")
+
+    with Worker(fail) as worker:
+        with pytest.raises(WorkerFailed, match=f"raised {odd.__name__}: ") as caught:
+            worker.recv(T)
+    assert "in fail" in caught.value.remote_traceback
+    assert (caught.value.exit_code, caught.value.in_collective) == (1, False)
+    assert caught.value.failed_at > 0
+
+
 @pytest.mark.parametrize(
     ("order", "number", "text"),
     [
