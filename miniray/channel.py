@@ -23,7 +23,6 @@ from miniray.waiting import (
     time_left,
     wait_until,
 )
-from miniray.waiting import wait as wait  # for whoever looks for it beside the channels
 
 LEAVE_S = 1.0
 LAST_WORDS_S = 1.0
@@ -63,7 +62,8 @@ class Channel(Receiver):
         self.ended: Exception | None = None
         self.look_due = 0.0
         self._frames = FrameSocket(sock, memfd=memfd, handshake=handshake)
-        self._inbox: collections.deque[wire.Frame] = collections.deque()
+        # What came in for whoever receives next: a message, or what a failed send still heard.
+        self._inbox: collections.deque[Any] = collections.deque()
         self._sending, self._receiving = Turn("send"), Turn("receive")
         inherited.own(self)
 
@@ -85,11 +85,7 @@ class Channel(Receiver):
         Raises TimeoutError after `timeout` seconds, which leaves the channel usable, and a
         WorkerError, EOFError or ConnectionError, now and ever after, once there is no more.
         """
-        frame = self.recv_frame(timeout)
-        if frame.kind == wire.MESSAGE:
-            return frame.body
-        self._end_with(frame, deadline_after(timeout))
-        raise self._again()
+        return self.recv_frame(wire.MESSAGE, timeout)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield messages until the other side hangs up."""
@@ -111,7 +107,7 @@ class Channel(Receiver):
         self.hang_up(ConnectionError(f"this side has closed the channel to {self.name}"))
         for turn in (self._sending, self._receiving):
             # A thread that was waiting has been woken, and leaves before the number is reused.
-            turn.wait_until_free(LEAVE_S)
+            turn.is_free(LEAVE_S)
         self._frames.close()
         pool.empty()
 
@@ -120,7 +116,8 @@ class Channel(Receiver):
         with contextlib.suppress(OSError):  # a peer that is gone needs no goodbye
             if self.ended is None:
                 self.ended = reason
-                self._frames.sock.send(wire.encode(wire.EXIT, {"code": 0}).head, _DONTWAIT)
+                if self._sending.is_free():  # else it would come in the middle of a message
+                    self._frames.sock.send(wire.encode(wire.EXIT, {"code": 0}).head, _DONTWAIT)
             self._frames.sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
@@ -128,6 +125,8 @@ class Channel(Receiver):
         self.ended = ConnectionError(
             f"the channel to {self.name} stayed with the process that forked this one"
         )
+        # Whoever had the old ones in the parent is not here to give them back.
+        self._sending, self._receiving = Turn("send"), Turn("receive")
         self._frames.sock.close()
 
     def __enter__(self) -> Self:
@@ -170,39 +169,27 @@ class Channel(Receiver):
         except ProtocolError as error:
             self.end(error, deadline)
         except OSError as error:  # what had arrived, the reason too, can still be received
-            self._inbox.extend(self._read_to_the_end(min(deadline, deadline_after(LAST_WORDS_S))))
+            self.read_to_the_end(min(deadline, deadline_after(LAST_WORDS_S)), keep=True)
             self._lose(error, deadline)
         except BaseException:  # Ctrl-C, or what another signal's handler raised
             late = f"a send to {self.name} was interrupted; half a message may be out"
             self.end(ConnectionError(f"{late}, so the channel is closed"), deadline)
             raise
 
-    def recv_frame(self, timeout: float | None = None) -> wire.Frame:
-        """Receive one frame; a TimeoutError leaves the channel usable."""
+    def recv_frame(self, kind: int, timeout: float | None = None) -> Any:
+        """Return the body of the next frame, which is to be of this kind.
+
+        A TimeoutError leaves the channel usable.
+        """
         deadline = deadline_after(timeout)
         self._receiving.refuse_handler()
-        gone, frame = False, None
+        body = nothing = object()
         try:
             self._receiving.take(deadline)
-            while not self._inbox and self.ended is None:
-                try:
-                    frame = self._frames.receive()
-                    break
-                except BlockingIOError:
-                    if gone:  # before we looked a last time
-                        self._lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
-                    elif not wait_until({self: READABLE}, deadline):
-                        raise TimeoutError from None
-                    gone = self.is_gone()
-                except ProtocolError as error:
-                    self.end(error, deadline)
-                except OSError as error:
-                    self._lose(error, deadline)
-                except BaseException:
-                    self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
-                    raise
-            if frame is None and self._inbox:
-                frame = self._inbox[0]
+            if not self._inbox:
+                self._receive(kind, deadline)
+            if self._inbox:
+                body = self._inbox[0]
                 del self._inbox[0]  # not popleft: a handler that raises would come after the call
         except TimeoutError:
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
@@ -212,32 +199,62 @@ class Channel(Receiver):
             except RuntimeError:  # another thread's turn
                 pass
             except BaseException:  # a handler's: nothing is lost
-                if frame is not None:
-                    self._inbox.appendleft(frame)
+                if body is not nothing:
+                    self._inbox.appendleft(body)
                 raise
-        if frame is None:
+        if body is nothing:
             raise self._again()
-        return frame
+        return body
 
-    def drain(self, deadline: float) -> Exception | None:
-        """Drop the messages that still come; return why the channel ended, None at the deadline."""
-        self._read_to_the_end(deadline)
-        return self.ended
+    def _receive(self, kind: int, deadline: float) -> None:
+        """Put the next frame's body into the inbox, or end the channel if there is none.
 
-    def _read_to_the_end(self, deadline: float) -> list[wire.Frame]:
-        messages = []
-        with contextlib.suppress(Exception):  # whatever ends it is kept as the reason
+        Whoever has the turn also notes the end: another thread would take it for a hang-up.
+        """
+        gone = False
+        while self.ended is None:
+            try:
+                frame = self._frames.receive()
+                if frame.kind == kind:
+                    self._inbox.append(frame.body)
+                    return
+            except BlockingIOError:
+                if gone:  # before we looked a last time
+                    self._lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
+                elif not wait_until({self: READABLE}, deadline):
+                    raise TimeoutError from None
+                gone = self.is_gone()
+            except ProtocolError as error:
+                self.end(error, deadline)
+            except OSError as error:
+                self._lose(error, deadline)
+            except BaseException:
+                self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
+                raise
+            else:
+                goodbye = self.goodbye(f"{self.name} is done{self.goodbye_hint}")
+                self.end(read_ending(frame, self.name, goodbye), deadline)
+
+    def read_to_the_end(self, deadline: float, *, keep: bool) -> None:
+        """Receive the messages that still come, to be kept or dropped, and why they end.
+
+        Who would only drop them leaves that to a thread that receives already.
+        """
+        if self._receiving.is_mine():
+            return
+        try:
+            self._receiving.take(deadline if keep else 0.0)
             while self.ended is None and time_left(deadline):
-                frame = self.recv_frame(time_left(deadline))
-                if frame.kind == wire.MESSAGE:
-                    messages.append(frame)
-                else:
-                    self._end_with(frame, deadline)
-        return messages
-
-    def _end_with(self, frame: wire.Frame, deadline: float) -> None:
-        goodbye = self.goodbye(f"{self.name} is done{self.goodbye_hint}")
-        self.end(read_ending(frame, self.name, goodbye), deadline)
+                self._receive(wire.MESSAGE, deadline)
+                if not keep:
+                    self._inbox.clear()
+        except TimeoutError:
+            pass  # so it has not ended yet
+        finally:
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self._receiving.leave()
+            except RuntimeError:  # another thread's turn
+                pass
 
     def _take_in(self) -> bool:
         """Take in what is here of a message; return whether there is nothing more to take in now.

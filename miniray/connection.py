@@ -64,11 +64,10 @@ def _shake_hands(
 ) -> auth.Message:
     def exchange(message: auth.Message) -> auth.Message:
         channel.send_frame(wire.AUTH, message, time_left(deadline))
-        frame = channel.recv_frame(time_left(deadline))
-        if frame.kind != wire.AUTH or type(frame.body) is not dict:
+        reply: auth.Message = channel.recv_frame(wire.AUTH, time_left(deadline))
+        if type(reply) is not dict:
             raise ProtocolError(f"{channel.name} does not follow the handshake")
-        body: auth.Message = frame.body
-        return body
+        return reply
 
     hello = auth.hello(auth.make_nonce())
     challenge = exchange(hello)

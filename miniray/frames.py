@@ -27,7 +27,6 @@ class FrameSocket:
         self.sock = sock
         self.memfd = memfd
         self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
-        self._arrived: list[Any] = []  # what a receive returned and the decoder has not seen yet
 
     def send(self, frame: wire.Encoded) -> Iterable[None]:
         """Send a frame; for each item that is returned, wait until there is room again."""
@@ -90,27 +89,26 @@ class FrameSocket:
         try:
             while True:
                 want = memoryview(self._decoder.want)
-                if self._decoder.ends_frame and len(want) == 1 and not self._arrived:
-                    return bool(self.sock.recv(1, _PEEK))
-                self._receive_into(want[:-1] if self._decoder.ends_frame else want)
+                if not self._decoder.ends_frame:
+                    self._receive_into(want)
+                elif len(want) > 1:
+                    self._receive_into(want[:-1])
+                else:
+                    self.sock.recv(1, _PEEK)  # nothing, if the other side has hung up
+                    return True
         except BlockingIOError:
             return False
 
     def _receive_into(self, want: Any) -> wire.Frame | None:
-        arrived = self._arrived
-        if not arrived:
-            # C puts the result into the list: a signal's handler that raises cannot lose it.
-            if self._decoder.wants_descriptors:
-                asked = (1,), (_ANCILLARY_BYTES,), (_DONTWAIT | _CLOEXEC,)
-                arrived.extend(map(self.sock.recvmsg, *asked))
-            else:
-                arrived.extend(map(self.sock.recv_into, (want,), (0,), (_DONTWAIT,)))
-        result = arrived.pop()
-        if not (result if type(result) is int else result[0]):
-            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-        if type(result) is int:
-            return self._decoder.advance(result)
         descriptors = array.array("i")
-        for _, _, rights in result[1]:  # the byte itself says nothing
-            descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
-        return self._decoder.advance(1, descriptors)
+        if self._decoder.wants_descriptors:
+            asked = 1, _ANCILLARY_BYTES, _DONTWAIT | _CLOEXEC
+            byte, ancillary, _, _ = self.sock.recvmsg(*asked)  # the byte itself says nothing
+            nbytes = len(byte)
+            for _, _, rights in ancillary:
+                descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+        else:
+            nbytes = self.sock.recv_into(want, 0, _DONTWAIT)
+        if not nbytes:
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+        return self._decoder.advance(nbytes, descriptors)

@@ -1,19 +1,19 @@
 """Ranks that live and end together: who belongs, who died first, who is ended."""
 
-import contextlib
 import signal
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from miniray.errors import WorkerDied, WorkerError, WorkerFailed
-from miniray.waiting import HANG_UP, READABLE, Source, deadline_after, time_left, wait
+from miniray.errors import WorkerDied, WorkerError, WorkerExited, WorkerFailed
+from miniray.waiting import HANG_UP, READABLE, Source, deadline_after, time_left, wait, wait_until
 
 if TYPE_CHECKING:
     from miniray.remote_worker import RemoteWorker
 
 SETTLE_S = 2.0
+HEAR_S = 0.05
 ANSWER_S = 0.1  # what an explanation may take though the deadline is near
 FAILURES = (WorkerDied, WorkerFailed)
 # How well a failure explains the others, which are its consequences: a collective fails when a
@@ -57,7 +57,10 @@ class Group(Source):
     def heed(self, descriptor: int, deadline: float) -> None:
         for worker in self._present():
             session = worker.session
-            if descriptor in (worker.fileno(), session and session.fileno()):
+            if session is not None and session.fileno() == descriptor:
+                if session.how_it_ended():  # it may have said something that is nobody's end
+                    self._examine(worker, deadline)
+            elif worker.fileno() == descriptor:
                 self._examine(worker, deadline)
 
     def look(self, deadline: float) -> None:
@@ -78,7 +81,8 @@ class Group(Source):
             if worker.wait(time_left(until)) == 0:
                 self._left.append(worker)
             else:
-                worker.drain(deadline_after(SETTLE_S))  # its own word says more than a status
+                # Its own word says more than a status.
+                worker.read_to_the_end(deadline_after(SETTLE_S), keep=False)
         except (TimeoutError, WorkerDied) as error:
             lost = WorkerDied(f"{worker.name} hung up, and its server says no more: {error}")
             worker.end(error if isinstance(error, WorkerDied) else lost, deadline)
@@ -89,7 +93,7 @@ class Group(Source):
         All ranks end with that. Whichever thread notices first finds out, and others wait for it.
         """
         self._endings[worker] = ending
-        if _has_left(ending) or self._settler == threading.get_ident():
+        if not isinstance(ending, FAILURES) or self._settler == threading.get_ident():
             return ending
         with self._settling:
             if self.culprit is None:
@@ -110,8 +114,10 @@ class Group(Source):
         patience = 0.0  # first what is here already: who died says nothing, and has died before
         while pending := [one for one in self._present() if one not in self._endings]:
             for worker in wait(pending, patience):
-                with contextlib.suppress(RuntimeError):  # this very thread is receiving there
-                    worker.drain(until)
+                # Who has not hung up may talk for ever.
+                has_ended = wait_until({worker: HANG_UP}, deadline=0.0)
+                enough = until if has_ended else min(until, deadline_after(HEAR_S))
+                worker.read_to_the_end(enough, keep=False)
             if self._best() <= OWN_FAILURE or not time_left(until):
                 break
             patience = time_left(until)
@@ -121,7 +127,7 @@ class Group(Source):
         return self._name_culprit()
 
     def _best(self) -> int:
-        return min(map(_explains, self._endings.values()))
+        return min(map(_explains, list(self._endings.values())))  # other threads add theirs
 
     def _look_for_lost_nodes(self, pending: list["RemoteWorker"], deadline: float) -> None:
         servers = {(one.host, one.port): one for one in pending}
@@ -131,20 +137,17 @@ class Group(Source):
                 self._endings[worker] = lost
 
     def _name_culprit(self) -> WorkerError:
-        left = [*self._left, *(one for one, said in self._endings.items() if _has_left(said))]
-        failures = [said for said in self._endings.values() if isinstance(said, FAILURES)]
+        endings = self._endings.copy()
+        gone = [one for one, said in endings.items() if isinstance(said, WorkerExited)]
+        failures = [said for said in endings.values() if isinstance(said, FAILURES)]
         first = min(failures, key=lambda said: (_explains(said), getattr(said, "failed_at", 0.0)))
-        if _explains(first) == CONSEQUENCE and left:
+        if _explains(first) == CONSEQUENCE and (left := [*self._left, *gone]):
             return WorkerDied(
                 f"{left[0].name} left early: its work function returned while others were in a "
                 f"collective with it. What one of them said:\n{first}",
                 exit_code=0,
             )
         return first
-
-
-def _has_left(ending: Exception) -> bool:
-    return not isinstance(ending, FAILURES)
 
 
 def _explains(ending: Exception) -> int:

@@ -6,6 +6,7 @@ every forked child, be it ours, os.fork's or multiprocessing's, lets go of all o
 runs anything else. What a child is to keep is handed over unregistered.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -49,7 +50,8 @@ def _abandon_all() -> None:
     global lock
     lock = threading.RLock()  # whoever held it in the parent is not here to release it
     for owner in list(_owners):
-        owner.abandon()
+        with contextlib.suppress(OSError):  # the parent was about to close it itself
+            owner.abandon()
 
 
 os.register_at_fork(

@@ -83,9 +83,12 @@ class Process(Source):
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the process and its group, never to one that has the number now."""
-        if self.exit_code is not None or not self.is_ours:
+        if not self.is_ours:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or a zombie
+        gone = ProcessLookupError, PermissionError  # or a zombie
+        with self._reaping, contextlib.suppress(*gone):
+            if self.exit_code is not None:
+                return
             try:
                 signal.pidfd_send_signal(self._pidfd, number, None, PIDFD_SIGNAL_PROCESS_GROUP)
             except (AttributeError, OSError) as error:
@@ -102,11 +105,12 @@ class Process(Source):
 
     def advance_stop(self) -> float | None:
         """Send the signals that are due; return the seconds until the next, None if no more."""
-        while self._due:
-            seconds = self._due[0][0] - time.monotonic()
-            if seconds > 0:
-                return seconds
-            self.signal_group(self._due.pop(0)[1])
+        with self._reaping:
+            while self._due:
+                seconds = self._due[0][0] - time.monotonic()
+                if seconds > 0:
+                    return seconds
+                self.signal_group(self._due.pop(0)[1])
         return None
 
     def abandon(self) -> None:
@@ -166,10 +170,12 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
     spare = os.open(os.devnull, os.O_RDONLY)  # room for a pidfd: a child would not wait for it
     try:
         pid = os.fork()
+        if pid == 0:
+            child.run_child(run, parent, death_signal if dies_with_us else 0, torch_state)
     finally:
+        if os.getpid() != parent:  # a Ctrl-C was faster, and the caller's lines are not ours
+            os._exit(1)
         os.close(spare)
-    if pid == 0:
-        child.run_child(run, parent, death_signal if dies_with_us else 0, torch_state)
     with contextlib.suppress(PermissionError, ProcessLookupError):  # the child was faster
         os.setpgid(pid, pid)
     try:

@@ -74,7 +74,9 @@ class RemoteWorker(AnyWorker):
     def wait(self, timeout: float | None = None) -> int:
         deadline = deadline_after(timeout)
         while True:
-            record = self._ask(min(deadline, deadline_after(EXPLAIN_S)))
+            # Even who only looks has to give the server a moment.
+            until = max(deadline, deadline_after(ANSWER_S))
+            record = self._ask(min(until, deadline_after(EXPLAIN_S)))
             if record["state"] == "ended":
                 return int(record["exit_code"])
             if not wait_until({self: HANG_UP}, deadline):

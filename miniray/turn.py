@@ -41,7 +41,9 @@ class Turn:
             if not self._lock.acquire(timeout=timeout):
                 raise TimeoutError
 
-    def wait_until_free(self, timeout: float) -> None:
-        """Wait until no other thread has the turn, for `timeout` seconds at most."""
-        if not self.is_mine() and self._lock.acquire(timeout=timeout):
-            self._lock.release()
+    def is_free(self, timeout: float = 0.0) -> bool:
+        """Return whether nobody has the turn, or still has it after `timeout` seconds."""
+        if self.is_mine() or not self._lock.acquire(timeout=timeout):
+            return False
+        self._lock.release()
+        return True

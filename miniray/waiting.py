@@ -12,6 +12,7 @@ from typing import TypeVar
 LOST_PEER_S = 15
 LOOK_S = 2.0
 FOREVER_S = 1e6  # twelve days; poll() takes not much more
+ASK_S = 0.02
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 ERROR = select.POLLHUP | select.POLLERR | select.POLLNVAL  # poll says so unasked
 HANG_UP = ERROR | getattr(select, "POLLRDHUP", 0)
@@ -80,19 +81,21 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
                 one.look_due = now + LOOK_S
                 one.look(deadline)
         poller = select.poll()
-        ready, watching, heeding = set(), {}, {}
+        ready, watching, heeding, patience = set(), {}, {}, LOOK_S
         for omen in omens:
             for number, events in omen.watched():
-                if number not in heeded:
+                if number >= 0 and number not in heeded:
                     heeding[number] = omen
                     poller.register(number, events)
         for source, events in wanted.items():
             if source.is_ready():
                 ready.add(source)
+            elif (number := source.fileno()) < 0:  # it has none, or another thread has closed it
+                patience = ASK_S
             else:
-                watching[number := source.fileno()] = source
+                watching[number] = source
                 poller.register(number, events | (HANG_UP if number in heeding else 0))
-        seconds = 0.0 if ready else min(max(deadline - now, 0.0), LOOK_S)
+        seconds = 0.0 if ready else min(max(deadline - now, 0.0), patience)
         happened = poller.poll(math.ceil(seconds * 1000))
         for number, events in happened:
             found = watching.get(number)

@@ -759,3 +759,56 @@ def test_a_message_is_resumed_after_a_timeout_in_its_middle() -> None:
                 channel.recv(timeout=0.01)
             right.sendall(data[cut:])
             assert channel.recv(T) == {"x": b"0123456789"}
+
+
+def test_a_frame_that_will_never_be_whole_is_an_end_for_wait() -> None:
+    left, right = socket.socketpair()
+    with Channel(left) as channel:
+        right.send(wire.encode(wire.MESSAGE, 1).head[:-1])
+        right.close()
+        assert wait([channel], T) == [channel]
+        with pytest.raises(ConnectionError, match="hung up without a goodbye"):
+            channel.recv(T)
+
+
+def test_every_thread_that_receives_hears_the_goodbye() -> None:
+    left, right = socket.socketpair()
+    errors: list[Exception] = []
+
+    class Goodbye(EOFError):
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            if thread.ident is None:  # the goodbye is here, and the channel has not ended yet
+                thread.start()
+                thread.join(0.2)
+
+    def receive() -> None:
+        try:
+            channel.recv(T)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=receive)
+    with Channel(left) as channel:
+        channel.goodbye = Goodbye
+        Channel(right).close()
+        receive()
+        thread.join(T)
+    assert [type(error) for error in errors] == [Goodbye, Goodbye]
+
+
+def test_a_close_says_no_goodbye_in_the_middle_of_a_message() -> None:
+    left, right = socket.socketpair()
+    received = []
+
+    def make_room_and_close() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                received.append(right.recv(1 << 16, socket.MSG_DONTWAIT))
+        channel.close()
+        received.append(right.recv(1 << 16))
+
+    with Channel(left) as channel, right, signalled_while_waiting(make_room_and_close):
+        with pytest.raises(ConnectionError, match="this side has closed"):
+            channel.send(b"x" * 10_000_000)
+    assert received[-1] == b""

@@ -18,7 +18,7 @@ from miniray import (
     WorkerFailed,
     wait,
 )
-from miniray.group import Group
+from miniray.group import SETTLE_S, Group
 from tests.support import poll
 from tests.support.servers import Server, serving
 
@@ -74,9 +74,9 @@ def assert_all_end_with(ranks: list[RemoteWorker], kind: type[Exception], words:
         assert worker in wait(ranks, 0)
 
 
-def send_for_ever(worker: RemoteWorker) -> None:
+def send_for_ever(worker: RemoteWorker, timeout: float = T) -> None:
     while True:
-        worker.send(["say", "x" * 100_000], T)
+        worker.send(["say", "x" * 100_000], timeout)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +217,52 @@ def test_threads_that_wait_for_different_ranks_get_the_same_error(
         "rank 2 raised ValueError: no such batch: 7"
     }
     assert len(errors) == 4
+
+
+def test_a_failure_is_found_behind_a_rank_that_streams_for_ever(ranks: list[RemoteWorker]) -> None:
+    ranks[0].send(["stream"])
+    assert ranks[0].recv(T) == "x" * 1000
+    for number, order in ((2, ["die", int(signal.SIGKILL)]), (1, ["collective"])):
+        ranks[number].send(order)
+        poll.until(lambda number=number: not ranks[number].is_alive(), timeout_s=T)
+    with pytest.raises(WorkerDied, match="rank 2 was killed by SIGKILL"):
+        ranks[1].recv(T)
+
+
+def test_a_rank_that_did_not_take_a_message_in_time_has_not_left_early(
+    ranks: list[RemoteWorker],
+) -> None:
+    os.kill(ranks[0].pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match="rank 0 took nothing in"):
+        send_for_ever(ranks[0], timeout=0.1)
+    for number in (1, 2):
+        ranks[number].send(["collective"])
+    with pytest.raises(WorkerFailed, match=r"rank \d raised RuntimeError: Connection closed"):
+        ranks[1].recv(T)
+
+
+def test_what_a_session_prints_is_nobodys_end(ranks: list[RemoteWorker]) -> None:
+    read_end, write_end = os.pipe()
+
+    class Session:
+        def fileno(self) -> int:
+            return read_end
+
+        def how_it_ended(self, timeout: float = 0.0) -> str | None:
+            return None
+
+    os.write(write_end, b"a launcher's word")
+    ranks[1].session = Session()
+    began = time.process_time()
+    with pytest.raises(TimeoutError):
+        ranks[0].recv(SETTLE_S + 0.5)
+    assert time.process_time() - began < 1.0
+    ranks[1].send(["say", "well"])
+    assert ranks[1].recv(T) == "well"
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_whoever_only_looks_is_told_that_a_rank_runs(ranks: list[RemoteWorker]) -> None:
+    with pytest.raises(TimeoutError, match="rank 0 still runs"):
+        ranks[0].wait(timeout=0)

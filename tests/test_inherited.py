@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import warnings
@@ -12,6 +13,8 @@ import pytest
 
 from miniray import Channel, Worker, inherited, pool, process
 from tests import work
+from tests.support import poll
+from tests.support.interrupts import is_waiting
 
 T = 20.0
 
@@ -134,3 +137,36 @@ def test_workers_made_by_many_threads_hold_no_socket_of_each_other() -> None:
     finally:
         for worker in workers:
             worker.close()
+
+
+def test_an_owner_that_cannot_let_go_does_not_keep_the_others_from_it(fork: Any) -> None:
+    class Owner:
+        def abandon(self) -> None:
+            abandoned.append(self)
+            raise OSError("it is closed already")
+
+    abandoned: list[Owner] = []
+    owners = [Owner() for _ in range(3)]
+    for owner in owners:
+        inherited.own(owner)
+    assert fork(lambda: len(abandoned)) == 3
+
+
+def test_a_child_is_told_that_a_channel_is_not_its_own_while_a_thread_receives(fork: Any) -> None:
+    with Worker(work.echo) as worker:
+        thread = threading.Thread(target=worker.recv, args=[T])
+        thread.start()
+        poll.until(lambda: is_waiting(thread.ident), timeout_s=T)
+
+        def use() -> int:
+            signal.alarm(int(T))
+            for call in (worker.recv, lambda: worker.send(1)):
+                with pytest.raises(ConnectionError, match="stayed with the process"):
+                    call()
+            return 7
+
+        try:
+            assert fork(use) == 7
+        finally:
+            worker.send("done")
+            thread.join(T)

@@ -271,3 +271,45 @@ def _ignore_sigterm() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         signal.pause()
+
+
+def test_a_child_that_is_interrupted_before_it_runs_never_gets_into_its_parents_code() -> None:
+    script = (
+        "import ctypes, functools, os, signal\nfrom miniray import process\n"
+        # From C, so that Python notices only on the way back from os.fork.
+        "press = functools.partial(getattr(ctypes.CDLL(None), 'raise'), int(signal.SIGINT))\n"
+        "os.register_at_fork(after_in_child=press)\n"
+        "try:\n    process.fork(lambda: 7).wait(10)\n"
+        "finally:\n    print('left', flush=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout == "left\n", ended.stderr
+
+
+def test_threads_that_wait_for_the_same_process_all_hear_how_it_ended() -> None:
+    for _ in range(20):
+        codes: list[int] = []
+        child = process.fork(lambda: 3)
+        threads = [
+            threading.Thread(target=lambda child, codes: codes.append(child.wait(T)), args=args)
+            for args in [(child, codes)] * 3
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(T)
+        assert codes == [3, 3, 3]
+
+
+def test_a_system_without_pidfds_waits_and_stops_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "HAS_PIDFD", False)
+    monkeypatch.delattr(signal, "pidfd_send_signal")
+    child = process.fork(lambda: signal.pause() or 0)
+    began = time.process_time()
+    with pytest.raises(TimeoutError):
+        child.wait(0.3)
+    assert time.process_time() - began < 0.2
+    process.stop([child], 0.1)
+    assert child.exit_code == -signal.SIGTERM

@@ -499,10 +499,10 @@ class TestStrangers:
     def test_a_server_outlives_any_response(self, server: Server, response: Any) -> None:
         with Channel(server.connect(), name="server", handshake=True) as stranger:
             stranger.send_frame(wire.AUTH, auth.hello("c" * 64))
-            stranger.recv_frame()
+            stranger.recv_frame(wire.AUTH)
             stranger.send_frame(wire.AUTH, response)
             with pytest.raises(ConnectionResetError):
-                stranger.recv_frame()
+                stranger.recv_frame(wire.AUTH)
         with server.worker() as worker:
             worker.send("alive")
             assert worker.recv(T) == "alive"
