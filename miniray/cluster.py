@@ -144,6 +144,8 @@ class Cluster:
             node.begin_stop(timeout * 0.8)
         deadline = deadline_after(timeout + ENDING_S)
         for node in self._nodes:
+            node.hang_up(deadline)
+        for node in self._nodes:  # what lingers, lingers side by side
             node.end(deadline)
         self._nodes, self.workers, self.group = [], [], None
 
