@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from miniray import Cluster, ClusterError, NodeConfig, WorkerDied
+from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, cluster
 from tests import work
 from tests.support import namespaces, poll, ssh
 
@@ -66,13 +66,15 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
 
 
 class TestWhoIsToBlame:
-    @pytest.mark.slow
-    def test_a_node_that_is_given_up_because_of_another_says_so(self) -> None:
+    def test_a_node_that_is_given_up_because_of_another_says_so(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cluster, "FAULT_SPREAD_S", 0.5)
         slow = NodeConfig("slow", launcher=("/bin/sh", "-c", "cat >/dev/null"))
         bad = NodeConfig("bad", launcher=("/bin/false",))
-        fault = fault_of(slow, bad)
+        fault = fault_of(slow, bad, start_timeout=10.0)
         assert fault.startswith("1 of 2 nodes failed to start; nothing was left running:\n")
-        assert "\n  slow: given up after 5." in fault
+        assert "\n  slow: given up after 0." in fault
         assert "s because of bad\n" in fault
         assert "\n  bad: false exited with status 1 before Python answered" in fault
 
