@@ -2,6 +2,7 @@
 
 import math
 import threading
+from threading import get_ident
 
 from miniray.waiting import time_left
 
@@ -23,11 +24,11 @@ class Turn:
 
     def is_mine(self) -> bool:
         """Return whether this thread has the turn, which in a signal's handler it may."""
-        return self._holder == threading.get_ident()
+        return self._holder == get_ident()
 
     def refuse_handler(self) -> None:
         """Raise RuntimeError if this thread has the turn already: waiting would be for ever."""
-        if self.is_mine():
+        if self._holder == get_ident():
             raise RuntimeError(f"a signal's handler cannot {self._what} in the midst of another")
 
     def take(self, deadline: float = math.inf) -> None:
@@ -36,11 +37,11 @@ class Turn:
             timeout = min(time_left(deadline), threading.TIMEOUT_MAX)
             if not self._lock.acquire(timeout=timeout):
                 raise TimeoutError
-        self._holder = threading.get_ident()
+        self._holder = get_ident()
 
     def leave(self) -> None:
         """Give the turn back, if this thread has it."""
-        if self.is_mine():
+        if self._holder == get_ident():
             self._holder = None
         try:  # noqa: SIM105  # suppress() would take longer than all the rest
             self._lock.release()
