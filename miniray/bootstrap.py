@@ -35,6 +35,8 @@ def pack(bootstrap: str, payload: bytes) -> bytes:
 
 def main() -> None:
     """Take in the payload, be the keeper, and remove what was unpacked."""
+    with contextlib.suppress(OSError):  # sshd did it; a launcher's end shall not cut ours short
+        os.setsid()
     line, _, archive = _read_payload().partition(b"\n")
     settings = json.loads(line)
     try:

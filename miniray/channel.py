@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from miniray import inherited, pool, wire
-from miniray.endings import again, read_ending
+from miniray.endings import again, keep, read_ending
 from miniray.errors import MiniRayError, ProtocolError
 from miniray.frames import FrameSocket
 from miniray.turn import Turn
@@ -148,7 +148,10 @@ class Channel(Receiver):
             others = f"other threads' messages to {self.name} took all of {timeout}s"
             raise TimeoutError(others) from None
         finally:
-            self._sending.leave()
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self._sending.leave()
+            except RuntimeError:  # another thread's turn
+                pass
         if self.ended is not None:
             raise self._again()
 
@@ -180,17 +183,28 @@ class Channel(Receiver):
         """
         deadline = deadline_after(timeout)
         self._receiving.refuse_handler()
+        body = nothing = object()
         try:
             self._receiving.take(deadline)
             if not self._inbox:
                 self._receive(kind, deadline)
             if self._inbox:
-                return self._inbox.popleft()
+                body = self._inbox[0]
+                del self._inbox[0]  # not popleft: a handler that raises would come after the call
         except TimeoutError:
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
         finally:
-            self._receiving.leave()
-        raise self._again()
+            try:
+                self._receiving.leave()
+            except RuntimeError:  # another thread's turn
+                pass
+            except BaseException:  # a handler's: nothing is lost
+                if body is not nothing:
+                    self._inbox.appendleft(body)
+                raise
+        if body is nothing:
+            raise self._again()
+        return body
 
     def _receive(self, kind: int, deadline: float) -> None:
         """Put the next frame's body into the inbox, or end the channel if there is none.
@@ -237,7 +251,10 @@ class Channel(Receiver):
         except TimeoutError:
             pass  # so it has not ended yet
         finally:
-            self._receiving.leave()
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self._receiving.leave()
+            except RuntimeError:  # another thread's turn
+                pass
 
     def _take_in(self) -> bool:
         """Take in what is here of a message; return whether there is nothing more to take in now.
@@ -252,7 +269,10 @@ class Channel(Receiver):
         except TimeoutError:
             return True
         finally:
-            self._receiving.leave()
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self._receiving.leave()
+            except RuntimeError:  # another thread's turn
+                pass
 
     def holds_message(self) -> bool:
         """Return whether `recv` will not wait, having taken in what has arrived so far."""
@@ -264,7 +284,7 @@ class Channel(Receiver):
     def end(self, reason: Exception, deadline: float = math.inf) -> None:
         """End the channel with a reason, unless it has one."""
         if self.ended is None:
-            self.ended = reason.with_traceback(None)
+            self.ended = keep(reason)
 
     def _again(self) -> Exception:
         assert self.ended is not None

@@ -15,7 +15,7 @@ from miniray.node_config import NodeConfig
 from miniray.process import STOP_S
 from miniray.remote_worker import RemoteWorker
 from miniray.sources import collect_sources, list_modules
-from miniray.waiting import deadline_after
+from miniray.waiting import deadline_after, time_left
 
 __all__ = ["Cluster", "NodeConfig"]
 
@@ -77,7 +77,7 @@ class Cluster:
 
     def _start_nodes(self, settings: dict[str, Any], sources: bytes) -> None:
         """Start all side by side; after the first fault the others have a short while."""
-        deadline = deadline_after(self._start_timeout)
+        began, deadline = time.monotonic(), deadline_after(self._start_timeout)
         hosts = [config.host for config in self._configs]
         starts: dict[futures.Future[None], Node] = {}
         # Threads, also because no Ctrl-C comes in the middle of their lines.
@@ -90,14 +90,14 @@ class Cluster:
             starts[pool.submit(node.start, settings, sources, rank, deadline)] = node
             rank += config.num_workers
         pool.shutdown(wait=False)
-        patience = self._start_timeout + ENDING_S  # by then each has noticed by itself
+        patience = time_left(deadline + ENDING_S)  # by then each has noticed by itself
         done, waiting = futures.wait(starts, patience, futures.FIRST_EXCEPTION)
         first = next((starts[one] for one in done if one.exception()), None)
         if first is not None:
             done, waiting = futures.wait(starts, FAULT_SPREAD_S)
         if first is not None or waiting:
             faults = {node: start.done() and start.exception() for start, node in starts.items()}
-            seconds = self._start_timeout - (deadline - time.monotonic())
+            seconds = time.monotonic() - began
             raise ClusterError(list_faults(faults, first, seconds, list_modules(sources)))
 
     def status(self) -> list[dict[str, Any]]:
@@ -144,6 +144,8 @@ class Cluster:
             node.begin_stop(timeout * 0.8)
         deadline = deadline_after(timeout + ENDING_S)
         for node in self._nodes:
+            node.hang_up(deadline)
+        for node in self._nodes:  # what lingers, lingers side by side
             node.end(deadline)
         self._nodes, self.workers, self.group = [], [], None
 

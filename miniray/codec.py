@@ -28,6 +28,11 @@ DIMENSIONS_MAX = 64
 Tree = Any
 Spec = dict[str, Any]
 
+# What a hostile tree provokes; anything else is what a signal's handler has raised.
+_PROVOKED = (
+    *(ArithmeticError, AssertionError, AttributeError, BufferError, ImportError),
+    *(LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _ONLY_STR = {str}
 _NUMPY_DTYPE = re.compile(r"[<>|]([biufc]\d{1,2}|[SU]\d{1,6}|[mM]8(\[\d{0,4}[a-zA-Z]{1,2}\])?)")
@@ -227,9 +232,8 @@ def decode(tree: Tree, specs: Sequence[Spec], memories: dict[int, Any]) -> Any:
         return tree if type(tree) in _PLAIN else _decode(tree, values)
     except ProtocolError:
         raise
-    except Exception as error:
-        # Whatever a hostile tree provokes, in torch and numpy too, is that tree's fault. The
-        # traceback would hold all that came of the message.
+    except _PROVOKED as error:
+        # In torch and numpy too. The traceback would hold all that came of the message.
         reason = repr(error)[:REASON_CHARS_MAX]
         cause = error.with_traceback(None)
         raise ProtocolError(f"a message that no encoder makes: {reason}") from cause
@@ -278,7 +282,10 @@ def _build(spec: Spec, memory: Any) -> Any:
 
     element = getattr(torch, dtype)
     if kind == "shared":
-        return SharedTensor(shape, element, memory=memory)
+        try:
+            return SharedTensor(shape, element, memory=memory)
+        except OSError as error:
+            raise ValueError(f"shared memory cannot be mapped: {error.strerror}") from error
     if memory is None:
         return torch.empty(shape, dtype=element)
     return torch.frombuffer(memory, dtype=element).reshape(shape)

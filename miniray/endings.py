@@ -54,7 +54,11 @@ def _what_python_prints(error: BaseException) -> str:
 
 
 def _format(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as nested:  # an attribute of the user's own may do anything, too
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        return f"{lines}{type(error).__name__}: <cannot be shown: {type(nested).__name__}>\n"
 
 
 def _describe(error: BaseException, code: int) -> dict[str, Any]:
@@ -105,6 +109,18 @@ def read_ending(frame: wire.Frame, name: str, goodbye: Exception) -> Exception:
         exit_code=code if type(code) is int else 1,
         in_collective=body.get("in_collective") is True,
     )
+
+
+def keep(error: AnyError) -> AnyError:
+    """Return an exception that is to be kept, which holds nobody's frames from now on.
+
+    Both its own and its causes' tracebacks would, and what the user was handling meanwhile.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = link.__context__ = None
+        link = link.__cause__
+    return error
 
 
 def again(error: AnyError) -> AnyError:

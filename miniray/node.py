@@ -141,10 +141,16 @@ class Node:
         if self._session is not None:
             self._session.begin_end(timeout)
 
-    def end(self, deadline: float) -> None:
-        """Wait for the end of everything, and kill the session at the deadline."""
+    def hang_up(self, deadline: float) -> None:
+        """Wait for the end of everything on the node, or for the deadline."""
         if self._starting.acquire(timeout=time_left(deadline)):
             self._starting.release()
+        if self._session is not None:
+            self._session.hang_up(deadline)
+
+    def end(self, deadline: float) -> None:
+        """Hang up, and end the session whatever is on the node."""
+        self.hang_up(deadline)
         if self._session is not None:
             self._session.end(deadline)
         self._close_workers()

@@ -4,11 +4,16 @@ import collections
 import contextlib
 import os
 import threading
+import time
 from typing import IO, TextIO
+
+from miniray.waiting import time_left
+from miniray.worker_log import clean_name
 
 LINE_BYTES_MAX = 64 * 1024
 SHOWN_LINES = 5  # the first and the last, in case a long banner comes between
 HURRY_S = 0.5  # what something gets that has nothing to do any more but end
+LAST_WORDS_S = 5.0  # what it gets in all, if it goes on talking
 
 
 class NodeLog:
@@ -16,10 +21,11 @@ class NodeLog:
 
     def __init__(self, label: str, sink: TextIO) -> None:
         self._sink = sink
-        self._prefixes = (f"[{label}] ".encode(), f"[{label}:".encode())
+        name = clean_name(label)  # as the server there says it
+        self._prefixes = (f"[{name}] ".encode(), f"[{name}:".encode())
         self._first: list[bytes] = []
         self._last: collections.deque[bytes] = collections.deque(maxlen=SHOWN_LINES)
-        self._nbytes = 0
+        self._heard_at = 0.0
         self.heard = threading.Event()
         self._thread = threading.Thread()
 
@@ -32,12 +38,14 @@ class NodeLog:
         """Return the first and the last lines that are no worker's."""
         return [line.decode(errors="replace") for line in (*self._first, *self._last)]
 
-    def wait_until_quiet(self) -> None:
-        """Wait for the stream's end as long as it brings anything."""
-        before = -1
-        while self._thread.is_alive() and before != self._nbytes:
-            before = self._nbytes
-            self._thread.join(HURRY_S)
+    def wait_until_quiet(self, since: float) -> None:
+        """Wait for the stream's end, from the moment `since` on, as long as it brings anything."""
+
+        def patience_s() -> float:
+            return time_left(min(max(since, self._heard_at) + HURRY_S, since + LAST_WORDS_S))
+
+        while self._thread.is_alive() and (seconds := patience_s()):
+            self._thread.join(seconds)
 
     def write(self, lines: list[bytes]) -> None:
         """Write lines to the log, each with the node's name."""
@@ -55,7 +63,7 @@ class NodeLog:
         rest = b""
         with stream:
             while data := os.read(stream.fileno(), 1 << 18):
-                self._nbytes += len(data)
+                self._heard_at = time.monotonic()
                 *lines, rest = (rest + data).split(b"\n")
                 if len(rest) > LINE_BYTES_MAX:
                     lines, rest = [*lines, rest], b""

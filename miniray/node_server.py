@@ -82,6 +82,7 @@ def _guard(server: subprocess.Popen[bytes], settings: dict[str, Any]) -> None:
     while server.poll() is None and time_left(deadline):
         seconds = min(time_left(silent), time_left(deadline), tick)
         ready, _, _ = select.select(watched, [], [], seconds)
+        _reap_orphans(server.pid)
         said = os.read(0, 4096) if 0 in ready else b""
         if said:
             silent = deadline_after(SILENCE_MAX_S)
@@ -97,6 +98,16 @@ def _guard(server: subprocess.Popen[bytes], settings: dict[str, Any]) -> None:
         _tell(lease, str(timeout))
 
 
+def _reap_orphans(server: int) -> None:
+    """Bury the orphans that have ended; what becomes of the server is its own object's to find."""
+    with contextlib.suppress(ChildProcessError):
+        flags = os.WEXITED | os.WNOHANG
+        while ended := os.waitid(os.P_ALL, 0, flags | os.WNOWAIT):
+            if ended.si_pid == server:
+                return
+            os.waitid(os.P_PID, ended.si_pid, flags)
+
+
 def _tell(lease: int, line: str) -> None:
     with contextlib.suppress(OSError):  # it has just ended
         os.write(lease, f"{line}\n".encode())
@@ -104,6 +115,7 @@ def _tell(lease: int, line: str) -> None:
 
 def _clear_up(settings: dict[str, Any]) -> None:
     """Kill all that is below this process, and remove the code and the tunnel's directory."""
+    _adopt_orphans()
     with contextlib.suppress(ChildProcessError):  # raised once there are no more
         while True:
             for children in glob.glob("/proc/self/task/*/children"):
@@ -131,7 +143,6 @@ def serve() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("its keeper has gone"))
     if LINUX:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # while it does not watch stdin
-    _adopt_orphans()
     stdout = os.dup(1)
     os.dup2(2, 1)
     faulthandler.enable()
@@ -199,7 +210,8 @@ def _explain(error: BaseException) -> dict[str, Any]:
 def _obey_stdin(server: "WorkerServer") -> None:
     def on_stdin(events: int) -> None:
         said = os.read(0, 4096).split()
-        if not said:
+        if not said:  # the keeper has gone, and its part is ours
+            _adopt_orphans()
             server.loop.unwatch(0)
         server.stop(float(said[-1]) if said else STOP_S)
 

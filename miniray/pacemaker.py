@@ -4,14 +4,13 @@ A process of its own, out of the terminal's reach: Ctrl-Z stops the coordinator 
 heartbeat. Its stdin ends when the coordinator does, however that ends, and then ssh's does, and so
 does all that runs on the node.
 
-python -c SOURCE BYTES SOCKET COMMAND...: beat once so many bytes have passed; at the end remove the
-tunnel's socket, if there is one, with its folder.
+python -c SOURCE BYTES SOCKET COMMAND...: beat once so many bytes have passed; make a folder for the
+tunnel's socket, if there is one, and remove both at the end.
 """
 
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +22,11 @@ ENDING_S = 5.0  # the node gets most of it to end in order
 def main(bytes_before_beat: int, socket: str, command: list[str]) -> int:
     """Run the command with the heartbeat on its stdin; return its exit status."""
     try:
+        if socket:
+            os.mkdir(os.path.dirname(socket), 0o700)
         client = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
     except OSError as error:
+        remove(socket)
         sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")
         return 127
     assert client.stdin is not None
@@ -34,11 +36,18 @@ def main(bytes_before_beat: int, socket: str, command: list[str]) -> int:
         status = client.wait(ENDING_S)
     except subprocess.TimeoutExpired:  # some launchers do not end with what they have launched
         status = -signal.SIGKILL
-    if socket:
-        shutil.rmtree(os.path.dirname(socket), ignore_errors=True)
+    remove(socket)
     if status < 0:  # end alike, and take along whatever it has started
         os.killpg(0, -status)
     return status
+
+
+def remove(socket: str) -> None:
+    """Remove a tunnel's socket, if there is one, and its folder."""
+    with contextlib.suppress(OSError):  # ssh has not made it
+        os.unlink(socket)
+    with contextlib.suppress(OSError):  # it is removed already
+        os.rmdir(os.path.dirname(socket))
 
 
 def _pass_on(sink: int, bytes_before_beat: int) -> None:

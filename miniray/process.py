@@ -4,20 +4,16 @@ import contextlib
 import errno
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable
-from typing import NoReturn
 
-from miniray import inherited, torch_fork
+from miniray import child, inherited, torch_fork
 from miniray.waiting import READABLE, Source, deadline_after, time_left, wait_until
 
 STOP_S = 3.0
 UNKILLABLE_S = 5.0
 STATUS_TAKEN = 256  # no process can exit with it
-PR_SET_PDEATHSIG = 1
 PIDFD_SIGNAL_PROCESS_GROUP = 4
 HAS_PIDFD = hasattr(os, "pidfd_open")
 
@@ -168,14 +164,14 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
     `inherited` knows of. Raises RuntimeError after CUDA was initialised.
     """
     torch_state = torch_fork.check_before_fork()
-    _flush()  # else the child would write what is in the buffers a second time
+    child.flush()  # else the child would write what is in the buffers a second time
     parent = os.getpid()
     dies_with_us = threading.current_thread() is threading.main_thread()
     spare = os.open(os.devnull, os.O_RDONLY)  # room for a pidfd: a child would not wait for it
     try:
         pid = os.fork()
         if pid == 0:
-            _run_child(run, parent, death_signal if dies_with_us else 0, torch_state)
+            child.run_child(run, parent, death_signal if dies_with_us else 0, torch_state)
     finally:
         if os.getpid() != parent:  # a Ctrl-C was faster, and the caller's lines are not ours
             os._exit(1)
@@ -188,34 +184,3 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
-
-
-def _run_child(
-    run: Callable[[], int], parent: int, death_signal: int, torch_state: bool
-) -> NoReturn:
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if death_signal and sys.platform == "linux":
-            import ctypes
-
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
-            if os.getppid() != parent:
-                os._exit(code)  # it died before the kernel knew whom to watch
-        torch_fork.calm_child(torch_state)
-        code = run() & 0xFF  # as the kernel would: os._exit raises on what is no C int
-        _flush()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # None, or closed
-            stream.flush()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from miniray import auth
 from miniray.any_worker import EXPLAIN_S, AnyWorker
 from miniray.connection import open_connection, server_status
+from miniray.endings import keep
 from miniray.errors import ProtocolError, WorkerDied, WorkerError
 from miniray.group import ANSWER_S, Group
 from miniray.process import STOP_S
@@ -87,7 +88,7 @@ class RemoteWorker(AnyWorker):
         try:
             record = self._ask(deadline_after(timeout))
         except WorkerDied as lost:
-            return self.ended if isinstance(self.ended, WorkerError) else lost
+            return self.ended if isinstance(self.ended, WorkerError) else keep(lost)
         return None if record["state"] == "running" else self.ending(record["exit_code"])
 
     def close(self, timeout: float = STOP_S) -> None:
@@ -131,7 +132,7 @@ class RemoteWorker(AnyWorker):
 
     def end(self, reason: Exception, deadline: float = math.inf) -> None:
         if self.ended is None and self.group is not None:
-            reason = self.group.conclude(self, reason, deadline)
+            reason = self.group.conclude(self, keep(reason), deadline)
         super().end(reason, deadline)
 
     def omens(self) -> Iterable[Source]:

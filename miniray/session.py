@@ -11,12 +11,11 @@ import linecache
 import math
 import os
 import re
+import secrets
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from types import ModuleType
@@ -59,14 +58,14 @@ class Session:
         self._received = b""
         self._reading = threading.Lock()
         self._python_answers = self._holds_lease = False
+        self._hung_up = 0.0
         # What it prints is no part of its text: some shells print what they run.
         program = (
             f"import sys;print(sys.version_info[:3]+({marker},));sys.stdout.flush();"
             "exec(sys.version_info>(3,)and sys.stdin.buffer.raw.readline()or str())"
         )
         # Not in TMPDIR: a socket's path is short, and % and : in it mean something to ssh.
-        folder = tempfile.mkdtemp(prefix="miniray-", dir="/tmp") if remote_socket else ""
-        self.socket = folder and f"{folder}/server"
+        self.socket = remote_socket and f"/tmp/miniray-{secrets.token_hex(8)}/server"
         command = config.command(program, remote_socket and f"{self.socket}:{remote_socket}")
         self._name = os.path.basename(command[0])
         python = [sys.executable, "-ISc", source_of(pacemaker), str(bytes_to_send), self.socket]
@@ -96,7 +95,7 @@ class Session:
     def wait_for_python(self, deadline: float) -> tuple[int, ...]:
         """Return the version of the Python there, once it has given a sign of life."""
         sign = rb"\((\d+), (\d+), (\d+), %d\)" % self._marker
-        found = self._receive(sign, deadline, "before Python answered")
+        found = self._take(sign, deadline, "before Python answered")
         self._python_answers = True
         return tuple(map(int, found.groups()))
 
@@ -115,9 +114,15 @@ class Session:
 
         Raises TimeoutError at the deadline, and Fault if the session has ended.
         """
-        found = self._receive(rb"miniray-%d (\{.*\})\r?\n" % self._marker, deadline, meanwhile)
+        found = self._take(rb"miniray-%d (\{.*\})\r?\n" % self._marker, deadline, meanwhile)
         report: dict[str, Any] = json.loads(found[1])
         return report
+
+    def _take(self, pattern: bytes, deadline: float, meanwhile: str) -> re.Match[bytes]:
+        found = self._receive(pattern, deadline, meanwhile)
+        with self._reading:
+            self._received = self._received[found.end() :]
+        return found
 
     def _receive(self, pattern: bytes, deadline: float, meanwhile: str) -> re.Match[bytes]:
         while not (found := re.search(pattern, self._received)):
@@ -133,7 +138,6 @@ class Session:
             if len(self._received) > NOISE_BYTES_MAX:
                 noise = f"it printed {len(self._received)} bytes on stdout {meanwhile}"
                 raise Fault(self.last_words(f"{noise}; does a start-up file there never end?"))
-        self._received = self._received[found.end() :]
         return found
 
     def _late(self, meanwhile: str) -> str:
@@ -144,7 +148,7 @@ class Session:
         ending = "closed its stdout"
         with contextlib.suppress(subprocess.TimeoutExpired):
             ending = describe(self._process.wait(HURRY_S))
-            self.log.wait_until_quiet()
+            self.log.wait_until_quiet(time.monotonic())
         return self.last_words(f"{self._name} {ending} {meanwhile}")
 
     def last_words(self, problem: str) -> str:
@@ -173,9 +177,9 @@ class Session:
             return str(fault)
 
     def _wait_for_end(self, deadline: float) -> str:
-        while "ended" not in (report := self.wait_for_report(deadline, "while its server ran")):
-            pass
-        return str(report["ended"])
+        # It stays where it is, for all who ask.
+        pattern = rb'miniray-%d \{"ended": (".*")\}\r?\n' % self._marker
+        return str(json.loads(self._receive(pattern, deadline, "while its server ran")[1]))
 
     def begin_end(self, timeout: float) -> None:
         """Have all on the node end within `timeout` seconds; a later call may hurry it."""
@@ -185,22 +189,25 @@ class Session:
         with contextlib.suppress(OSError, ValueError):  # it has ended, or takes nothing in
             os.write(self._stdin.fileno(), f"{timeout}\n".encode())
 
-    def end(self, deadline: float) -> None:
-        """Wait until all on the node has ended, kill the session at the deadline, and tidy up."""
-        if self._holds_lease and not self._stdout.closed:
+    def hang_up(self, deadline: float) -> None:
+        """Wait until all on the node has ended, or for the deadline, and let go of the lease."""
+        if self._stdin.closed:
+            return
+        if self._holds_lease:
             with contextlib.suppress(Fault, TimeoutError):
                 self._wait_for_end(deadline)
-        self.log.wait_until_quiet()
-        # A launcher may end at the end of its stdin alone, or not even then.
         self._stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(HURRY_S)
+        self._hung_up = time.monotonic()
+
+    def end(self, deadline: float) -> None:
+        """Hang up, and kill what does not end by itself then, as some launchers do not."""
+        self.hang_up(deadline)
+        self.log.wait_until_quiet(self._hung_up)
         self.kill()
         self._process.wait()
-        self.log.wait_until_quiet()
+        self.log.wait_until_quiet(self._hung_up)
         self._stdout.close()
-        if self.socket:
-            shutil.rmtree(os.path.dirname(self.socket), ignore_errors=True)
+        pacemaker.remove(self.socket)
 
     def kill(self) -> None:
         """End the session's processes here at once."""

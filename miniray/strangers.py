@@ -134,7 +134,7 @@ class Strangers:
             stranger.sock.close()
 
     def _forget(self, stranger: Stranger) -> None:
-        self._strangers.remove(stranger)
+        self._strangers.discard(stranger)  # it may have failed while it was let in
         self._loop.unwatch(stranger.sock.fileno())
 
     def _dismiss(self, stranger: Stranger, reason: str) -> None:

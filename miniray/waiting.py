@@ -11,6 +11,7 @@ from typing import TypeVar
 
 LOST_PEER_S = 15
 LOOK_S = 2.0
+FOREVER_S = 1e6  # twelve days; poll() takes not much more
 ASK_S = 0.02
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 ERROR = select.POLLHUP | select.POLLERR | select.POLLNVAL  # poll says so unasked
@@ -58,8 +59,8 @@ def deadline_after(timeout: float | None) -> float:
 
 
 def time_left(deadline: float) -> float:
-    """Return the seconds until a deadline, 0 if it has passed."""
-    return max(deadline - time.monotonic(), 0.0)
+    """Return the seconds until a deadline: 0 if it has passed, and no more than FOREVER_S."""
+    return min(max(deadline - time.monotonic(), 0.0), FOREVER_S)
 
 
 def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySource]:

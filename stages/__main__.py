@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import fnmatch
 import os
 import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from stages import capabilities, carry, snapshots
 
@@ -184,9 +186,9 @@ def fill(text: str, name: str, content: str) -> str:
 def make_additions_page() -> str:
     """Return the page of what miniray adds to stage 5, file by file, with reasons.
 
-    A name like "Class.*" stands for a class and all that it has, "*" for all of a new module that
-    has no reason of its own. Raises ValueError for a name that has no reason, and for a reason
-    whose name is not there.
+    A name with a star stands for whatever it matches that no other reason of the module names;
+    "*" alone is for a new module. Raises ValueError for a name that has no reason, and for a
+    reason whose name is not there.
     """
     reasons = tomllib.loads(ADDITIONS.read_text())
     changes = snapshots.compare(snapshots.load("5"), snapshots.load("miniray"))
@@ -198,22 +200,25 @@ def make_additions_page() -> str:
         lines += [f"## `{one.module}.py`", "", f"*{size}{len(one.after)} in miniray.*", ""]
         if "summary" in entry:
             lines += [entry["summary"].strip(), ""]
-        for addition in entry.get("addition", []):
-            names = ", ".join(f"`{name.removesuffix('.*')}`" for name in addition["names"])
+        for addition, found in zip(entry["addition"], _expand(one, entry), strict=True):
             reason = addition["reason"].strip()
-            lines.append(f"- {reason}" if names == "`*`" else f"- {reason}\\\n  {names}")
+            # A class is shown, and not all that it has; of a file that is new not even that.
+            shown = [
+                name for name in found if name.partition(".")[0] not in found or "." not in name
+            ]
+            names = ", ".join(f"`{name}`" for name in shown if addition["names"] != ["*"])
+            lines.append(f"- {reason}\\\n  {names}" if names else f"- {reason}")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def check_reasons(changes: list[snapshots.Change], reasons: dict[str, object]) -> None:
+def check_reasons(changes: list[snapshots.Change], reasons: dict[str, Any]) -> None:
     """Raise ValueError unless every added name has exactly one reason."""
     for one in changes:
         entry = reasons.get(one.module)
         if not isinstance(entry, dict):
             raise ValueError(f"additions.toml has no [{one.module}], whose code differs; add it")
-        given = [name for each in entry.get("addition", []) for name in each["names"]]
-        given = _expand(given, one.names, is_new=not one.before)
+        given = [name for found in _expand(one, entry) for name in found]
         if sorted(given) != sorted(one.names):
             lines = difflib.unified_diff(sorted(given), sorted(one.names), n=0, lineterm="")
             wrong = " ".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
@@ -222,16 +227,22 @@ def check_reasons(changes: list[snapshots.Change], reasons: dict[str, object]) -
             )
 
 
-def _expand(given: list[str], names: list[str], *, is_new: bool) -> list[str]:
-    """Return the names that are given, with those that "Class.*" and "*" stand for."""
-    found = []
-    for name in given:
-        of_class = [one for one in names if f"{one}.".startswith(name.removesuffix("*"))]
-        found += of_class if name.endswith(".*") and of_class else [name]
-    if is_new and "*" in found:
-        found.remove("*")
-        found += [one for one in names if one not in found]
-    return found
+def _expand(change: snapshots.Change, entry: dict[str, Any]) -> list[list[str]]:
+    """Return for each reason its names, and those that its patterns stand for."""
+    given = [one["names"] for one in entry.get("addition", [])]
+    taken = {name for names in given for name in names}
+    expanded = []
+    for names in given:
+        found = []
+        for pattern in names:
+            meant = [pattern]
+            if "*" in pattern and (pattern != "*" or not change.before):
+                meant = [one for one in change.names if fnmatch.fnmatchcase(one, pattern)]
+                meant = [one for one in meant if one not in taken] or [pattern]
+                taken.update(meant)
+            found += meant
+        expanded.append(found)
+    return expanded
 
 
 if __name__ == "__main__":

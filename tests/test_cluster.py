@@ -36,6 +36,14 @@ def test_ranks_are_ordered_over_nodes_and_logs_say_who_speaks() -> None:
     ]
 
 
+def test_nodes_of_one_host_have_labels_that_tell_them_apart() -> None:
+    with Cluster([NodeConfig.local(host=host) for host in ("gpu", "cpu", "gpu")]) as cluster:
+        workers = cluster.start("tests.work.echo")
+        labels = ["gpu#0", "cpu", "gpu#2"]
+        assert [status["server"]["node"] for status in cluster.status()] == labels
+        assert [worker.name.split()[3].partition(":")[0] for worker in workers] == labels
+
+
 def test_stop_is_idempotent_and_a_cluster_can_start_again() -> None:
     cluster = Cluster([NodeConfig.local()])
     for _ in range(2):
@@ -70,6 +78,7 @@ def test_env_and_workdir_are_the_nodes(tmp_path: Path) -> None:
     [
         ("no_such_module.work_fn", "No module named 'no_such_module'"),
         ("tests.work.no_such_function", "has no function 'no_such_function'"),
+        ("tests.work.ecko", "has no function 'ecko'; did you mean echo?"),
         ("tests.work.not_a_function", "is a int, not a function"),
         ("tests.broken_work.work_fn", "ZeroDivisionError: division by zero"),
     ],

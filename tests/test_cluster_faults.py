@@ -325,6 +325,14 @@ class TestLaunchers:
         cluster.stop()
         assert time.monotonic() - begun < 3
 
+    def test_many_that_outlive_their_children_end_side_by_side(self) -> None:
+        script = '/bin/sh -c "$0"; sleep 1000'
+        cluster = Cluster([NodeConfig.local(launcher=("/bin/sh", "-c", script))] * 6)
+        cluster.start("tests.work.echo")
+        begun = time.monotonic()
+        cluster.stop()
+        assert time.monotonic() - begun < 4  # one after the other they would take 6 at least
+
     def test_one_that_ends_the_session_is_named(self) -> None:
         node = NodeConfig.local(launcher=("timeout", "-s", "KILL", "1.5", "/bin/sh", "-c"))
         with Cluster([node], log=io.StringIO()) as cluster:
@@ -465,6 +473,14 @@ with Cluster([node(address="{address}%bridge")]) as cluster:
 
 
 class TestLogs:
+    def test_a_long_name_is_in_each_line_once(self) -> None:
+        log = io.StringIO()
+        with Cluster([NodeConfig.local(host="long" * 20)], log=log) as cluster:
+            (worker,) = cluster.start("tests.work.obey")
+            worker.send(("print", 1))
+            assert worker.recv(T) == "printed"
+        assert log.getvalue().count("[") == 1
+
     @pytest.mark.ssh
     def test_the_last_lines_are_never_lost(self, loopback_sshd: ssh.LoopbackNodes) -> None:
         log = io.StringIO()
@@ -490,5 +506,6 @@ class TestLogs:
         cluster.stop()
         seconds = time.monotonic() - begun
         os.close(read_end)
-        log.close()
+        with contextlib.suppress(BrokenPipeError):  # what it has not got rid of
+            log.close()
         assert seconds < 6

@@ -1,12 +1,17 @@
 """What every worker does, whatever carries its messages: a socketpair, TCP, ssh, a cluster."""
 
 import contextlib
+import gc
+import itertools
 import os
+import random
 import select
 import signal
 import socket
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,10 +32,11 @@ from miniray import (
     waiting,
     wire,
 )
+from miniray.group import Group
 from tests import work
 from tests.support import poll, processes
 from tests.support.interrupts import is_waiting, signalled_while_waiting
-from tests.support.servers import serving
+from tests.support.servers import Server, serving
 
 Start = Callable[..., list[Any]]
 T = 20.0  # seconds that no healthy exchange comes near
@@ -115,7 +121,7 @@ def test_a_worker_that_returned_has_exited_now_and_ever_after(start: Start) -> N
     (worker,) = start()
     worker.send("return")
     for _ in range(2):
-        with pytest.raises(WorkerExited, match="is done"):
+        with pytest.raises(WorkerExited, match=r"is done.*it needs a loop"):
             worker.recv(T)
     with pytest.raises(WorkerExited):
         worker.send(1)
@@ -192,6 +198,34 @@ def test_an_exception_arrives_with_its_traceback(start: Start) -> None:
     assert other.recv(T) == "unharmed"
 
 
+class OddAttributes(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
+class OddNotes(Exception):
+    failed_at = ("yesterday",)
+    in_collective = "yes"
+
+
+class OddText(Exception):
+    def __str__(self) -> str:
+        raise KeyError("text")
+
+
+@pytest.mark.parametrize("odd", [OddAttributes, OddNotes, OddText])
+def test_an_exception_with_odd_attributes_hides_no_failure(odd: type[Exception]) -> None:
+    def fail(channel: Channel) -> None:
+        raise odd("as told")
+
+    with Worker(fail) as worker:
+        with pytest.raises(WorkerFailed, match=f"raised {odd.__name__}: ") as caught:
+            worker.recv(T)
+    assert "in fail" in caught.value.remote_traceback
+    assert (caught.value.exit_code, caught.value.in_collective) == (1, False)
+    assert caught.value.failed_at > 0
+
+
 @pytest.mark.parametrize(
     ("order", "number", "text"),
     [
@@ -213,6 +247,32 @@ def test_a_worker_killed_by_a_signal_died_of_it(
         assert caught.value.exit_code is None
     other.send("unharmed")
     assert other.recv(T) == "unharmed"
+
+
+def send_for_ever(worker: Any) -> None:
+    while True:
+        worker.send(bytes(1 << 20), T)
+
+
+@pytest.mark.parametrize("way", ["recv", "send", "wait"])
+def test_a_death_is_noticed_though_another_program_holds_the_connection(
+    start: Start, way: str
+) -> None:
+    (worker,) = start()
+    worker.send("leave a holder")
+    holder = worker.recv(T)
+    try:
+        worker.send("die")
+        begun = time.monotonic()
+        if way == "wait":
+            assert wait([worker], T) == [worker]
+        use = (lambda: send_for_ever(worker)) if way == "send" else (lambda: worker.recv(T))
+        with pytest.raises(WorkerDied, match="was killed by SIGKILL"):
+            use()
+        assert time.monotonic() - begun < 10  # the promise is 1, on a machine that is not busy
+        assert processes.is_running(holder)
+    finally:
+        os.kill(holder, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("status", [7, 0])
@@ -297,6 +357,15 @@ def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
     worker.send(bytearray(64 << 20), timeout=60)
     assert len(worker.recv(60)) == 64 << 20
     assert len(worker.recv(60)) == 64 << 20
+
+
+@pytest.mark.parametrize("sizes", [[1 << 20, *[1000] * 300], [1 << 20] * 280], ids=len)
+def test_both_sides_may_send_many_arrays_at_once(start: Start, sizes: list[int]) -> None:
+    (worker,) = start()
+    worker.send(("send arrays", sizes))
+    worker.send([bytes(size) for size in sizes], timeout=60)
+    assert [len(one) for one in worker.recv(60)] == sizes
+    assert [len(one) for one in worker.recv(60)] == sizes
 
 
 def interrupt() -> None:
@@ -524,25 +593,87 @@ def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start
             worker.send("x" * (32 << 20))
 
 
-def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start) -> None:
-    import gc
-    import weakref
+class Rung(Exception):
+    """What a signal's handler raises."""
 
-    (worker,) = start()
-    worker.send("return")
 
-    class Big:
-        pass
+def test_a_handler_that_raises_anywhere_in_recv_loses_nothing_in_silence() -> None:
+    """It ends the channel, with that reason, or leaves it as it was."""
 
-    def receive() -> "weakref.ref[Big]":
-        big = Big()
-        with pytest.raises(WorkerExited):
+    def ring(*_: object) -> None:
+        raise Rung
+
+    def count(channel: Channel) -> None:
+        with contextlib.suppress(ConnectionError):
+            for number in itertools.count():
+                channel.send((number, b"x" * (number % 3) * 500))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    delays_s = random.Random(1)
+    try:
+        for _ in range(100):
+            with Worker(count) as worker:
+                assert receive_while_it_rings(worker, delays_s) in ("", "was interrupted")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def receive_while_it_rings(worker: Worker, delays_s: random.Random) -> str:
+    """Receive numbers while a handler raises again and again; return what that leads to."""
+    expected = 0
+    for _ in range(100):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delays_s.uniform(1e-5, 4e-4))
+                while True:
+                    number, _ = worker.recv(T)
+                    assert number == expected
+                    expected += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Rung:
+            pass
+        except ConnectionError as error:
+            return str(error)[-len("was interrupted") :]
+    return ""
+
+
+class Big:
+    """Something that a caller has in a variable."""
+
+
+def receive_in_vain(worker: Any) -> "weakref.ref[Big]":
+    big = Big()
+    try:
+        raise LookupError("what the user is just handling")
+    except LookupError:
+        with pytest.raises(WorkerError):
             worker.recv(T)
-        return weakref.ref(big)
+    return weakref.ref(big)
 
-    references = [receive() for _ in range(3)]
+
+@pytest.mark.parametrize("order", ["return", "raise", "die", ("exit", 2)])
+def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start, order: Any) -> None:
+    (worker,) = start()
+    worker.send(order)
+    references = [receive_in_vain(worker) for _ in range(3)]
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_nor_does_one_that_nobody_can_explain(ranks: int) -> None:
+    server = Server(work.obey)
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(server.worker()) for _ in range(ranks)]
+        if ranks > 1:
+            Group(workers)
+        os.kill(server.pid, signal.SIGKILL)
+        server.child.wait(T)
+        references = [receive_in_vain(worker) for worker in workers]
+        gc.collect()
+        assert [reference() for reference in references] == [None] * ranks
+        assert "Connection refused" in repr(workers[0].ended)
 
 
 def test_half_a_message_is_not_one_for_wait() -> None:
@@ -566,6 +697,27 @@ def test_any_timeout_will_do(timeout: float | None) -> None:
         right.send(1)
         assert wait([left], timeout) == [left]
         assert left.recv(timeout) == 1
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 3e6])
+@pytest.mark.parametrize("kind", ["local", "tcp", "cluster"])
+def test_any_timeout_will_do_for_a_worker_and_its_end(kind: str, timeout: float) -> None:
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if kind == "local":
+            worker: Any = stack.enter_context(Worker(work.echo))
+        elif kind == "tcp":
+            server = stack.enter_context(serving(work.echo))
+            worker = RemoteWorker(server.host, server.port, timeout=timeout)
+        else:
+            cluster = stack.enter_context(Cluster([NodeConfig.local()], start_timeout=timeout))
+            (worker,) = cluster.start("tests.work.echo")
+        worker.send(1, timeout)
+        assert worker.recv(timeout) == 1
+        assert worker.how_it_ended(timeout) is None
+        worker.close(timeout)
+        if cluster is not None:
+            cluster.stop(timeout)
 
 
 def test_iteration_over_a_plain_channel_ends_at_the_goodbye() -> None:

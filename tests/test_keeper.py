@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from miniray import Cluster, ClusterError, NodeConfig
+from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, bootstrap
 from tests.support import poll, processes, ssh
 
 T = 30.0
@@ -224,6 +224,37 @@ def test_a_node_that_imports_for_too_long_is_ended(
     assert time.monotonic() - started < 6  # the promise is 4, on a machine that is not busy
     assert "node1: not ready after 2.0s, while it imported slow_to_import" in str(caught.value)
     processes.wait_until_gone([begun(slow_module)], timeout_s=T)
+
+
+def test_a_stop_while_the_code_is_unpacked_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack, slow = bootstrap.pack, "import time; time.sleep(3); return folder"
+    monkeypatch.setattr(
+        bootstrap, "pack", lambda text, data: pack(text.replace("return folder", slow), data)
+    )
+    node = NodeConfig.local(env={"TMPDIR": str(tmp_path)})
+    with pytest.raises(ClusterError, match="not ready after 1"):
+        Cluster([node], start_timeout=1.0).start("tests.work.echo")
+    poll.until(lambda: not list(tmp_path.iterdir()), timeout_s=T)
+
+
+def test_every_rank_learns_how_its_server_ended() -> None:
+    with Cluster([NodeConfig.local(2)]) as cluster:
+        workers = cluster.start("tests.work.echo")
+        os.kill(cluster.status()[0]["server"]["pid"], signal.SIGKILL)
+        for worker in workers:
+            with pytest.raises(WorkerDied, match="its server was killed by SIGKILL"):
+                worker.recv(T)
+
+
+@pytest.mark.slow
+def test_orphans_that_end_while_the_cluster_runs_are_buried() -> None:
+    with Cluster([NodeConfig.local()]) as cluster:
+        (worker,) = cluster.start("tests.work.obey")
+        worker.send("orphans")
+        orphans = [psutil.Process(pid) for pid in worker.recv(T)]
+        poll.until(lambda: not any(one.is_running() for one in orphans), timeout_s=T)
 
 
 def test_zombies_of_strangers_do_not_confuse_the_keeper() -> None:

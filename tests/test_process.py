@@ -34,7 +34,9 @@ def test_output_before_the_fork_is_written_once(tmp_path: object) -> None:
         "import os\nfrom miniray import process\n"
         "print('once')\nassert process.fork(lambda: 0).wait(10) == 0\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    # Without a buffer there would be nothing to write twice.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
     assert ended.stdout == "once\n", ended.stderr
 
 

@@ -696,7 +696,7 @@ def test_many_small_buffers_take_a_time_that_grows_with_their_number() -> None:
     gc.disable()  # it looks at everything again and again while so much is made
     try:
         few = min(seconds_per_buffer(10_000) for _ in range(3))
-        assert seconds_per_buffer(250_000) < 2.5 * few
+        assert seconds_per_buffer(250_000) < 10 * few  # and not 25 times
     finally:
         gc.enable()
 

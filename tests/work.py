@@ -60,6 +60,8 @@ def obey(channel: Channel) -> None:
                 raise ValueError("after the last words")
             case "send 64 MiB":
                 channel.send(bytes(64 << 20))
+            case ("send arrays", sizes):
+                channel.send([bytes(size) for size in sizes])
             case "set":
                 try:
                     channel.send({"batch": {1}})
@@ -79,12 +81,22 @@ def obey(channel: Channel) -> None:
                 for index in range(number):
                     channel.send([index, bytes(1000)])
                 return
+            case "leave a holder":
+                # As C code may: inheritable, and then it runs another program.
+                copy = os.dup(channel.fileno())
+                sleep = ["sleep", "600"]
+                holder = subprocess.Popen(sleep, pass_fds=[copy], start_new_session=True)
+                channel.send(holder.pid)
             case "grandchildren":
                 quiet: Any = {"stdin": subprocess.DEVNULL, "start_new_session": False}
                 ours = subprocess.Popen(["sleep", "600"], **quiet)
                 quiet["start_new_session"] = True
                 gone = subprocess.Popen(["sleep", "600"], **quiet)
                 channel.send([os.getpid(), ours.pid, gone.pid])
+            case "orphans":
+                shell = ["sh", "-c", "for _ in 1 2 3; do sleep 1 2>/dev/null & echo $! >&2; done"]
+                said = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=True).stderr
+                channel.send(list(map(int, said.split())))
             case _:
                 channel.send(order)
 

@@ -10,6 +10,7 @@ from tools.count_lines import PACKAGE
 # Of Python's own and of objects that are nobody's but the module's.
 FOREIGN = {
     "os": {"_exit"},
+    "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too
     "codec": {"_owner"},  # put on a ctypes array, to keep alive what it is a view of
 }
 

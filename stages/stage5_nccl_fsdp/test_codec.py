@@ -2,7 +2,6 @@
 
 import socket
 import struct
-import time
 import unittest
 from typing import Any
 
@@ -11,7 +10,6 @@ from .errors import ProtocolError
 from .remote_worker import RemoteWorker
 from .test_remote_worker import T, frame_of, make_pair, serving, setUpModule  # noqa: F401
 from .test_worker import echo
-from .worker import Worker
 
 try:
     import torch
@@ -51,15 +49,6 @@ class TestValues(unittest.TestCase):
                 with self.assertRaisesRegex(TypeError, words):
                     channel.send(message)
             channel.send("usable")
-
-    def test_four_times_as_many_buffers_take_four_times_as_long_and_not_sixteen(self) -> None:
-        def seconds_for(number: int) -> float:
-            with Worker(lambda channel: channel.send([b"x"] * number)) as worker:
-                before = time.process_time()  # of ours alone, however busy the machine is
-                assert len(worker.recv()) == number
-                return time.process_time() - before
-
-        assert seconds_for(80_000) < 8 * seconds_for(20_000)
 
     def test_headers_that_no_encoder_makes_raise_protocol_error(self) -> None:
         spec = b'{"type": "bytes", "dtype": null, "shape": [1], "nbytes": %d}'
