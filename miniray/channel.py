@@ -303,7 +303,7 @@ class Channel(Receiver):
         return False
 
     def is_ready(self) -> bool:
-        return bool(self._inbox) or self.ended is not None
+        return bool(self._inbox) or self.ended is not None or self.is_gone()
 
     def look(self, deadline: float) -> None:
         if self.ended is None and link_is_lost(self._frames.sock):

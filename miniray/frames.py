@@ -100,15 +100,19 @@ class FrameSocket:
             return False
 
     def _receive_into(self, want: Any) -> wire.Frame | None:
-        descriptors = array.array("i")
         if self._decoder.wants_descriptors:
-            asked = 1, _ANCILLARY_BYTES, _DONTWAIT | _CLOEXEC
-            byte, ancillary, _, _ = self.sock.recvmsg(*asked)  # the byte itself says nothing
-            nbytes = len(byte)
-            for _, _, rights in ancillary:
-                descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
-        else:
-            nbytes = self.sock.recv_into(want, 0, _DONTWAIT)
+            return self._receive_descriptors()
+        nbytes = self.sock.recv_into(want, 0, _DONTWAIT)
         if not nbytes:
             raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-        return self._decoder.advance(nbytes, descriptors)
+        return self._decoder.advance(nbytes)
+
+    def _receive_descriptors(self) -> wire.Frame | None:
+        asked = 1, _ANCILLARY_BYTES, _DONTWAIT | _CLOEXEC
+        byte, ancillary, _, _ = self.sock.recvmsg(*asked)  # the byte itself says nothing
+        if not byte:
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+        descriptors = array.array("i")
+        for _, _, rights in ancillary:
+            descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+        return self._decoder.advance(1, descriptors)

@@ -79,9 +79,6 @@ class Worker(AnyWorker):
     def omens(self) -> Iterable[Source]:
         return [self._process]
 
-    def is_ready(self) -> bool:
-        return super().is_ready() or self.is_gone()
-
     def is_gone(self) -> bool:
         return self._process.is_ready()
 
