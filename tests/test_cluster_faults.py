@@ -336,7 +336,7 @@ class TestLaunchers:
         assert time.monotonic() - begun < 4  # one after the other they would take 6 at least
 
     def test_one_that_ends_the_session_is_named(self) -> None:
-        node = NodeConfig.local(launcher=("timeout", "-s", "KILL", "1.5", "/bin/sh", "-c"))
+        node = NodeConfig.local(launcher=("timeout", "-s", "KILL", "6", "/bin/sh", "-c"))
         with Cluster([node], log=io.StringIO()) as cluster:
             (worker,) = cluster.start("tests.work.echo")
             with pytest.raises(WorkerDied) as caught:
