@@ -266,3 +266,12 @@ def test_what_a_session_prints_is_nobodys_end(ranks: list[RemoteWorker]) -> None
 def test_whoever_only_looks_is_told_that_a_rank_runs(ranks: list[RemoteWorker]) -> None:
     with pytest.raises(TimeoutError, match="rank 0 still runs"):
         ranks[0].wait(timeout=0)
+
+
+def test_a_check_that_has_no_time_for_every_rank_ends_none(ranks: list[RemoteWorker]) -> None:
+    group = ranks[0].group
+    assert group is not None
+    group.check(timeout=0.0)
+    for worker in ranks:
+        worker.send(["say", "well"])
+        assert worker.recv(T) == "well"
