@@ -211,10 +211,9 @@ def test_threads_that_wait_for_different_ranks_get_the_same_error(
     threads = [threading.Thread(target=receive, args=[number]) for number in range(4)]
     for thread in threads:
         thread.start()
-    ranks[2].send(["raise", 7])
-    for number in (0, 1, 3):  # which may have heard of it already
-        with contextlib.suppress(WorkerFailed):
-            ranks[number].send(["collective"])
+    for number, order in ((2, ["raise", 7]), *((number, ["collective"]) for number in (0, 1, 3))):
+        with contextlib.suppress(WorkerFailed):  # another thread may have heard of it already
+            ranks[number].send(order)
     for thread in threads:
         thread.join(T)
     assert {str(error).partition("\n")[0] for error in errors.values()} == {
