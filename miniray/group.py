@@ -35,7 +35,7 @@ class Group(Source):
         # The error with which all have ended, or None.
         self.culprit: WorkerError | None = None
         self._endings: dict[RemoteWorker, Exception] = {}
-        self._left: list[RemoteWorker] = []
+        self._left: dict[RemoteWorker, None] = {}
         self._settling = threading.Lock()
         self._settler: int | None = None  # the thread that finds out
         self.look_due = 0.0
@@ -48,9 +48,10 @@ class Group(Source):
     def watched(self) -> Iterable[tuple[int, int]]:
         if self._settler == threading.get_ident():
             return []
-        sessions = {one.session for one in self._present() if one.session is not None}
+        present = self._present()
+        sessions = {one.session for one in present if one.session is not None}
         return [
-            *((one.fileno(), HANG_UP) for one in self._present()),
+            *((one.fileno(), HANG_UP) for one in present),
             *((session.fileno(), READABLE) for session in sessions),
         ]
 
@@ -68,10 +69,12 @@ class Group(Source):
             worker.look(deadline)
 
     def check(self, timeout: float = SETTLE_S) -> None:
-        """Notice now whoever has died or is lost, without waiting for a message."""
+        """Notice now whoever has died or is lost; ask after nobody else once `timeout` is over."""
         deadline = deadline_after(timeout)
         for worker in self._present():
-            if worker.how_it_ended(time_left(deadline)) is not None:
+            if self.culprit is not None or not time_left(deadline):
+                return
+            if worker.how_it_ended() is not None:  # a server that is only slow has lost nobody
                 self._examine(worker, deadline)
 
     def _examine(self, worker: "RemoteWorker", deadline: float) -> None:
@@ -79,7 +82,7 @@ class Group(Source):
         until = min(deadline_after(SETTLE_S), max(deadline, deadline_after(ANSWER_S)))
         try:
             if worker.wait(time_left(until)) == 0:
-                self._left.append(worker)
+                self._left[worker] = None
             else:
                 # Its own word says more than a status.
                 worker.read_to_the_end(deadline_after(SETTLE_S), keep=False)

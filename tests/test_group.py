@@ -196,8 +196,9 @@ def test_an_explanation_takes_no_longer_than_the_timeout(
         os.kill(server.pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("attempt", range(5))
 def test_threads_that_wait_for_different_ranks_get_the_same_error(
-    ranks: list[RemoteWorker],
+    ranks: list[RemoteWorker], attempt: int
 ) -> None:
     errors: dict[int, BaseException] = {}
 
@@ -210,7 +211,9 @@ def test_threads_that_wait_for_different_ranks_get_the_same_error(
     threads = [threading.Thread(target=receive, args=[number]) for number in range(4)]
     for thread in threads:
         thread.start()
-    ranks[2].send(["raise", 7])
+    for number, order in ((2, ["raise", 7]), *((number, ["collective"]) for number in (0, 1, 3))):
+        with contextlib.suppress(WorkerFailed):  # another thread may have heard of it already
+            ranks[number].send(order)
     for thread in threads:
         thread.join(T)
     assert {str(error).partition("\n")[0] for error in errors.values()} == {
@@ -266,3 +269,12 @@ def test_what_a_session_prints_is_nobodys_end(ranks: list[RemoteWorker]) -> None
 def test_whoever_only_looks_is_told_that_a_rank_runs(ranks: list[RemoteWorker]) -> None:
     with pytest.raises(TimeoutError, match="rank 0 still runs"):
         ranks[0].wait(timeout=0)
+
+
+def test_a_check_that_has_no_time_for_every_rank_ends_none(ranks: list[RemoteWorker]) -> None:
+    group = ranks[0].group
+    assert group is not None
+    group.check(timeout=0.0)
+    for worker in ranks:
+        worker.send(["say", "well"])
+        assert worker.recv(T) == "well"
