@@ -149,8 +149,7 @@ class Node:
             self._session.hang_up(deadline)
 
     def end(self, deadline: float) -> None:
-        """Hang up, and end the session whatever is on the node."""
-        self.hang_up(deadline)
+        """End the session, whatever is on the node."""
         if self._session is not None:
             self._session.end(deadline)
         self._close_workers()

@@ -72,7 +72,8 @@ class NodeConfig:
 
         Every login shell understands the one line that it gets: sh takes over from there.
         """
-        python = f'exec {_quote_path(self.python)} -c "{program}"'
+        # -S: it needs nothing that is installed, and what site sets up takes as long as the rest.
+        python = f'exec {_quote_path(self.python)} -Sc "{program}"'
         line = f"exec /bin/sh -c {shlex.quote(python)}"
         if self.launcher is not None:
             return [*self.launcher, line]

@@ -27,8 +27,10 @@ from miniray.node_config import NodeConfig
 from miniray.node_log import HURRY_S, SHOWN_LINES, NodeLog
 from miniray.process import describe
 from miniray.waiting import READABLE, WRITABLE, deadline_after, time_left
+from miniray.worker_log import printable
 
 NOISE_BYTES_MAX = 1024 * 1024
+SHOWN_CHARS = 500
 
 TOO_MANY = "MaxStartups|exchange_identification: .*(closed|reset)"
 _ADVICE = {
@@ -95,7 +97,7 @@ class Session:
     def wait_for_python(self, deadline: float) -> tuple[int, ...]:
         """Return the version of the Python there, once it has given a sign of life."""
         sign = rb"\((\d+), (\d+), (\d+), %d\)" % self._marker
-        found = self._take(sign, deadline, "before Python answered")
+        found = self._receive(sign, deadline, "before Python answered")
         self._python_answers = True
         return tuple(map(int, found.groups()))
 
@@ -114,15 +116,9 @@ class Session:
 
         Raises TimeoutError at the deadline, and Fault if the session has ended.
         """
-        found = self._take(rb"miniray-%d (\{.*\})\r?\n" % self._marker, deadline, meanwhile)
+        found = self._receive(rb"miniray-%d (\{.*\})\r?\n" % self._marker, deadline, meanwhile)
         report: dict[str, Any] = json.loads(found[1])
         return report
-
-    def _take(self, pattern: bytes, deadline: float, meanwhile: str) -> re.Match[bytes]:
-        found = self._receive(pattern, deadline, meanwhile)
-        with self._reading:
-            self._received = self._received[found.end() :]
-        return found
 
     def _receive(self, pattern: bytes, deadline: float, meanwhile: str) -> re.Match[bytes]:
         while not (found := re.search(pattern, self._received)):
@@ -138,6 +134,7 @@ class Session:
             if len(self._received) > NOISE_BYTES_MAX:
                 noise = f"it printed {len(self._received)} bytes on stdout {meanwhile}"
                 raise Fault(self.last_words(f"{noise}; does a start-up file there never end?"))
+        self._received = found.string[found.end() :]
         return found
 
     def _late(self, meanwhile: str) -> str:
@@ -155,7 +152,8 @@ class Session:
         """Return a problem with what was said there, what to do about it, what to try by hand."""
         noise = self._received.decode(errors="replace").splitlines()
         lines = [*self.log.said(), *noise[:SHOWN_LINES], *noise[-SHOWN_LINES:]]
-        said = "; ".join(dict.fromkeys(filter(None, map(_printable, lines))))
+        shown = (printable(line.strip()[:SHOWN_CHARS]) for line in lines)
+        said = "; ".join(dict.fromkeys(filter(None, shown)))
         words = [f"{problem}: {said}" if said else f"{problem}; it said nothing"]
         words += [advice for pattern, advice in _ADVICE.items() if re.search(pattern, said)]
         by_hand = "" if self._python_answers else self._config.try_by_hand()
@@ -177,8 +175,8 @@ class Session:
             return str(fault)
 
     def _wait_for_end(self, deadline: float) -> str:
-        # It stays where it is, for all who ask.
-        pattern = rb'miniray-%d \{"ended": (".*")\}\r?\n' % self._marker
+        # A look ahead: the report stays where it is, for all who ask.
+        pattern = rb'(?=miniray-%d \{"ended": (".*")\}\r?\n)' % self._marker
         return str(json.loads(self._receive(pattern, deadline, "while its server ran")[1]))
 
     def begin_end(self, timeout: float) -> None:
@@ -224,7 +222,3 @@ def _is_ready(stream: IO[bytes], events: int, deadline: float) -> bool:
 def source_of(module: ModuleType) -> str:
     """Return the source of a module, which may have come from a file, a zip or over stdin."""
     return "".join(linecache.getlines(str(module.__file__), vars(module)))
-
-
-def _printable(line: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in line.strip())[:500]

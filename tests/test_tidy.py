@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "node_server": {"bootstrap", "worker_server"},
     "node_config": set[str](),
     "pacemaker": set[str](),
-    "node_log": set[str](),
+    "node_log": {"waiting", "worker_log"},
     "faults": set[str](),
     "session": {"faults", "node_config", "node_log", "pacemaker", "process"},
     "node": {"bootstrap", "remote_worker", "session"},
