@@ -122,9 +122,7 @@ class Channel(Receiver):
 
     def abandon(self) -> None:
         """Let go of the socket in a forked child, without a word to the other side."""
-        self.ended = ConnectionError(
-            f"the channel to {self.name} stayed with the process that forked this one"
-        )
+        self.ended = ConnectionError(f"{self.name} stayed with the process that forked this one")
         # Whoever had the old ones in the parent is not here to give them back.
         self._sending, self._receiving = Turn("send"), Turn("receive")
         self._frames.sock.close()
@@ -308,11 +306,6 @@ class Channel(Receiver):
     def look(self, deadline: float) -> None:
         if self.ended is None and link_is_lost(self._frames.sock):
             self._lose(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)), deadline)
-
-    def is_my_ending(self, error: BaseException) -> bool:
-        """Return whether an exception is what this channel raises since it has ended."""
-        mine = self.ended
-        return mine is not None and type(error) is type(mine) and error.args == mine.args
 
     def say_ending(self, kind: int, body: dict[str, Any]) -> None:
         """Send the last frame, and leave nothing unread: a close would reset the connection."""

@@ -27,7 +27,7 @@ def run_work(work_fn: "Callable[[Channel], Any]", channel: "Channel") -> int:
     try:
         work_fn(channel)
     except BaseException as error:
-        if channel.is_my_ending(error):
+        if is_ending(error, channel.ended):
             # A function that did not expect the coordinator to leave has ended all the same.
             return 0 if isinstance(error, EOFError) else 1
         code = _exit_code(error)
@@ -109,6 +109,11 @@ def read_ending(frame: wire.Frame, name: str, goodbye: Exception) -> Exception:
         exit_code=code if type(code) is int else 1,
         in_collective=body.get("in_collective") is True,
     )
+
+
+def is_ending(error: BaseException, ended: Exception | None) -> bool:
+    """Return whether an exception is what a channel raises that has ended like this."""
+    return ended is not None and type(error) is type(ended) and error.args == ended.args
 
 
 def keep(error: AnyError) -> AnyError:

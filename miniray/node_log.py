@@ -56,7 +56,9 @@ class NodeLog:
                 lines[index] = self._prefixes[0] + line.rstrip(b"\r")
                 self.heard.set()
         with contextlib.suppress(OSError, ValueError):  # a full disk or a closed log
-            self._sink.write(b"\n".join([*lines, b""]).decode(errors="replace"))
+            encoding = getattr(self._sink, "encoding", None) or "utf-8"
+            text = b"\n".join([*lines, b""]).decode(errors="replace")
+            self._sink.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._sink.flush()
 
     def _copy(self, stream: IO[bytes]) -> None:
