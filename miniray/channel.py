@@ -312,5 +312,4 @@ class Channel(Receiver):
         if self.ended is None:
             with contextlib.suppress(OSError, EOFError, MiniRayError):  # nobody is left to be told
                 self.send_frame(kind, body)
-                while self._frames.sock.recv(1 << 16, _DONTWAIT):
-                    pass
+                self._frames.drop_unread()

@@ -81,6 +81,11 @@ class FrameSocket:
             frame = self._receive_into(self._decoder.want)
         return frame
 
+    def drop_unread(self) -> None:
+        """Drop what has arrived; raises OSError once there is no more."""
+        while self.sock.recv(1 << 16, _DONTWAIT):
+            pass
+
     def take_in(self) -> bool:
         """Take in all of the current frame that is here but its last byte; return if that is here.
 
