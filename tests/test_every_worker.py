@@ -226,6 +226,18 @@ def test_an_exception_with_odd_attributes_hides_no_failure(odd: type[Exception])
     assert caught.value.failed_at > 0
 
 
+def test_a_failure_keeps_the_time_that_was_noted_before_it_was_reported() -> None:
+    def fail(channel: Channel) -> None:
+        error = ValueError("first")
+        error.failed_at = 12.5  # type: ignore[attr-defined]
+        raise error
+
+    with Worker(fail) as worker:
+        with pytest.raises(WorkerFailed) as caught:
+            worker.recv(T)
+    assert caught.value.failed_at == 12.5
+
+
 @pytest.mark.parametrize(
     ("order", "number", "text"),
     [

@@ -196,6 +196,15 @@ def test_an_explanation_takes_no_longer_than_the_timeout(
         os.kill(server.pid, signal.SIGCONT)
 
 
+def test_a_culprit_is_not_looked_for_beyond_the_timeout(ranks: list[RemoteWorker]) -> None:
+    ranks[1].send(["collective"])
+    poll.until(lambda: not ranks[1].is_alive(), timeout_s=T)
+    began = time.monotonic()
+    with pytest.raises(WorkerFailed, match="rank 1 raised RuntimeError: Connection closed by peer"):
+        ranks[1].recv(timeout=0.3)
+    assert time.monotonic() - began < SETTLE_S - 0.5
+
+
 @pytest.mark.parametrize("attempt", range(5))
 def test_threads_that_wait_for_different_ranks_get_the_same_error(
     ranks: list[RemoteWorker], attempt: int

@@ -101,5 +101,5 @@ def _own_paths() -> list[str]:
         # Where a tunnel ends on a node, whatever TMPDIR says. Elsewhere it may be somebody else's.
         found += Path("/tmp").glob("miniray-*")
     for directory in (NAMESPACES, Path("/etc/netns"), Path("/sys/class/net")):
-        found += directory.glob(f"{namespace_prefix()}*")
+        found += directory.glob(f"{namespace_prefix()}-*")
     return [str(path) for path in found]

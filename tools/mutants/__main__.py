@@ -180,7 +180,7 @@ class Laboratory:
         if status == PASSED:
             return None
         failed = filter(TEST.match, said.splitlines())
-        return next(failed, f"the tests ended with status {status}")
+        return next(failed, f"status {status}: {said[-200:].strip()!r}")
 
     def close(self) -> None:
         """End what runs and remove the copies."""
