@@ -40,7 +40,8 @@ def endings(netns_nodes: namespaces.Nodes) -> Endings:
                     found[transport, ending["way"], ending["traffic"]] = ending
     # The sessions' own sshd has not heard of the cut; it would wait for hours.
     for session in psutil.Process(netns_nodes.servers["node2"].process.pid).children():
-        session.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has heard by now
+            session.kill()
     netns_nodes.wait_until_empty(timeout_s=30)
     return found
 

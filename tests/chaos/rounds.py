@@ -106,8 +106,10 @@ def promise(one: Round) -> Promise:
     if one.victim == "worker":
         if one.act == "SIGSTOP":
             return Promise({"TimeoutError"}, SHORT_PATIENCE_S, patience_s=SHORT_PATIENCE_S)
-        error = "WorkerFailed" if one.act == "SIGINT" else "WorkerDied"
-        return Promise({error}, 5.0 if one.moment == "group" else 1.0)
+        endings = {"WorkerFailed" if one.act == "SIGINT" else "WorkerDied"}
+        if one.moment == "traffic":  # after half a message a worker cannot say why it fails
+            endings |= {"WorkerDied"}
+        return Promise(endings, 5.0 if one.moment == "group" else 1.0)
     if one.act == "SIGSTOP":  # the server and the keeper are not in the way
         return Promise({"done"}, 10.0, goes_on=True)
     return Promise({"WorkerDied"} if one.act == "SIGKILL" else ERRORS, 5.0)
