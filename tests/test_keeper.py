@@ -113,8 +113,16 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     return over_ssh(nodes, tunnel=request.param == "tunnel")
 
 
+def kill_session(coordinator_pid: int) -> None:
+    """Kill ssh, or where there is none what runs the node's command in its place."""
+    coordinator_process = psutil.Process(coordinator_pid)
+    below = coordinator_process.children(recursive=True)
+    for process in [one for one in below if one.name() == "ssh"] or coordinator_process.children():
+        process.kill()
+
+
 @pytest.mark.ssh
-@pytest.mark.parametrize("victim", ["coordinator", "keeper", "server", "ssh"])
+@pytest.mark.parametrize("victim", ["coordinator", "keeper", "server", "session"])
 def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> None:
     with coordinator(way) as one:
         one.wait_until_started()
@@ -123,12 +131,8 @@ def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> 
             one.process.kill()
         elif victim in ("keeper", "server"):
             os.kill(getattr(one, victim), signal.SIGKILL)
-        elif way is LOCAL:
-            pytest.skip("there is no ssh")
         else:
-            for process in own:
-                if process.name() == "ssh":
-                    process.kill()
+            kill_session(one.process.pid)
         processes.wait_until_gone(one.everything(), timeout_s=15)
         if victim == "coordinator":
             # The pacemaker and ssh, and the folder of the tunnel's socket, which the fixture sees.
@@ -189,7 +193,7 @@ def begun(told: Path) -> int:
 
 
 @pytest.mark.ssh
-@pytest.mark.parametrize("victim", ["coordinator", "keeper", "ssh"])
+@pytest.mark.parametrize("victim", ["coordinator", "keeper", "session"])
 def test_nothing_is_left_of_a_node_that_still_imports(
     way: dict[str, Any], slow_module: Path, victim: str
 ) -> None:
@@ -197,17 +201,12 @@ def test_nothing_is_left_of_a_node_that_still_imports(
         child = begun(slow_module)
         server = psutil.Process(child).ppid()
         keeper = psutil.Process(server).ppid()
-        own = psutil.Process(one.process.pid).children(recursive=True)
         if victim == "coordinator":
             one.process.kill()
         elif victim == "keeper":
             os.kill(keeper, signal.SIGKILL)
-        elif way is LOCAL:
-            pytest.skip("there is no ssh")
         else:
-            for process in own:
-                if process.name() == "ssh":
-                    process.kill()
+            kill_session(one.process.pid)
         processes.wait_until_gone([keeper, server, child], timeout_s=15)
         assert one.process.wait(T) != 0
 
