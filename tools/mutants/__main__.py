@@ -175,7 +175,7 @@ class Laboratory:
                 process.wait()
                 self._running.discard(process)
             said = output.read_text(errors="replace") if output.exists() else "no namespace"
-        if status in NOTHING_RAN or said == "no namespace":
+        if status < 0 or status in NOTHING_RAN or said == "no namespace":
             raise RuntimeError(f"no test ran: {' '.join(command)}\n{said[-2000:]}")
         if status == PASSED:
             return None
