@@ -23,6 +23,7 @@ from miniray.waiting import (
     time_left,
     wait_until,
 )
+from miniray.waiting import wait as wait  # for whoever looks for it beside the channels
 
 LEAVE_S = 1.0
 LAST_WORDS_S = 1.0
