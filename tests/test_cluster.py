@@ -44,18 +44,6 @@ def test_nodes_of_one_host_have_labels_that_tell_them_apart() -> None:
         assert [worker.name.split()[3].partition(":")[0] for worker in workers] == labels
 
 
-def test_nodes_of_one_host_are_told_apart() -> None:
-    nodes = [NodeConfig.local(), NodeConfig.local(), NodeConfig.local(host="other")]
-    with Cluster(nodes) as cluster:
-        workers = cluster.start("tests.work.echo")
-        assert [worker.name.split(":")[0] for worker in workers] == [
-            *("rank 0 at local#0", "rank 1 at local#1", "rank 2 at other"),
-        ]
-        assert [status["server"]["node"] for status in cluster.status()] == [
-            *("local#0", "local#1", "other"),
-        ]
-
-
 def test_stop_is_idempotent_and_a_cluster_can_start_again() -> None:
     cluster = Cluster([NodeConfig.local()])
     for _ in range(2):

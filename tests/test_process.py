@@ -313,15 +313,3 @@ def test_a_system_without_pidfds_waits_and_stops_all_the_same(
     assert time.process_time() - began < 0.2
     process.stop([child], 0.1)
     assert child.exit_code == -signal.SIGTERM
-
-
-def test_what_the_parent_has_not_yet_written_is_written_once() -> None:
-    script = (
-        "import sys\nfrom miniray import process\n"
-        "sys.stdout.write('from the parent ')\n"
-        "assert process.fork(lambda: sys.stdout.write('from the child ') * 0).wait(20) == 0\n"
-    )
-    # Only a stream with a buffer can write twice.
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    ended = subprocess.run([sys.executable, "-c", script], env=buffered, stdout=subprocess.PIPE)
-    assert ended.stdout == b"from the parent from the child "
