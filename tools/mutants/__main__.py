@@ -215,6 +215,11 @@ def copy_files(repository: Path, target: Path) -> None:
             shutil.copy2(source, target / name)
 
 
+def _hash_of(folder: Path) -> str:
+    files = sorted(folder.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 class Results:
     """How each mutant died, or None, in a file of JSON lines.
 
@@ -223,18 +228,17 @@ class Results:
 
     def __init__(self, path: Path = RESULTS) -> None:
         self._path = path
-        files = sorted((REPOSITORY / "tests").rglob("*.py"))
-        self._tests = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        self._tests = _hash_of(REPOSITORY / "tests")
         self.known: dict[str, str | None] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             row = json.loads(line)
             if row["death"] or row["tests"] == self._tests:
                 self.known[row["mutant"]] = row["death"]
 
-    def add(self, mutant: Mutant, death: str | None) -> None:
+    def add(self, key: str, where: str, death: str | None) -> None:
         """Note how a mutant died, or that it did not."""
-        self.known[mutant.key] = death
-        row = {"mutant": mutant.key, "at": f"{mutant.file}:{mutant.line}"}
+        self.known[key] = death
+        row = {"mutant": key, "at": where}
         self._path.parent.mkdir(exist_ok=True)
         with self._path.open("a") as file:
             file.write(json.dumps({**row, "death": death, "tests": self._tests}) + "\n")
@@ -309,10 +313,11 @@ def main() -> int:
         work += [(mutant, plan.steps(mutant.file)) for mutant in drawn]
     unknown = [one for one in work if one[0].key not in results.known]
     print(f"{len(work)} mutants, {len(work) - len(unknown)} of them known", flush=True)
-    if unknown:
+    if unknown and (unbroken := _hash_of(PACKAGE)) not in results.known:
         check_unbroken(unknown)
+        results.add(unbroken, "nothing", None)
     for mutant, death in run_all(unknown, options.jobs):
-        results.add(mutant, death)
+        results.add(mutant.key, f"{mutant.file}:{mutant.line}", death)
     return report(plan, [mutant for mutant, _ in work], results.known)
 
 
