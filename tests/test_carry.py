@@ -11,6 +11,8 @@ import pytest
 
 from stages import snapshots
 
+pytestmark = pytest.mark.thorough
+
 # A comment that stands in every stage's channel.py, and a line of stages 1 to 3 that 4 has changed.
 EVERYWHERE = ("# Ctrl-C, and half a message may be out", "# such as Ctrl-C")
 UP_TO_3 = ("os.kill(self.pid, number)", "os.kill(self.pid, int(number))")

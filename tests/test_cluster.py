@@ -209,6 +209,7 @@ def test_a_tunnel_opens_no_port(loopback_sshd: ssh.LoopbackNodes) -> None:
             assert listening == []
 
 
+@pytest.mark.thorough
 @pytest.mark.ssh
 def test_every_login_shell_will_do(login_shell_sshd: ssh.LoopbackNodes) -> None:
     start_and_echo(login_shell_sshd)

@@ -19,6 +19,7 @@ from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, cluster
 from tests import work
 from tests.support import namespaces, poll, ssh
 
+pytestmark = pytest.mark.thorough
 T = 30.0
 SH = ("/bin/sh", "-c")
 

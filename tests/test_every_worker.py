@@ -46,7 +46,7 @@ T = 20.0  # seconds that no healthy exchange comes near
     params=[
         "local",
         "tcp",
-        "cluster",
+        pytest.param("cluster", marks=pytest.mark.thorough),
         pytest.param("tunnel", marks=[pytest.mark.ssh, pytest.mark.slow]),
     ]
 )
@@ -99,6 +99,7 @@ def test_tensors_and_arrays_come_back(start: Start) -> None:
     arrived["big"] += 1
 
 
+@pytest.mark.thorough
 def test_64_mib_come_back_equal_and_writable(start: Start) -> None:
     torch = pytest.importorskip("torch")
     (worker,) = start("echo")
@@ -371,6 +372,7 @@ def test_both_sides_may_send_64_mib_at_once(start: Start) -> None:
     assert len(worker.recv(60)) == 64 << 20
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sizes", [[1 << 20, *[1000] * 300], [1 << 20] * 280], ids=len)
 def test_both_sides_may_send_many_arrays_at_once(start: Start, sizes: list[int]) -> None:
     (worker,) = start()
@@ -384,6 +386,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.thorough
 def test_an_interrupted_send_ends_the_channel(start: Start) -> None:
     """Ctrl-C may come when half a frame is out, and what is sent next would continue that."""
     (worker,) = start()
@@ -403,6 +406,7 @@ def test_an_interrupted_recv_leaves_the_channel_usable(start: Start) -> None:
     assert worker.recv(T) == "usable"
 
 
+@pytest.mark.thorough
 def test_a_remote_worker_that_does_not_read_for_long_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -560,6 +564,7 @@ def test_threads_that_send_at_once_take_turns(start: Start) -> None:
         thread.join()
 
 
+@pytest.mark.thorough
 def test_a_send_waits_for_another_threads_turn_no_longer_than_its_timeout(start: Start) -> None:
     (worker,) = start()
     worker.send("do not read")
@@ -596,6 +601,7 @@ def test_close_wakes_a_thread_that_waits_in_recv(start: Start) -> None:
     assert "this side has closed" in endings[0]
 
 
+@pytest.mark.thorough
 def test_a_handler_cannot_send_in_the_midst_of_the_send_that_it_interrupts(start: Start) -> None:
     (worker,) = start()
     worker.send("do not read")
@@ -609,6 +615,7 @@ class Rung(Exception):
     """What a signal's handler raises."""
 
 
+@pytest.mark.thorough
 def test_a_handler_that_raises_anywhere_in_recv_loses_nothing_in_silence() -> None:
     """It ends the channel, with that reason, or leaves it as it was."""
 
@@ -664,6 +671,7 @@ def receive_in_vain(worker: Any) -> "weakref.ref[Big]":
     return weakref.ref(big)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ["return", "raise", "die", ("exit", 2)])
 def test_an_ending_that_is_raised_often_keeps_nobodys_variables(start: Start, order: Any) -> None:
     (worker,) = start()
@@ -711,6 +719,7 @@ def test_any_timeout_will_do(timeout: float | None) -> None:
         assert left.recv(timeout) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("timeout", [float("inf"), 3e6])
 @pytest.mark.parametrize("kind", ["local", "tcp", "cluster"])
 def test_any_timeout_will_do_for_a_worker_and_its_end(kind: str, timeout: float) -> None:

@@ -113,6 +113,7 @@ class TestChecks:
         answer.write_text(catalogue.make_starter(exercise.solution))
         assert runner.run(exercise, answer, 0.5)[-1].kind != runner.PASSED
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(("exercise", "wrong"), MARKED, ids=exercise_id)
     def test_a_wrong_answer_gets_exactly_its_hint(
         self, exercise: Exercise, wrong: WrongAnswer, answer: Path
@@ -532,6 +533,7 @@ class TestCompanion:
                 process.wait()
 
 
+@pytest.mark.thorough
 def test_a_newcomers_session_goes_as_it_went(copy: Path) -> None:
     """From broken first attempts to three solved exercises, by what the companion says."""
     session = tomllib.loads((NEWCOMER / "session.toml").read_text())

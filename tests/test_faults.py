@@ -15,6 +15,7 @@ import pytest
 from miniray import process
 from tests.support import namespaces, poll, processes
 
+pytestmark = pytest.mark.thorough
 T = 30.0
 START = """
 import json, sys

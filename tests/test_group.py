@@ -161,6 +161,7 @@ def test_ranks_may_return_one_by_one(ranks: list[RemoteWorker]) -> None:
     assert ranks[2].recv(T) == "still here"
 
 
+@pytest.mark.thorough
 def test_a_failure_is_named_though_another_rank_streams_for_ever(
     ranks: list[RemoteWorker],
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_timeout_is_not_doubled(ranks: list[RemoteWorker]) -> None:
     assert 0.5 <= time.monotonic() - began < 0.9
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("timeout", [0.5, 5.0])
 def test_an_explanation_takes_no_longer_than_the_timeout(
     server: Server, ranks: list[RemoteWorker], timeout: float
@@ -241,6 +243,7 @@ def test_a_failure_is_found_behind_a_rank_that_streams_for_ever(ranks: list[Remo
         ranks[1].recv(T)
 
 
+@pytest.mark.thorough
 def test_a_rank_that_did_not_take_a_message_in_time_has_not_left_early(
     ranks: list[RemoteWorker],
 ) -> None:
@@ -253,6 +256,7 @@ def test_a_rank_that_did_not_take_a_message_in_time_has_not_left_early(
         ranks[1].recv(T)
 
 
+@pytest.mark.thorough
 def test_what_a_session_prints_is_nobodys_end(ranks: list[RemoteWorker]) -> None:
     read_end, write_end = os.pipe()
 

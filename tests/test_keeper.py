@@ -16,6 +16,7 @@ import pytest
 from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, bootstrap
 from tests.support import poll, processes, ssh
 
+pytestmark = pytest.mark.thorough
 T = 30.0
 REPOSITORY = Path(__file__).parents[1]
 

@@ -32,6 +32,7 @@ def lab(*arguments: str, key_file: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in NAMES],

@@ -93,6 +93,7 @@ def test_a_default_can_change() -> None:
     }
 
 
+@pytest.mark.slow
 def test_every_mutant_of_the_core_is_python_and_knows_its_place() -> None:
     mutants = make_all()
     for mutant in mutants:
@@ -133,6 +134,7 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_covered_mutant_is_killed_an_equivalent_one_lives_and_nothing_is_left(toy: Path) -> None:
     seconds = str(1000 + time.monotonic())  # by which its processes are told from all others
     (toy / "test_toy.py").write_text(TEST_OF_TOY.replace("{seconds}", seconds))
@@ -155,6 +157,7 @@ def test_a_covered_mutant_is_killed_an_equivalent_one_lives_and_nothing_is_left(
     poll.until(lambda: not left(), what="the end of what the test started")
 
 
+@pytest.mark.slow
 def test_a_mutant_that_hangs_is_killed(toy: Path) -> None:
     (toy / "test_toy.py").write_text("import signal\ndef test_toy():\n    signal.pause()\n")
     mutant = make_mutants("toy.py", TOY)[0]

@@ -59,6 +59,7 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "script",
     ["main()\n", "thread = threading.Thread(target=main)\nthread.start()\nthread.join()\n"],
@@ -69,6 +70,7 @@ def test_a_worker_computes_after_its_parent_did(tmp_path: Path, script: str) -> 
     assert (ended.stdout, ended.stderr) == ("2\n2\n", "")
 
 
+@pytest.mark.thorough
 def test_one_thread_and_a_warning_where_the_pool_cannot_be_let_go(tmp_path: Path) -> None:
     old_openmp = (
         "import ctypes\nreal = ctypes.CDLL\nctypes.CDLL = lambda name: real(name or 'libc.so.6')\n"
@@ -78,6 +80,7 @@ def test_one_thread_and_a_warning_where_the_pool_cannot_be_let_go(tmp_path: Path
     assert ended.stderr.count("so workers compute in one; torch.set_num_threads") == 1
 
 
+@pytest.mark.thorough
 def test_a_node_whose_module_computes_when_it_is_imported(tmp_path: Path) -> None:
     (tmp_path / "computes.py").write_text(COMPUTE + "torch.set_num_threads(2)\ncompute()\n")
     script = (

@@ -410,6 +410,7 @@ class TestLimits:
         else:
             wire.encode(wire.MESSAGE, value)
 
+    @pytest.mark.thorough
     def test_ordinary_large_messages_pass(self) -> None:
         chance = random.Random(1)
         floats = [chance.random() for _ in range(1_000_000)]
@@ -443,6 +444,7 @@ def count_values(value: Any) -> int:
     return 0
 
 
+@pytest.mark.thorough
 def test_an_encoded_message_of_too_many_values_costs_no_memory() -> None:
     """64 MiB of empty lists would take 1.7 GiB, and with one mark among them twice as much."""
     script = """if True:
@@ -682,6 +684,7 @@ def test_what_a_refusal_says_is_short(text: str) -> None:
             assert len("".join(traceback.format_exception(said))) < 10_000
 
 
+@pytest.mark.thorough
 def test_many_small_buffers_take_a_time_that_grows_with_their_number() -> None:
     """Quadratic it was, on both sides: 300,000 buffers of one byte took 4.5 s."""
 

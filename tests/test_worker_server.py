@@ -125,6 +125,7 @@ class TestStop:
 
 
 class TestStatus:
+    @pytest.mark.thorough
     def test_it_tells_what_runs_since_when_it_is_silent_and_how_it_ended(
         self, server: Server
     ) -> None:
@@ -353,6 +354,7 @@ def _left_in_a_multiprocessing_child() -> set[str]:
 
 
 class TestOutOfDescriptors:
+    @pytest.mark.thorough
     def test_it_waits_says_so_once_and_serves_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -520,6 +522,7 @@ class TestStrangers:
             worker.send("alive")
             assert worker.recv(T) == "alive"
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("says_hello", [False, True], ids=["mute", "says hello"])
     def test_a_flood_from_one_address_keeps_no_distant_client_out(
         self, server: Server, says_hello: bool
@@ -667,6 +670,7 @@ class TestOutput:
                 for number in range(20_000)
             ]
 
+    @pytest.mark.thorough
     def test_a_reader_that_is_slow_gets_everything(self) -> None:
         data = b"".join(b"%07d\n" % number for number in range(500_000))  # 4 MB
         read_end, write_end = os.pipe()

@@ -14,6 +14,7 @@ from tests.contracts import Implementation, contract
 from tests.contracts import slow_import as slow_import_module
 from tests.support import poll, processes, ssh
 
+pytestmark = pytest.mark.thorough
 T = 30.0
 OBEY = "tests.contracts.work.obey"
 WORKDIR = os.getcwd()

@@ -92,6 +92,7 @@ def test_a_late_recv_resumes_wherever_it_was(its: Implementation) -> None:
             assert channel.recv(T) == {"n": 1, "text": "é"}
 
 
+@pytest.mark.thorough
 @contract("timeouts")
 def test_a_late_send_ends_the_channel(its: Implementation) -> None:
     with serving(its) as server, connect(its, server) as worker:

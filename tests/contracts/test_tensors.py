@@ -71,6 +71,7 @@ def test_a_culprit_is_named_with_its_path(its: Implementation) -> None:
         assert other.recv(T) == "usable"
 
 
+@pytest.mark.thorough
 @contract("fsdp")
 def test_a_group_over_two_nodes_adds_up(its: Implementation) -> None:
     nodes = local_nodes(its, each=2)

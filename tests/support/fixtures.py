@@ -84,7 +84,8 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     # A failed test's traceback keeps its variables alive, so what it left is no second failure.
     failed = request.node.stash.get(_failed, False)
     left = leaks.find(before, timeout_s=0.5 if failed else LEAK_GRACE_S)
-    leaks.end_new_processes(before)
+    if left:
+        leaks.end_new_processes(before)
     if left and not failed:
         pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
 

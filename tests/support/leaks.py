@@ -62,9 +62,10 @@ def end_new_processes(before: Snapshot) -> None:
 
 def _new_since(before: Snapshot) -> list[str]:
     now = take_snapshot()
-    listeners = _listeners()
+    new_descriptors = now.descriptors - before.descriptors
+    listeners = _listeners() if new_descriptors else {}
     found = [processes.describe(process) for process in now.processes - before.processes]
-    for target in (now.descriptors - before.descriptors).elements():
+    for target in new_descriptors.elements():
         where = f", listening on port {listeners[target]}" if target in listeners else ""
         found.append(f"descriptor of {target}{where}")
     found += [f"path {path}" for path in now.paths - before.paths]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -47,12 +48,23 @@ def _noting(spawn: Any) -> Any:
 
 def descendants() -> set[psutil.Process]:
     """Return every process below this one, zombies included and exempt ones left out."""
-    below = psutil.Process().children(recursive=True)
-    return {
-        process
-        for process in below
-        if process.pid not in exempt_pids and not _reap_adopted(process)
-    }
+    found = set()
+    for pid in _pids_below(os.getpid()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if pid not in exempt_pids and not _reap_adopted(process := psutil.Process(pid)):
+                found.add(process)
+    return found
+
+
+def _pids_below(pid: int) -> list[int]:
+    """Return them as the kernel lists them; psutil looks at every process of the machine."""
+    if sys.platform != "linux":
+        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            children += map(int, task.read_text().split())
+    return children + [one for child in children for one in _pids_below(child)]
 
 
 def _reap_adopted(process: psutil.Process) -> bool:
