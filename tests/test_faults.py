@@ -48,10 +48,15 @@ class Script:
     def __init__(self, nodes: namespaces.Nodes, body: str, **options: Any) -> None:
         fields = {"each": 2, "tunnel": False, "work_fn": "tests.work.obey", **options}
         text = START.format(options=nodes.ssh_options, **fields) + body
-        self.process = nodes.popen(
-            [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = nodes.popen([sys.executable, "-c", text], text=True, **streams)
         self.errors = ""
+
+    def say(self, line: str) -> None:
+        """Write a line to its stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
     def hear(self) -> dict[str, Any]:
         """Return the next line of JSON."""
@@ -195,7 +200,7 @@ LOST = """
 import time
 from miniray import wait
 say(ready=True)
-input()
+sys.stdin.readline()
 begun = time.monotonic()
 try:
     {waiting}
@@ -210,45 +215,35 @@ cluster.stop()
 @pytest.mark.netns
 @pytest.mark.ssh
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("tunnel", "waiting"),
-    [
-        pytest.param(False, "workers[2].recv()", id="tcp"),
-        pytest.param(True, "workers[2].recv()", id="tunnel"),
+def test_a_cut_link_ends_both_sides(netns_nodes: namespaces.Nodes) -> None:
+    ways = [
+        (False, "workers[2].recv()"),
+        (True, "workers[2].recv()"),
         # Bytes under way that nobody acknowledges are no matter for keepalive.
-        pytest.param(False, "workers[2].send('late'); workers[2].recv()", id="under way"),
-        pytest.param(
-            False, "workers[2].send('late'); wait([workers[2]]); workers[2].recv()", id="wait"
-        ),
-    ],
-)
-def test_a_cut_link_ends_both_sides(
-    netns_nodes: namespaces.Nodes, tunnel: bool, waiting: str
-) -> None:
-    body = LOST.replace("input()", "sys.stdin.readline()").format(waiting=waiting)
-    text = START.format(
-        options=netns_nodes.ssh_options, each=2, tunnel=tunnel, work_fn="tests.work.obey"
-    )
-    script = netns_nodes.popen(
-        [sys.executable, "-c", text + body],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert script.stdin is not None
-    assert script.stdout is not None
-    assert json.loads(script.stdout.readline()) == {"ready": True}
-    with netns_nodes.cut("node2"):
-        script.stdin.write("go\n")
-        script.stdin.flush()
-        heard = json.loads(script.stdout.readline())
-        assert "rank 2 at node2" in heard["text"]
-        assert heard["seconds"] < 30  # the promise is 20, on a machine that is not busy
-        poll.until(lambda: not netns_nodes.pids("node2"), timeout_s=40, what="node2 to be clean")
-        assert json.loads(script.stdout.readline()) == {"answer": "unharmed"}
-    assert script.wait(T) == 0
-    script.communicate()
-    # The session's own sshd has not heard of the cut; it would wait for hours.
+        (False, "workers[2].send('late'); workers[2].recv()"),
+        (False, "workers[2].send('late'); wait([workers[2]]); workers[2].recv()"),
+    ]
+    with contextlib.ExitStack() as stack:
+        scripts = []
+        for tunnel, waiting in ways:
+            body = LOST.format(waiting=waiting)
+            script = stack.enter_context(coordinator(netns_nodes, body, each=2, tunnel=tunnel))
+            assert script.hear() == {"ready": True}
+            scripts.append(script)
+        with netns_nodes.cut("node2"):
+            for script in scripts:
+                script.say("go")
+            for script in scripts:
+                heard = script.hear()
+                assert "rank 2 at node2" in heard["text"]
+                assert heard["seconds"] < 30  # the promise is 20, on a machine that is not busy
+            gone = lambda: not netns_nodes.pids("node2")  # noqa: E731
+            poll.until(gone, timeout_s=40, what="node2 to be clean")
+            for script in scripts:
+                assert script.hear() == {"answer": "unharmed"}
+        for script in scripts:
+            assert script.process.wait(T) == 0
+    # The sessions' own sshds have not heard of the cut; they would wait for hours.
     for session in psutil.Process(netns_nodes.servers["node2"].process.pid).children():
         session.kill()
     netns_nodes.wait_until_empty(timeout_s=15)

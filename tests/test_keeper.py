@@ -168,16 +168,22 @@ def test_a_stopped_process_of_a_node_dies_with_the_coordinator(
 
 @pytest.mark.ssh
 @pytest.mark.slow
-def test_a_coordinator_that_is_stopped_for_long_goes_on_afterwards(way: dict[str, Any]) -> None:
-    with coordinator(way) as one:
-        one.wait_until_started()
-        os.killpg(one.process.pid, signal.SIGSTOP)  # as a terminal does at Ctrl-Z
+def test_a_coordinator_that_is_stopped_for_long_goes_on_afterwards(
+    loopback_sshd: ssh.LoopbackNodes,
+) -> None:
+    ways = [LOCAL, over_ssh(loopback_sshd), over_ssh(loopback_sshd, tunnel=True)]
+    with contextlib.ExitStack() as stack:
+        everyone = [stack.enter_context(coordinator(way)) for way in ways]
+        for one in everyone:
+            one.wait_until_started()
+            os.killpg(one.process.pid, signal.SIGSTOP)  # as a terminal does at Ctrl-Z
         with pytest.raises(subprocess.TimeoutExpired):
             one.process.wait(35)  # longer than any silence that ends a node
-        os.killpg(one.process.pid, signal.SIGCONT)
-        assert one.ask("still there") == "still there"
-        one.stdin.close()
-        assert one.process.wait(T) == 0
+        for one in everyone:
+            os.killpg(one.process.pid, signal.SIGCONT)
+            assert one.ask("still there") == "still there"
+            one.stdin.close()
+            assert one.process.wait(T) == 0
 
 
 @pytest.fixture
