@@ -6,13 +6,15 @@ import errno
 import math
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any, Self
 
-from miniray import inherited, pool, wire
+from miniray import inherited, loans, pool, wire
+from miniray.bell import Bell
 from miniray.endings import again, keep, read_ending
 from miniray.errors import MiniRayError, ProtocolError
-from miniray.frames import FrameSocket
+from miniray.frames import PATIENCE_S, FrameSocket
 from miniray.turn import Turn
 from miniray.waiting import (
     READABLE,
@@ -27,6 +29,7 @@ from miniray.waiting import wait as wait  # for whoever looks for it beside the 
 
 LEAVE_S = 1.0
 LAST_WORDS_S = 1.0
+_NOTHING = object()
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 
 
@@ -36,8 +39,7 @@ class Channel(Receiver):
     Threads that send at once take turns, and so do those that receive. A `recv` that timed out
     resumes where it was; a `send` that timed out ends the channel. Both sides may send one
     message of any size at the same moment: while a send waits, it takes in the other side's
-    current message up to the last byte, which stays in the kernel so that `fileno()` is honest.
-    From the second message on, a send may wait until the other side receives.
+    next message. From the second one on, a send may wait until the other side receives.
 
     >>> left, right = socket.socketpair()
     >>> with Channel(left) as ours, Channel(right) as theirs:
@@ -66,6 +68,7 @@ class Channel(Receiver):
         # What came in for whoever receives next: a message, or what a failed send still heard.
         self._inbox: collections.deque[Any] = collections.deque()
         self._sending, self._receiving = Turn("send"), Turn("receive")
+        self._bell: Bell | None = None
         inherited.own(self)
 
     def __repr__(self) -> str:
@@ -98,7 +101,16 @@ class Channel(Receiver):
             yield message
 
     def fileno(self) -> int:
-        """Return the descriptor; it is readable if, and only if, `recv` has something to do."""
+        """Return a descriptor that is readable if, and only if, `recv` has something to do.
+
+        It is for `select`, asyncio and the like: what it tells is not in the socket alone.
+        """
+        if self._bell is None and self._frames.sock.fileno() >= 0:
+            self._bell = Bell(self._frames.sock)
+            self._ring()
+        return -1 if self._bell is None else self._bell.fileno()
+
+    def descriptor(self) -> int:
         return self._frames.sock.fileno()
 
     def close(self) -> None:
@@ -110,7 +122,11 @@ class Channel(Receiver):
             # A thread that was waiting has been woken, and leaves before the number is reused.
             turn.is_free(LEAVE_S)
         self._frames.close()
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
         pool.empty()
+        loans.empty()
 
     def hang_up(self, reason: Exception) -> None:
         """End the channel with a reason and, if it was open, a goodbye; nothing waits for it."""
@@ -126,7 +142,10 @@ class Channel(Receiver):
         self.ended = ConnectionError(f"{self.name} stayed with the process that forked this one")
         # Whoever had the old ones in the parent is not here to give them back.
         self._sending, self._receiving = Turn("send"), Turn("receive")
-        self._frames.sock.close()
+        self._frames.close()
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
 
     def __enter__(self) -> Self:
         return self
@@ -137,10 +156,12 @@ class Channel(Receiver):
     def send_frame(self, kind: int, body: Any, timeout: float | None = None) -> None:
         """Send one frame, whole; whatever cuts it short ends the channel."""
         frame = wire.encode(kind, body, memfd=self._frames.memfd)
-        deadline = deadline_after(timeout)
-        self._sending.refuse_handler()
+        deadline = math.inf if timeout is None else deadline_after(timeout)
+        if self._sending.is_mine():
+            self._sending.refuse_handler()
         try:
-            self._sending.take(deadline)
+            if not self._sending.try_take(False):
+                self._sending.take(deadline)
             if self.ended is None:
                 self._send(frame, deadline, timeout)
         except TimeoutError:
@@ -180,16 +201,20 @@ class Channel(Receiver):
 
         A TimeoutError leaves the channel usable.
         """
-        deadline = deadline_after(timeout)
-        self._receiving.refuse_handler()
-        body = nothing = object()
+        deadline = math.inf if timeout is None else deadline_after(timeout)
+        if self._receiving.is_mine():
+            self._receiving.refuse_handler()
+        body = nothing = _NOTHING
         try:
-            self._receiving.take(deadline)
+            if not self._receiving.try_take(False):
+                self._receiving.take(deadline)
             if not self._inbox:
                 self._receive(kind, deadline)
             if self._inbox:
                 body = self._inbox[0]
                 del self._inbox[0]  # not popleft: a handler that raises would come after the call
+            if self._bell is not None:
+                self._ring()
         except TimeoutError:
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
         finally:
@@ -213,7 +238,8 @@ class Channel(Receiver):
         gone = False
         while self.ended is None:
             try:
-                frame = self._frames.receive()
+                patient = not gone and (deadline == math.inf or time_left(deadline) > PATIENCE_S)
+                frame = self._frames.receive(patient=patient)
                 if frame.kind == kind:
                     self._inbox.append(frame.body)
                     return
@@ -228,7 +254,7 @@ class Channel(Receiver):
             except OSError as error:
                 self._lose(error, deadline)
             except BaseException:
-                self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
+                self._end_if_torn()
                 raise
             else:
                 goodbye = self.goodbye(f"{self.name} is done{self.goodbye_hint}")
@@ -255,18 +281,31 @@ class Channel(Receiver):
             except RuntimeError:  # another thread's turn
                 pass
 
+    def _end_if_torn(self) -> None:
+        """End the channel if a signal's handler has raised in the midst of a receive."""
+        if not self._frames.is_whole():
+            self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
+
     def _take_in(self) -> bool:
         """Take in what is here of a message; return whether there is nothing more to take in now.
 
         That is so, too, while another thread receives.
         """
-        if self._inbox or self._receiving.is_mine():
+        if self._inbox or self.ended is not None or self._receiving.is_mine():
             return True
         try:
             self._receiving.take(deadline=0.0)
             return self._frames.take_in()
         except TimeoutError:
             return True
+        except ProtocolError as error:
+            self.end(error)
+            return True
+        except OSError:  # `recv` finds it, too
+            return True
+        except BaseException:
+            self._end_if_torn()
+            raise
         finally:
             try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
                 self._receiving.leave()
@@ -275,15 +314,18 @@ class Channel(Receiver):
 
     def holds_message(self) -> bool:
         """Return whether `recv` will not wait, having taken in what has arrived so far."""
-        try:
-            return self.is_ready() or self._take_in()
-        except (OSError, ProtocolError):  # recv says so, too
-            return True
+        return self.is_ready(0) or self._take_in()
+
+    def _ring(self) -> None:
+        """Have who looks at `fileno` see what is here already."""
+        if self._bell is not None:
+            self._bell.ring(bool(self._inbox) or self.ended is not None or self._frames.is_next())
 
     def end(self, reason: Exception, deadline: float = math.inf) -> None:
         """End the channel with a reason, unless it has one."""
         if self.ended is None:
             self.ended = keep(reason)
+            self._ring()
 
     def _again(self) -> Exception:
         assert self.ended is not None
@@ -301,8 +343,9 @@ class Channel(Receiver):
         """Return whether the other side's process is known to have ended."""
         return False
 
-    def is_ready(self) -> bool:
-        return bool(self._inbox) or self.ended is not None or self.is_gone()
+    def is_ready(self, events: int) -> bool:
+        is_here = self._inbox or self._frames.may_hold_frame()
+        return bool(events & READABLE and is_here) or self.ended is not None or self.is_gone()
 
     def look(self, deadline: float) -> None:
         if self.ended is None and link_is_lost(self._frames.sock):

@@ -1,36 +1,49 @@
-"""Frames over a stream socket, as far as they go without waiting."""
+"""Frames over a stream socket, as far as they go without waiting long."""
 
 import array
+import collections
 import errno
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from miniray import wire
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
+PATIENCE_S = 0.2
 _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # macOS has none
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-_ANCILLARY_BYTES = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize)
+_AHEAD = (wire.AHEAD_BYTES,)
+_ANCILLARY = (socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize),)
+_PATIENCE = struct.pack("@ll", 0, int(PATIENCE_S * 1e6))
 
 
 class FrameSocket:
     """Send and receive whole frames over a socket, which it owns from now on.
 
-    It never waits: `send` says when there is no room, and `receive` raises BlockingIOError while
-    there is nothing. One thread may send while another receives.
+    `send` never waits: it says when there is no room. `receive` waits for PATIENCE_S at most, in
+    the one system call that also receives, and then raises BlockingIOError. It reads ahead: what
+    has arrived of the next frames waits here. One thread may send while another receives.
     """
 
     def __init__(self, sock: socket.socket, *, memfd: bool, handshake: bool) -> None:
         sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         self.sock = sock
         self.memfd = memfd
+        self._reads_ahead = not handshake  # the worker's words are for another channel
         self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
+        self._next: wire.Frame | None = None
+        self._lent: dict[int, int] = {}  # which piece the other side has under each number
+        # What the kernel gave, until it is taken in. One step of C notes it, so that a handler
+        # which raises comes before or after that, and `is_whole` can tell.
+        self._arrived: collections.deque[Any] = collections.deque()
+        self._in_kernel = False
 
     def send(self, frame: wire.Encoded) -> Iterable[None]:
         """Send a frame; for each item that is returned, wait until there is room again."""
-        if frame.parts or frame.descriptors:
+        if frame.parts or frame.owners or frame.loan:
             return self._send_all(frame)
         try:
             sent = self.sock.send(frame.head, _DONTWAIT)
@@ -41,12 +54,16 @@ class FrameSocket:
         return self._send_parts([memoryview(frame.head)[sent:]])
 
     def _send_all(self, frame: wire.Encoded) -> Iterator[None]:
-        if frame.descriptors:
-            yield from self._send_parts([frame.head])
-            yield from self._send_parts([b"\0"], frame.descriptors)
-            yield from self._send_parts(frame.parts)
-        else:
-            yield from self._send_parts([frame.head, *frame.parts])
+        descriptors = [owner.descriptor for owner in frame.owners]
+        parts = [frame.head, *frame.parts]
+        if frame.loan is not None:
+            piece, reader = frame.loan.piece, frame.loan.add_reader()
+            is_new = self._lent.get(piece.number) != piece.serial
+            if is_new:
+                descriptors.insert(0, piece.memory.descriptor)
+            self._lent[piece.number] = piece.serial
+            parts.append(wire.describe_loan(piece.number, is_new, reader))
+        yield from self._send_parts(parts, descriptors)
 
     def _send_parts(self, parts: Sequence[Any], descriptors: Sequence[int] = ()) -> Iterator[None]:
         rights = array.array("i", descriptors)
@@ -66,58 +83,82 @@ class FrameSocket:
                 parts = [memoryview(parts[0])[sent:], *parts[1:]]
 
     def close(self) -> None:
-        """Close the socket, and let go of what has arrived of a frame."""
+        """Close the socket, and let go of what has arrived."""
         self.sock.close()
         self._decoder.close()
 
-    def receive(self) -> wire.Frame:
-        """Return the next frame, once it is complete.
+    def receive(self, *, patient: bool) -> wire.Frame:
+        """Return the next frame.
 
-        Raises BlockingIOError before that, OSError if the other side hung up, and ProtocolError.
-        Whatever else it raises came from a signal's handler: what has arrived is lost then.
+        Raises BlockingIOError if it is not complete, at once or after PATIENCE_S, OSError if the
+        other side hung up, and ProtocolError. Whatever else it raises came from a signal's handler.
         """
-        frame = None
-        while frame is None:
-            frame = self._receive_into(self._decoder.want)
-        return frame
+        self._in_kernel = False
+        if self._next is not None:
+            frame, self._next = self._next, None
+            return frame
+        flags = 0 if patient else _DONTWAIT
+        decoder = self._decoder
+        while True:
+            if decoder.may_hold_frame and (frame := decoder.next_frame()) is not None:
+                return frame
+            self._read(flags)
+
+    def is_whole(self) -> bool:
+        """Return whether nothing that had arrived is lost, after a handler raised in `receive`."""
+        return self._in_kernel and not self._arrived
+
+    def may_hold_frame(self) -> bool:
+        """Return whether a frame may be complete in what has been taken in."""
+        return self._next is not None or self._decoder.may_hold_frame
+
+    def take_in(self) -> bool:
+        """Take in what is here of the next frame; return whether it is complete."""
+        try:
+            self._next = self.receive(patient=False)
+        except BlockingIOError:
+            return False
+        return True
+
+    def is_next(self) -> bool:
+        """Return whether the next frame is complete, in what has been taken in."""
+        if self._next is None:
+            self._next = self._decoder.next_frame()
+        return self._next is not None
 
     def drop_unread(self) -> None:
         """Drop what has arrived; raises OSError once there is no more."""
         while self.sock.recv(1 << 16, _DONTWAIT):
             pass
 
-    def take_in(self) -> bool:
-        """Take in all of the current frame that is here but its last byte; return if that is here.
-
-        That byte stays in the kernel, so that the descriptor says that there is a message.
-        """
-        try:
-            while True:
-                want = memoryview(self._decoder.want)
-                if not self._decoder.ends_frame:
-                    self._receive_into(want)
-                elif len(want) > 1:
-                    self._receive_into(want[:-1])
-                else:
-                    self.sock.recv(1, _PEEK)  # nothing, if the other side has hung up
-                    return True
-        except BlockingIOError:
-            return False
-
-    def _receive_into(self, want: Any) -> wire.Frame | None:
-        if self._decoder.wants_descriptors:
-            return self._receive_descriptors()
-        nbytes = self.sock.recv_into(want, 0, _DONTWAIT)
-        if not nbytes:
+    def _read(self, flags: int) -> None:
+        """Have the decoder take in some of what has arrived."""
+        decoder, arrived, memory = self._decoder, self._arrived, self._decoder.memory
+        self._in_kernel = True
+        if memory is not None and len(memory) > wire.AHEAD_BYTES:
+            arrived.extend(map(self.sock.recv_into, (memory,), (0,), (flags,)))
+        elif self.memfd:
+            arrived.extend(map(self.sock.recvmsg, _AHEAD, _ANCILLARY, (flags | _CLOEXEC,)))
+        else:
+            nbytes = _AHEAD if self._reads_ahead else (decoder.missing,)
+            arrived.extend(map(self.sock.recv, nbytes, (flags,)))
+        got, descriptors = arrived[0], ()
+        if type(got) is tuple:
+            got, ancillary, _, _ = got
+            if ancillary:
+                descriptors = _descriptors_in(ancillary)
+        if type(got) is bytes:
+            decoder.feed(got, descriptors)
+        else:
+            decoder.filled(got)
+        self._in_kernel = False
+        arrived.clear()
+        if not got:
             raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-        return self._decoder.advance(nbytes)
 
-    def _receive_descriptors(self) -> wire.Frame | None:
-        asked = 1, _ANCILLARY_BYTES, _DONTWAIT | _CLOEXEC
-        byte, ancillary, _, _ = self.sock.recvmsg(*asked)  # the byte itself says nothing
-        if not byte:
-            raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
-        descriptors = array.array("i")
-        for _, _, rights in ancillary:
-            descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
-        return self._decoder.advance(1, descriptors)
+
+def _descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> Sequence[int]:
+    descriptors = array.array("i")
+    for _, _, rights in ancillary:
+        descriptors.frombytes(rights[: len(rights) - len(rights) % descriptors.itemsize])
+    return descriptors

@@ -51,7 +51,7 @@ class Group(Source):
         present = self._present()
         sessions = {one.session for one in present if one.session is not None}
         return [
-            *((one.fileno(), HANG_UP) for one in present),
+            *((one.descriptor(), HANG_UP) for one in present),
             *((session.fileno(), READABLE) for session in sessions),
         ]
 
@@ -61,7 +61,7 @@ class Group(Source):
             if session is not None and session.fileno() == descriptor:
                 if session.how_it_ended():  # it may have said something that is nobody's end
                     self._examine(worker, deadline)
-            elif worker.fileno() == descriptor:
+            elif worker.descriptor() == descriptor:
                 self._examine(worker, deadline)
 
     def look(self, deadline: float) -> None:

@@ -32,11 +32,11 @@ class Process(Source):
         self._pidfd = os.pidfd_open(pid) if HAS_PIDFD else -1
         inherited.own(self)
 
-    def fileno(self) -> int:
+    def descriptor(self) -> int:
         """Return a descriptor that is readable once the process has ended; -1 if there is none."""
         return self._pidfd
 
-    def is_ready(self) -> bool:
+    def is_ready(self, events: int = 0) -> bool:
         """Return whether the end is known, or where there is no pidfd, whether it has come."""
         return self.exit_code is not None or (self._pidfd < 0 and self.poll() is not None)
 

@@ -99,11 +99,11 @@ class Strangers:
 
     def _hear(self, stranger: Stranger) -> None:
         """Take in what the stranger says: a hello, then the response to our challenge."""
-        nbytes = stranger.sock.recv_into(stranger.decoder.want)
-        if nbytes == 0:
+        data = stranger.sock.recv(stranger.decoder.missing)  # what comes after is for the worker
+        if not data:
             raise ConnectionError("left before the end of the handshake")
-        frame = stranger.decoder.advance(nbytes)
-        if frame is None:
+        stranger.decoder.feed(data)
+        if (frame := stranger.decoder.next_frame()) is None:
             return
         if type(frame.body) is not dict:
             raise ProtocolError("an AUTH frame without a message")

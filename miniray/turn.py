@@ -10,7 +10,6 @@ from miniray.waiting import time_left
 class Turn:
     """Let one thread at a time do something, and refuse a signal's handler that interrupts it.
 
-    >>> turn.refuse_handler()
     >>> try:
     ...     turn.take(deadline)
     ... finally:
@@ -23,8 +22,9 @@ class Turn:
     def __init__(self, what: str) -> None:
         self._what = what
         lock = self._lock = threading.RLock()
-        # Both are C: a handler that raises comes before or after them, and not in between. So a
-        # `finally` that begins with `leave` never fails to give the turn back.
+        # All three are C: a handler that raises comes before or after them, and not in between. So
+        # a `finally` that begins with `leave` never fails to give the turn back.
+        self.try_take: Callable[[bool], bool] = lock.acquire  # with False: at once or not at all
         self.leave: Callable[[], None] = lock.release  # raises RuntimeError if it is not ours
         # Whether this thread has the turn, which in a signal's handler it may.
         self.is_mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]

@@ -27,12 +27,12 @@ class Source:
 
     look_due = math.inf  # when `look` is to be asked, by time.monotonic()
 
-    def fileno(self) -> int:
-        """Return the descriptor that becomes ready when there is something to do."""
+    def descriptor(self) -> int:
+        """Return the descriptor that becomes ready when there is something to do; -1 for none."""
         raise NotImplementedError
 
-    def is_ready(self) -> bool:
-        """Return whether there is something to do, whatever the descriptor says."""
+    def is_ready(self, events: int) -> bool:
+        """Return whether there is something to do, whatever the descriptor says of the events."""
         return False
 
     def omens(self) -> "Iterable[Source]":
@@ -88,9 +88,9 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
                     heeding[number] = omen
                     poller.register(number, events)
         for source, events in wanted.items():
-            if source.is_ready():
+            if source.is_ready(events):
                 ready.add(source)
-            elif (number := source.fileno()) < 0:  # it has none, or another thread has closed it
+            elif (number := source.descriptor()) < 0:  # it has none, or another thread has closed it
                 patience = ASK_S
             else:
                 watching[number] = source

@@ -196,8 +196,8 @@ class WorkerServer:
         self._workers_started = number
         self._workers[number] = record
         self.loop.watch(sock.fileno(), HANG_UP, lambda _: self._hang_up(record, process.STOP_S))
-        if child.fileno() >= 0:
-            self.loop.watch(child.fileno(), select.POLLIN, lambda _: self._reap(record))
+        if child.descriptor() >= 0:
+            self.loop.watch(child.descriptor(), select.POLLIN, lambda _: self._reap(record))
         return None
 
     def _hang_up(self, record: WorkerRecord, timeout: float) -> None:
@@ -212,7 +212,7 @@ class WorkerServer:
 
     def _reap(self, record: WorkerRecord) -> None:
         """Put a worker that has ended on record, and only then let its client see the end."""
-        pidfd = record.process.fileno()
+        pidfd = record.process.descriptor()
         code = record.process.poll()
         if code is None:
             return

@@ -56,13 +56,9 @@ LAYOUTS = {
 
 def there_and_back(message: Any) -> Any:
     encoded = wire.encode(wire.MESSAGE, message)
-    rest = memoryview(encoded.head + b"".join(map(bytes, encoded.parts)))
-    decoder, frame = wire.Decoder(), None
-    while rest:
-        nbytes = len(decoder.want)
-        decoder.want[:] = rest[:nbytes]
-        rest = rest[nbytes:]
-        frame = decoder.advance(nbytes)
+    decoder = wire.Decoder()
+    decoder.feed(encoded.head + b"".join(map(bytes, encoded.parts)))
+    frame = decoder.next_frame()
     assert frame is not None
     return frame.body
 

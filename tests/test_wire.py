@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from miniray import ProtocolError, SharedTensor, header, pool, process, wire
+from miniray import ProtocolError, SharedTensor, header, loans, pool, process, wire
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
@@ -69,24 +69,38 @@ GOLDEN_FRAME = b'MRY1\x01\x00\x00\x00\x38{"body":{"cmd":"train","step":3,"lr":0.
 
 
 def to_bytes(message: Any, kind: int = wire.MESSAGE) -> bytes:
-    frame = wire.encode(kind, message)
-    return frame.head + b"".join(map(bytes, frame.parts))
+    return on_the_wire(wire.encode(kind, message))[0]
+
+
+def on_the_wire(frame: wire.Encoded) -> tuple[bytes, list[int]]:
+    """Return what is sent of a frame, and the descriptors that go with its first byte."""
+    descriptors = [owner.descriptor for owner in frame.owners]
+    loan = b""
+    if frame.loan is not None:
+        descriptors.insert(0, frame.loan.piece.memory.descriptor)
+        loan = wire.describe_loan(frame.loan.piece.number, True, frame.loan.add_reader())
+    return frame.head + loan + b"".join(map(bytes, frame.parts)), descriptors
 
 
 def feed(
     decoder: wire.Decoder,
     data: bytes,
-    sizes: Callable[[], int],
-    descriptors: Callable[[], Sequence[int]] = tuple,
+    sizes: Callable[[], int] = lambda: 1 << 30,
+    descriptors: Sequence[int] = (),
 ) -> list[wire.Frame]:
     """Give a decoder all the data in pieces of the sizes asked for; return its frames."""
     frames, rest = [], memoryview(data)
     while rest:
-        nbytes = min(sizes(), len(decoder.want), len(rest))
-        decoder.want[:nbytes] = rest[:nbytes]
+        nbytes = min(sizes(), len(rest))
+        if decoder.memory is not None:
+            nbytes = min(nbytes, len(decoder.memory))
+            decoder.memory[:nbytes] = rest[:nbytes]
+            decoder.filled(nbytes)
+        else:
+            decoder.feed(bytes(rest[:nbytes]), descriptors)
+            descriptors = ()
         rest = rest[nbytes:]
-        frame = decoder.advance(nbytes, descriptors() if decoder.wants_descriptors else ())
-        if frame is not None:
+        while (frame := decoder.next_frame()) is not None:
             frames.append(frame)
     return frames
 
@@ -94,9 +108,9 @@ def feed(
 def exchange(message: Any, *, memfd: bool = True, size: int = 1 << 30) -> Any:
     """Return a message as it arrives, in pieces of a size, with descriptors of its own."""
     frame = wire.encode(wire.MESSAGE, message, memfd=memfd)
-    data = frame.head + b"\0" * bool(frame.descriptors) + b"".join(map(bytes, frame.parts))
-    copies = list(map(os.dup, frame.descriptors))
-    (arrived,) = feed(wire.Decoder(memfd=memfd), data, lambda: size, lambda: copies)
+    data, descriptors = on_the_wire(frame)
+    copies = list(map(os.dup, descriptors))
+    (arrived,) = feed(wire.Decoder(memfd=memfd), data, lambda: size, copies)
     return arrived.body
 
 
@@ -141,17 +155,20 @@ def test_frames_in_a_row_survive_any_chunking(messages: list[Any], sizes: list[i
         assert_same(frame.body, message)
 
 
-@given(st.sampled_from(MESSAGES))
-def test_decoder_never_wants_a_byte_of_the_next_frame(message: Any) -> None:
-    decoder, data = wire.Decoder(), to_bytes(message)
-    while data:
-        assert len(decoder.want) <= len(data)
-        assert decoder.ends_frame == (len(decoder.want) == len(data))
-        nbytes = len(decoder.want)
-        decoder.want[:] = data[:nbytes]
-        data = data[nbytes:]
-        frame = decoder.advance(nbytes)
-        assert (frame is not None) == (not data)
+@given(st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=3), st.booleans())
+def test_who_feeds_no_more_than_is_missing_never_reaches_into_the_next_frame(
+    messages: list[Any], slowly: bool
+) -> None:
+    decoder = wire.Decoder()
+    for message in messages:
+        data, frames = to_bytes(message), []
+        while data:
+            assert 0 < decoder.missing <= len(data)
+            nbytes = 1 if slowly else decoder.missing
+            frames += feed(decoder, data[:nbytes])
+            data = data[nbytes:]
+            assert len(frames) == (not data)
+        assert_same(frames[0].body, message)
 
 
 def test_the_format_is_the_documented_one() -> None:
@@ -161,13 +178,13 @@ def test_the_format_is_the_documented_one() -> None:
 @pytest.mark.parametrize(("message", "golden"), GOLDEN_HEX.values(), ids=GOLDEN_HEX.keys())
 def test_the_format_has_not_changed(message: Any, golden: str) -> None:
     assert to_bytes(message).hex() == golden
-    (frame,) = feed(wire.Decoder(), bytes.fromhex(golden), lambda: 1 << 30)
+    (frame,) = feed(wire.Decoder(), bytes.fromhex(golden))
     assert_same(frame.body, message)
 
 
 @pytest.mark.parametrize("kind", wire.KINDS)
 def test_every_kind_of_frame_keeps_its_kind(kind: int) -> None:
-    (frame,) = feed(wire.Decoder(), to_bytes({"a": 1}, kind), lambda: 1 << 30)
+    (frame,) = feed(wire.Decoder(), to_bytes({"a": 1}, kind))
     assert frame == (kind, {"a": 1})
 
 
@@ -175,7 +192,7 @@ def test_every_kind_of_frame_keeps_its_kind(kind: int) -> None:
 def test_a_frame_that_is_cut_short_is_no_frame_and_no_error(message: Any, data: Any) -> None:
     whole = to_bytes(message)
     part = whole[: data.draw(st.integers(0, len(whole) - 1))]
-    assert feed(wire.Decoder(), part, lambda: 1 << 30) == []
+    assert feed(wire.Decoder(), part) == []
 
 
 def test_a_header_lists_each_buffer_and_its_bytes_follow() -> None:
@@ -270,7 +287,7 @@ def test_what_no_encoder_makes_is_a_protocol_error(data: bytes) -> None:
     for decoder in (wire.Decoder(), wire.Decoder(memfd=True)):
         with pytest.raises(ProtocolError) as raised:
             # What is refused on a network only, is refused here because no descriptor comes.
-            feed(decoder, data + b"\0", lambda: 1 << 30)
+            feed(decoder, data)
         assert len(str(raised.value)) < 400
 
 
@@ -286,20 +303,20 @@ def test_what_no_encoder_makes_is_a_protocol_error(data: bytes) -> None:
 )
 def test_over_a_network_descriptors_are_not_even_waited_for(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        feed(wire.Decoder(), data, lambda: 1 << 30)
+        feed(wire.Decoder(), data)
 
 
 def test_a_refusal_of_a_tree_holds_nothing_of_its_message() -> None:
     data = frame_of(HOSTILE["tuple of nothing"][9:])
     with pytest.raises(ProtocolError) as raised:
-        feed(wire.Decoder(), data, lambda: 1 << 30)
+        feed(wire.Decoder(), data)
     assert isinstance(raised.value.__cause__, KeyError)
     assert raised.value.__cause__.__traceback__ is None
 
 
 def test_a_stranger_may_send_handshakes_only() -> None:
     with pytest.raises(ProtocolError):
-        feed(wire.Decoder(auth_only=True), to_bytes({"a": 1}), lambda: 1 << 30)
+        feed(wire.Decoder(auth_only=True), to_bytes({"a": 1}))
     with pytest.raises(ProtocolError):
         feed(
             wire.Decoder(auth_only=True),
@@ -322,8 +339,8 @@ def test_a_size_that_is_only_claimed_costs_no_memory(nbytes: int, count: int) ->
     pool.empty()
     before = resident_bytes()
     decoder = wire.Decoder()
-    assert feed(decoder, frame_of(text, kind=RAW) + b"the first bytes", lambda: 1 << 30) == []
-    assert len(decoder.want) == nbytes - len(b"the first bytes")
+    assert feed(decoder, frame_of(text, kind=RAW) + b"the first bytes") == []
+    assert decoder.missing >= nbytes - len(b"the first bytes")
     assert resident_bytes() - before < 32 << 20
     del decoder
     pool.empty()
@@ -335,11 +352,8 @@ def test_a_stranger_cannot_have_torch_imported() -> None:
         from miniray import ProtocolError, wire
         decoder, rest = wire.Decoder(auth_only=True), {HOSTILE["handshake with buffers"]!r}
         try:
-            while rest:
-                nbytes = len(decoder.want)
-                decoder.want[:] = rest[:nbytes]
-                rest = rest[nbytes:]
-                decoder.advance(nbytes)
+            decoder.feed(rest)
+            decoder.next_frame()
         except ProtocolError:
             assert not {{"torch", "numpy"}} & set(sys.modules)
             print("refused")
@@ -368,12 +382,12 @@ class TestLimits:
 
     def test_a_header_may_be_as_long_as_the_limit(self, header_bytes_max: int) -> None:
         message = "x" * (header_bytes_max - len('{"body":""}'))
-        (frame,) = feed(wire.Decoder(), to_bytes(message), lambda: 1 << 30)
+        (frame,) = feed(wire.Decoder(), to_bytes(message))
         assert frame.body == message
         with pytest.raises(ValueError, match="send it in parts"):
             wire.encode(wire.MESSAGE, message + "x")
         with pytest.raises(ProtocolError, match="10001 bytes; the limit is 10000"):
-            feed(wire.Decoder(), frame_of(f'{{"body":"{message}x"}}'), lambda: 1 << 30)
+            feed(wire.Decoder(), frame_of(f'{{"body":"{message}x"}}'))
 
     @pytest.mark.parametrize("raw", [[], [b"raw"]], ids=["alone", "with a buffer"])
     def test_a_header_may_hold_as_many_values_as_the_limit(
@@ -382,13 +396,13 @@ class TestLimits:
         """A message of 1,000 is counted only if it is longer than 4,096 characters."""
         fixed = 12 if raw else 2  # brackets, and the commas of a buffer's description
         message = ["x" * 4096, *raw, *[1] * (1000 - fixed)]
-        (frame,) = feed(wire.Decoder(), to_bytes(message), lambda: 1 << 30)
+        (frame,) = feed(wire.Decoder(), to_bytes(message))
         assert frame.body == message
         with pytest.raises(ValueError, match="1000 values in that; send numbers as an array"):
             wire.encode(wire.MESSAGE, [*message, 1])
         text = json.dumps(["x" * 4096] + [1] * 999, separators=(",", ":"))
         with pytest.raises(ProtocolError, match="more than 1000 values"):
-            feed(wire.Decoder(), frame_of(f'{{"body":{text}}}'), lambda: 1 << 30)
+            feed(wire.Decoder(), frame_of(f'{{"body":{text}}}'))
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(json_values, st.integers(0, 12))
@@ -406,7 +420,7 @@ class TestLimits:
             with pytest.raises(ValueError, match="the limits are"):
                 wire.encode(wire.MESSAGE, value)
             with pytest.raises(ProtocolError, match="values"):
-                feed(decoder, frame_of(text), lambda: 1 << 30)
+                feed(decoder, frame_of(text))
         else:
             wire.encode(wire.MESSAGE, value)
 
@@ -416,7 +430,7 @@ class TestLimits:
         floats = [chance.random() for _ in range(1_000_000)]
         text = ",[{" * 2_000_000
         for message in (floats, text, {"text": text, "floats": floats}):
-            (frame,) = feed(wire.Decoder(), to_bytes(message), lambda: 1 << 30)
+            (frame,) = feed(wire.Decoder(), to_bytes(message))
             assert frame.body == message
 
     def test_a_message_may_be_as_large_as_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +438,7 @@ class TestLimits:
         frame = wire.encode(wire.MESSAGE, message)
         nbytes = len(frame.head) - 9 + 2100
         for memfd in (False, True):
-            monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", 2000)
+            monkeypatch.setattr(wire, "PACKED_BYTES_MIN", 2000)
             monkeypatch.setattr(wire, "MESSAGE_BYTES_MAX", nbytes)
             assert exchange(message, memfd=memfd) == message
             frame = wire.encode(wire.MESSAGE, message, memfd=memfd)
@@ -433,7 +447,7 @@ class TestLimits:
                 wire.encode(wire.MESSAGE, message, memfd=memfd)
             decoder = wire.Decoder(memfd=memfd)
             with pytest.raises(ProtocolError, match=f"2100 raw bytes; the limit is {nbytes - 1}"):
-                feed(decoder, frame.head, lambda: 1 << 30)
+                feed(decoder, frame.head)
 
 
 def count_values(value: Any) -> int:
@@ -456,10 +470,15 @@ def test_an_encoded_message_of_too_many_values_costs_no_memory() -> None:
         decoder = wire.Decoder()
         try:
             while rest:
-                nbytes = len(decoder.want)
-                decoder.want[:] = rest[:nbytes]
+                nbytes = min(1 << 16, len(rest))
+                if decoder.memory is None:
+                    decoder.feed(bytes(rest[:nbytes]))
+                else:
+                    nbytes = min(nbytes, len(decoder.memory))
+                    decoder.memory[:nbytes] = rest[:nbytes]
+                    decoder.filled(nbytes)
                 rest = rest[nbytes:]
-                decoder.advance(nbytes)
+                decoder.next_frame()
         except ProtocolError as error:
             print(str(error)[:200])
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -489,70 +508,62 @@ local_values = st.recursive(
 
 
 class TestDescriptors:
-    """Two processes of one machine: what goes as a descriptor, and who closes it."""
+    """Two processes of one machine: what goes as a descriptor or on loan, and who closes it."""
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-    @given(local_values, st.integers(1, 50), st.sampled_from([1, 64, 200, 1 << 20]))
+    @given(local_values, st.integers(1, 50), st.sampled_from([1, 64, 200, 1 << 20]), st.booleans())
     def test_any_message_arrives_in_pieces_of_any_size(
-        self, monkeypatch: pytest.MonkeyPatch, message: Any, size: int, nbytes_min: int
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        message: Any,
+        size: int,
+        nbytes_min: int,
+        memfd: bool,
     ) -> None:
-        monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", nbytes_min)
-        frame = wire.encode(wire.MESSAGE, message, memfd=True)
-        if frame.descriptors:
-            assert frame.head[4] & wire.HAS_DESCRIPTORS
-        nbytes = sum(map(len, frame.parts))
-        assert nbytes < nbytes_min
-        assert bool(frame.head[4] & wire.HAS_RAW_BYTES) == bool(nbytes)
-        assert_same(exchange(message, size=size), message)
-
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-    @given(local_values, st.sampled_from([1, 1 << 20]))
-    def test_the_decoder_never_wants_a_byte_of_the_next_frame(
-        self, monkeypatch: pytest.MonkeyPatch, message: Any, nbytes_min: int
-    ) -> None:
-        monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", nbytes_min)
-        frame = wire.encode(wire.MESSAGE, message, memfd=True)
-        data = frame.head + b"\0" * bool(frame.descriptors) + b"".join(map(bytes, frame.parts))
-        decoder, asked = wire.Decoder(memfd=True), 0
-        while data:
-            assert len(decoder.want) <= len(data)
-            assert decoder.ends_frame == (len(decoder.want) == len(data))
-            descriptors: list[int] = []
-            if decoder.wants_descriptors:
-                assert len(decoder.want) == 1
-                asked, descriptors = asked + 1, list(map(os.dup, frame.descriptors))
-            nbytes = len(decoder.want)
-            decoder.want[:] = data[:nbytes]
-            data = data[nbytes:]
-            assert (decoder.advance(nbytes, descriptors) is not None) == (not data)
-        assert asked == bool(frame.descriptors)
+        monkeypatch.setattr(wire, "PACKED_BYTES_MIN", nbytes_min)
+        try:
+            frame = wire.encode(wire.MESSAGE, message, memfd=memfd)
+        except TypeError:
+            assert not memfd
+            return
+        assert bool(frame.head[4] & wire.HAS_DESCRIPTORS) == bool(frame.owners)
+        assert bool(frame.head[4] & wire.HAS_LOAN) == bool(frame.loan)
+        assert bool(frame.head[4] & wire.HAS_RAW_BYTES) == bool(frame.parts)
+        assert_same(exchange(message, memfd=memfd, size=size), message)
 
     def test_the_format_has_not_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wire, "MEMFD_BYTES_MIN", 4)
-        frame = wire.encode(wire.MESSAGE, [b"abc", SharedTensor((1,)), b"d"], memfd=True)
-        assert frame.head[:5] == b"MRY1\x41"
+        monkeypatch.setattr(wire, "PACKED_BYTES_MIN", 4)
+        message = [b"abc", SharedTensor((1,)), b"d"]
+        frame = wire.encode(wire.MESSAGE, message, memfd=True)
+        assert frame.head[:5] == b"MRY1\x61"
         assert json.loads(frame.head[9:])["buffers"] == [
             {"type": "bytes", "dtype": None, "shape": [3], "nbytes": 3},
             {"type": "shared", "dtype": "float32", "shape": [1], "nbytes": 4},
             {"type": "bytes", "dtype": None, "shape": [1], "nbytes": 1},
         ]
         assert frame.parts == []
-        assert len(frame.descriptors) == 2
-        assert os.pread(frame.descriptors[0], 200, 0) == b"abc".ljust(64, b"\0") + b"d".ljust(
-            64, b"\0"
-        )
+        _, descriptors = on_the_wire(frame)
+        assert len(descriptors) == 2
+        packed = b"abc".ljust(64, b"\0") + b"d"
+        assert os.pread(descriptors[0], len(packed), loans.FLAGS_BYTES) == packed
+        assert wire.describe_loan(2, True, 258) == b"\2\1\1\2"
+        # Over a network the same bytes follow the header.
+        sent = to_bytes([b"abc", b"d"])
+        assert sent[4:5] == b"\x81"
+        assert sent[-128:] == packed.ljust(128, b"\0")
 
-    def test_a_large_message_has_one_descriptor_and_a_small_one_none(self) -> None:
+    def test_a_large_message_is_on_loan_and_a_small_one_is_not(self) -> None:
         small = [torch.ones(1 << 8) for _ in range(1023)]
-        assert not wire.encode(wire.MESSAGE, small, memfd=True).descriptors
+        assert wire.encode(wire.MESSAGE, small, memfd=True).loan is None
         large = [*small, b"x" * 1024]
         frame = wire.encode(wire.MESSAGE, large, memfd=True)
-        assert (len(frame.descriptors), frame.parts) == (1, [])
-        assert not wire.encode(wire.MESSAGE, large).descriptors
+        assert (frame.loan is not None, frame.parts) == (True, [])
+        assert wire.encode(wire.MESSAGE, large).loan is None
 
-    def test_packed_parts_are_aligned_writable_and_apart(self) -> None:
+    @pytest.mark.parametrize("memfd", [True, False])
+    def test_packed_parts_are_aligned_writable_and_apart(self, memfd: bool) -> None:
         message = [torch.full((3,), 1.0), b"x" * (1 << 20), numpy.full(5, 2.0), torch.ones(9)]
-        first, _, second, third = exchange(message)
+        first, _, second, third = exchange(message, memfd=memfd)
         for one in (first.data_ptr(), second.ctypes.data, third.data_ptr()):
             assert one % 64 == 0
         first.zero_()
@@ -574,62 +585,66 @@ class TestDescriptors:
     def test_a_child_forked_while_a_message_is_on_its_way_keeps_none_of_its_memory(self) -> None:
         shared = SharedTensor((1,))
         frame = wire.encode(wire.MESSAGE, [shared, bytes(1 << 20)], memfd=True)
+        _, descriptors = on_the_wire(frame)
 
         def look() -> int:
-            packed, tensor = (os.path.exists(f"/proc/self/fd/{one}") for one in frame.descriptors)
+            packed, tensor = (os.path.exists(f"/proc/self/fd/{one}") for one in descriptors)
             return 2 * packed + tensor  # the SharedTensor is what a work function may have
 
         assert process.fork(look).wait(20) == 1
-        assert os.fstat(frame.descriptors[0]).st_size == 1 << 20
+        assert os.fstat(descriptors[0]).st_size == loans.FLAGS_BYTES + (1 << 20)
 
     def test_as_many_shared_tensors_as_one_byte_carries(self) -> None:
         shared = [SharedTensor((1,)) for _ in range(wire.DESCRIPTORS_MAX + 1)]
         frame = wire.encode(wire.MESSAGE, [*shared[:-1], b"small"], memfd=True)
-        assert len(frame.descriptors) == 253
-        assert len(wire.encode(wire.MESSAGE, [*shared[2:], bytes(1 << 20)], memfd=True)[1]) == 253
+        assert len(on_the_wire(frame)[1]) == 253
+        frame = wire.encode(wire.MESSAGE, [*shared[2:], bytes(1 << 20)], memfd=True)
+        assert len(on_the_wire(frame)[1]) == 253
         with pytest.raises(ValueError, match="254 SharedTensors: the limit is 253; send it in"):
             wire.encode(wire.MESSAGE, shared, memfd=True)
         with pytest.raises(ValueError, match="253 SharedTensors: the limit is 252; send it in"):
             wire.encode(wire.MESSAGE, [*shared[1:], bytes(1 << 20)], memfd=True)
 
-    @pytest.mark.parametrize("large", [False, True], ids=["raw bytes follow", "packed"])
+    @pytest.mark.parametrize("large", [False, True], ids=["raw bytes follow", "on loan"])
     def test_a_frame_that_is_cut_anywhere_and_closed_leaks_nothing(self, large: bool) -> None:
         message = [SharedTensor((2,)), b"abc" * (1 if not large else 1 << 19), SharedTensor((1,))]
         frame = wire.encode(wire.MESSAGE, message, memfd=True)
-        data = frame.head + b"\0" + b"".join(frame.parts)
+        data, descriptors = on_the_wire(frame)
         before = open_descriptors()
         for cut in range(len(data)):
             decoder = wire.Decoder(memfd=True)
-            copies: list[int] = []
-
-            def copy(copies: list[int] = copies) -> list[int]:
-                copies += map(os.dup, frame.descriptors)
-                return copies
-
-            assert feed(decoder, data[:cut], lambda: 1 << 30, copy) == []
+            copies = list(map(os.dup, descriptors)) if cut else []
+            assert feed(decoder, data[:cut], descriptors=copies) == []
             decoder.close()
             decoder.close()
             assert sorted(os.listdir("/proc/self/fd")) == before
-        assert len(frame.head) == (len(data) - 1 if large else len(data) - 4)
+        assert len(frame.head) == (len(data) - 4 if large else len(data) - 3)
 
-    @pytest.mark.parametrize("count", [0, 1, 3, 253])
+    @pytest.mark.parametrize("count", [0, 1, 3, 253, 254])
     def test_more_or_fewer_descriptors_than_promised_are_closed(self, count: int) -> None:
-        frame = wire.encode(wire.MESSAGE, [SharedTensor((2,)), bytes(1 << 20)], memfd=True)
+        message = [SharedTensor((2,)), bytes(1 << 20)]
+        data, descriptors = on_the_wire(wire.encode(wire.MESSAGE, message, memfd=True))
         before = open_descriptors()
-        copies = [os.dup(frame.descriptors[0]) for _ in range(count)]
-        with pytest.raises(ProtocolError, match=f"{count} descriptors came where 2 should") as kept:
-            feed(wire.Decoder(memfd=True), frame.head + b"\0", lambda: 1 << 30, lambda: copies)
-        # At once, not only when nobody holds the error and its frames any more.
-        assert sorted(os.listdir("/proc/self/fd")) == before, kept
+        copies = [os.dup(descriptors[0]) for _ in range(count)]
+        decoder = wire.Decoder(memfd=True)
+        if count in (3, 253):
+            assert len(feed(decoder, data, descriptors=copies)) == 1
+        else:
+            said = "did not come" if count < 2 else "that no frame speaks of"
+            with pytest.raises(ProtocolError, match=said):
+                feed(decoder, data, descriptors=copies)
+        decoder.close()
+        assert open_descriptors() == before
 
     @pytest.mark.parametrize("what", ["pipe", "directory", "short"])
     @pytest.mark.parametrize("place", [0, 1])
     def test_a_descriptor_of_something_else_is_refused_and_closed(
         self, what: str, place: int
     ) -> None:
-        frame = wire.encode(wire.MESSAGE, [bytes(1 << 20), SharedTensor((2,))], memfd=True)
+        message = [bytes(1 << 20), SharedTensor((2,))]
+        data, descriptors = on_the_wire(wire.encode(wire.MESSAGE, message, memfd=True))
         before = open_descriptors()
-        copies = list(map(os.dup, frame.descriptors))
+        copies = list(map(os.dup, descriptors))
         os.close(copies[place])
         if what == "pipe":
             copies[place], other = os.pipe()
@@ -639,8 +654,10 @@ class TestDescriptors:
         else:
             copies[place] = os.memfd_create("short")
             os.truncate(copies[place], 7)
+        decoder = wire.Decoder(memfd=True)
         with pytest.raises(ProtocolError):
-            feed(wire.Decoder(memfd=True), frame.head + b"\0", lambda: 1 << 30, lambda: copies)
+            feed(decoder, data, descriptors=copies)
+        decoder.close()
         assert open_descriptors() == before
 
     def test_a_hostile_tree_behind_good_descriptors_is_refused_and_they_are_closed(self) -> None:
@@ -649,9 +666,8 @@ class TestDescriptors:
         before = open_descriptors()
         memory = os.memfd_create("good")
         os.truncate(memory, 16)
-        data = frame_of(text, kind=DESCRIBED) + b"\0"
         with pytest.raises(ProtocolError):
-            feed(wire.Decoder(memfd=True), data, lambda: 1 << 30, lambda: [memory])
+            feed(wire.Decoder(memfd=True), frame_of(text, kind=DESCRIBED), descriptors=[memory])
         assert open_descriptors() == before
 
 
@@ -677,7 +693,7 @@ class TestDescriptors:
 def test_what_a_refusal_says_is_short(text: str) -> None:
     for kind in (wire.MESSAGE, RAW):
         try:
-            feed(wire.Decoder(), frame_of(text, kind), lambda: 1 << 30)
+            feed(wire.Decoder(), frame_of(text, kind))
         except ProtocolError as error:
             said = error
             assert len(str(said)) < 400
@@ -692,7 +708,7 @@ def test_many_small_buffers_take_a_time_that_grows_with_their_number() -> None:
         message = [b"x"] * count
         begin = time.process_time()
         data = to_bytes(message)
-        (frame,) = feed(wire.Decoder(), data, lambda: 1 << 30)
+        (frame,) = feed(wire.Decoder(), data)
         assert frame.body == message
         return (time.process_time() - begin) / count
 
@@ -707,7 +723,7 @@ def test_many_small_buffers_take_a_time_that_grows_with_their_number() -> None:
 def test_a_header_that_is_only_claimed_costs_no_memory() -> None:
     before = resident_bytes()
     decoder = wire.Decoder()
-    feed(decoder, struct.pack("!4sBI", b"MRY1", 1, 60 << 20) + b"[" * 100, lambda: 1 << 30)
+    feed(decoder, struct.pack("!4sBI", b"MRY1", 1, 60 << 20) + b"[" * 100)
     assert resident_bytes() - before < 8 << 20
     pool.empty()
 
@@ -715,18 +731,18 @@ def test_a_header_that_is_only_claimed_costs_no_memory() -> None:
 def test_the_decoder_keeps_nothing_of_a_message_that_it_returned() -> None:
     decoder = wire.Decoder()
     for message in ([torch.ones(3)], {"x": {"$": numpy.ones(3)}}):
-        (frame,) = feed(decoder, to_bytes(message), lambda: 1 << 30)
+        (frame,) = feed(decoder, to_bytes(message))
         inner = weakref.ref(frame.body[0] if type(message) is list else frame.body["x"]["$"])
         del frame
         assert inner() is None
-    body = feed(decoder, to_bytes({"a": ["b"]}), lambda: 1 << 30)[0].body
+    body = feed(decoder, to_bytes({"a": ["b"]}))[0].body
     assert sys.getrefcount(body) == 2
 
 
 def test_a_decoder_is_freed_without_the_garbage_collector() -> None:
     """What it has received of a frame, descriptors too, goes with it."""
     decoder = wire.Decoder()
-    feed(decoder, GOLDEN_FRAME[:20], lambda: 1 << 30)
+    feed(decoder, GOLDEN_FRAME[:20])
     gone = weakref.ref(decoder)
     del decoder
     assert gone() is None
@@ -762,28 +778,22 @@ def survive(count: int) -> tuple[int, int]:
     chance = random.Random(20261123)
     corpus = [to_bytes(message) for message in MESSAGES]
     corpus += [to_bytes({"code": 0}, wire.EXIT), to_bytes({"nonce": "a"}, wire.AUTH)]
-    local = [SharedTensor((4,)), torch.zeros(1 << 18)]
-    corpus.append(wire.encode(wire.MESSAGE, local, memfd=True).head + b"\0")
+    local = wire.encode(wire.MESSAGE, [SharedTensor((4,)), torch.zeros(1 << 18)], memfd=True)
+    corpus.append(on_the_wire(local)[0])
     memory = os.memfd_create("anything")
-    os.truncate(memory, (1 << 20) + 64)
+    os.truncate(memory, loans.FLAGS_BYTES + (1 << 20))
     before = open_descriptors()
     refused = valid = 0
     for number in range(count):
         data = mutate(corpus, chance)
         decoder = wire.Decoder(auth_only=number % 8 == 0, memfd=number % 4 == 1)
+        copies = [os.dup(memory) for _ in range(chance.randint(1, 3))] if data and number % 4 == 1 else []
         try:
-            valid += len(
-                feed(
-                    decoder,
-                    data,
-                    lambda: 1 << 30,
-                    lambda: [os.dup(memory) for _ in range(chance.randint(1, 3))],
-                )
-            )
+            valid += len(feed(decoder, data, descriptors=copies))
         except ProtocolError:
             refused += 1
-    del decoder
-    gc.collect()
+        finally:
+            decoder.close()
     assert open_descriptors() == before
     os.close(memory)
     return refused, valid
@@ -813,6 +823,6 @@ def test_arbitrary_bytes_raise_only_protocol_errors(data: bytes) -> None:
     pieces: Iterable[bytes] = (data, frame_of(data) if data else b"", b"MRY1" + data)
     for piece in pieces:
         try:
-            feed(wire.Decoder(), piece, lambda: 1 << 30)
+            feed(wire.Decoder(), piece)
         except ProtocolError:
             continue
