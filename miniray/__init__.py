@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         WorkerExited,
         WorkerFailed,
     )
+    from miniray.fan_out import broadcast
     from miniray.nccl import NCCLConfig, create_nccl_configs, process_group
     from miniray.remote_worker import RemoteWorker
     from miniray.shared_tensor import SharedTensor
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _NAMES_IN = {
     "channel": ("Channel",),
     "cluster": ("Cluster", "NodeConfig"),
+    "fan_out": ("broadcast",),
     "nccl": ("NCCLConfig", "create_nccl_configs", "process_group"),
     "remote_worker": ("RemoteWorker",),
     "shared_tensor": ("SharedTensor",),
@@ -53,6 +55,7 @@ __all__ = [
     "WorkerExited",
     "WorkerFailed",
     "WorkerServer",
+    "broadcast",
     "create_nccl_configs",
     "process_group",
     "wait",

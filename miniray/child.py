@@ -19,7 +19,7 @@ def run_child(
     """Run a function and leave by its exit code, or by 1; never return into the caller."""
     code = 1
     try:
-        os.setpgid(0, 0)
+        os.setsid()  # also its own group, and Linux shares a core out among sessions
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)

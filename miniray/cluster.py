@@ -8,6 +8,7 @@ from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
 from miniray.errors import ClusterError
+from miniray.fan_out import broadcast
 from miniray.faults import check_start, list_faults
 from miniray.group import Group
 from miniray.node import Node
@@ -105,6 +106,10 @@ class Cluster:
         if self.group is not None:
             self.group.check()
         return [node.status() for node in self._nodes]
+
+    def broadcast(self, message: Any, timeout: float | None = None) -> None:
+        """Send one message to all ranks, side by side; it is encoded once. See `broadcast`."""
+        broadcast(self.workers, message, timeout)
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
         """Return one config a rank, with an address of node 0 and a port that is free there.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from miniray import wire
+from miniray.decoding import Decoder
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 PATIENCE_S = 0.2
@@ -33,8 +34,8 @@ class FrameSocket:
         self.sock = sock
         self.memfd = memfd
         self._reads_ahead = not handshake  # the worker's words are for another channel
-        self._decoder = wire.Decoder(auth_only=handshake, memfd=memfd)
-        self._next: wire.Frame | None = None
+        self._decoder = Decoder(auth_only=handshake, memfd=memfd)
+        self.next: wire.Frame | None = None  # complete, and not received yet
         self._lent: dict[int, int] = {}  # which piece the other side has under each number
         # What the kernel gave, until it is taken in. One step of C notes it, so that a handler
         # which raises comes before or after that, and `is_whole` can tell.
@@ -94,14 +95,14 @@ class FrameSocket:
         other side hung up, and ProtocolError. Whatever else it raises came from a signal's handler.
         """
         self._in_kernel = False
-        if self._next is not None:
-            frame, self._next = self._next, None
+        if self.next is not None:
+            frame, self.next = self.next, None
             return frame
         flags = 0 if patient else _DONTWAIT
         decoder = self._decoder
         while True:
-            if decoder.may_hold_frame and (frame := decoder.next_frame()) is not None:
-                return frame
+            if decoder.may_hold_frame and (whole := decoder.next_frame()) is not None:
+                return whole
             self._read(flags)
 
     def is_whole(self) -> bool:
@@ -110,21 +111,20 @@ class FrameSocket:
 
     def may_hold_frame(self) -> bool:
         """Return whether a frame may be complete in what has been taken in."""
-        return self._next is not None or self._decoder.may_hold_frame
+        return self.next is not None or self._decoder.may_hold_frame
 
     def take_in(self) -> bool:
         """Take in what is here of the next frame; return whether it is complete."""
         try:
-            self._next = self.receive(patient=False)
+            self.next = self.receive(patient=False)
         except BlockingIOError:
             return False
         return True
 
-    def is_next(self) -> bool:
-        """Return whether the next frame is complete, in what has been taken in."""
-        if self._next is None:
-            self._next = self._decoder.next_frame()
-        return self._next is not None
+    def peek(self) -> None:
+        """Have `next` tell whether a frame is complete in what has been taken in."""
+        if self.next is None:
+            self.next = self._decoder.next_frame()
 
     def drop_unread(self) -> None:
         """Drop what has arrived; raises OSError once there is no more."""
@@ -142,13 +142,11 @@ class FrameSocket:
         else:
             nbytes = _AHEAD if self._reads_ahead else (decoder.missing,)
             arrived.extend(map(self.sock.recv, nbytes, (flags,)))
-        got, descriptors = arrived[0], ()
+        got, ancillary = arrived[0], None
         if type(got) is tuple:
             got, ancillary, _, _ = got
-            if ancillary:
-                descriptors = _descriptors_in(ancillary)
         if type(got) is bytes:
-            decoder.feed(got, descriptors)
+            decoder.feed(got, _descriptors_in(ancillary) if ancillary else ())
         else:
             decoder.filled(got)
         self._in_kernel = False

@@ -34,7 +34,7 @@ dumps = _make_dumps()
 _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
 
 
-def parse(header: bytearray | mmap.mmap) -> tuple[Any, Sequence[Any], bool]:
+def parse(header: bytes | bytearray | mmap.mmap) -> tuple[Any, Sequence[Any], bool]:
     """Return a header's tree, the specs of its buffers, and whether the tree may hold marks.
 
     Raises ProtocolError for a header that no encoder makes.

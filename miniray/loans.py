@@ -180,7 +180,8 @@ class Borrower:
             raise ProtocolError(f"a message in memory {number}, which did not come")
         memory, mapped = self._pieces[number]
         if len(mapped) < FLAGS_BYTES + nbytes or not 0 < reader < FLAGS_BYTES:
-            raise ProtocolError(f"shared memory of {len(mapped)} bytes for a message of {nbytes}")
+            size = f"a message of {nbytes} bytes in memory of {len(mapped)}"
+            raise ProtocolError(f"{size}, as reader {reader}")
         if number == NOT_POOLED:
             del self._pieces[number]
         whole = memoryview(_take(memory, mapped, reader, nbytes)).cast("B")
@@ -212,11 +213,12 @@ class Local:
         if len(self._descriptors) > DESCRIPTORS_MAX:
             raise ProtocolError("descriptors came that no frame speaks of")
 
-    def take_descriptor(self) -> SharedMemory:
-        """Return the next descriptor, in the order in which they came."""
-        if not self._descriptors:  # fewer come where this process may not open as many
-            raise ProtocolError("a descriptor did not come; is RLIMIT_NOFILE too low?")
-        return self._descriptors.popleft()
+    def take(self, count: int) -> list[SharedMemory]:
+        """Return the next so many descriptors' memory; raise ProtocolError if fewer have come."""
+        if (came := len(self._descriptors)) < count:  # this process may not open as many
+            self.close()
+            raise ProtocolError(f"{came} descriptors came where {count} should")
+        return [self._descriptors.popleft() for _ in range(count)]
 
     def close(self) -> None:
         """Close the descriptors that nobody has taken, and let go of what was lent."""

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import gc
 import glob
 import importlib
 import ipaddress
@@ -160,6 +161,9 @@ def serve() -> NoReturn:
     report(stdout, settings, facts)
     os.close(stdout)
     if server is not None:
+        # What is here now stays: a worker's collector would copy every page by looking at it.
+        gc.collect()
+        gc.freeze()
         _obey_stdin(server)
         server.serve_forever()
     _clear_up(settings)

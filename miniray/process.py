@@ -19,7 +19,7 @@ HAS_PIDFD = hasattr(os, "pidfd_open")
 
 
 class Process(Source):
-    """A forked child, the leader of its own process group, which this object alone reaps."""
+    """A forked child, the leader of its own session, which this object alone reaps."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -91,12 +91,14 @@ class Process(Source):
                 return
             try:
                 signal.pidfd_send_signal(self._pidfd, number, None, PIDFD_SIGNAL_PROCESS_GROUP)
+            except ProcessLookupError:  # it has only just been forked, and has no group yet
+                signal.pidfd_send_signal(self._pidfd, number)
             except (AttributeError, OSError) as error:
                 if isinstance(error, OSError) and error.errno != errno.EINVAL:
                     raise
                 # No pidfd here, or a Linux before 6.9: the number is right until we reap.
                 if self._look(os.WNOWAIT) != STATUS_TAKEN:
-                    os.killpg(self.pid, number)
+                    _kill_group(self.pid, number)
 
     def begin_stop(self, timeout: float) -> None:
         """Start the ladder for a process that was hung up on; call it again to hurry."""
@@ -119,6 +121,13 @@ class Process(Source):
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _kill_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:  # as above
+        os.kill(pid, number)
 
 
 def stop(processes: Iterable[Process], timeout: float = STOP_S) -> None:
@@ -176,8 +185,6 @@ def fork(run: Callable[[], int], *, death_signal: int = signal.SIGKILL) -> Proce
         if os.getpid() != parent:  # a Ctrl-C was faster, and the caller's lines are not ours
             os._exit(1)
         os.close(spare)
-    with contextlib.suppress(PermissionError, ProcessLookupError):  # the child was faster
-        os.setpgid(pid, pid)
     try:
         return Process(pid)
     except BaseException:  # another thread was faster, and no descriptor is left

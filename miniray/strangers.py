@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from miniray import auth, inherited, wire
+from miniray.decoding import Decoder
 from miniray.errors import ProtocolError
 from miniray.poll_loop import PollLoop
 from miniray.worker_log import WorkerLog
@@ -35,7 +36,7 @@ class Stranger:
     name: str
     network: bytes
     deadline: float
-    decoder: wire.Decoder = field(default_factory=lambda: wire.Decoder(auth_only=True))
+    decoder: Decoder = field(default_factory=lambda: Decoder(auth_only=True))
     opening: tuple[auth.Message, auth.Message] | None = None  # its hello and our challenge
     farewell: bytes = b""
 

@@ -90,7 +90,7 @@ def wait_until(wanted: Mapping[AnySource, int], deadline: float) -> list[AnySour
         for source, events in wanted.items():
             if source.is_ready(events):
                 ready.add(source)
-            elif (number := source.descriptor()) < 0:  # it has none, or another thread has closed it
+            elif (number := source.descriptor()) < 0:  # none, or another thread has closed it
                 patience = ASK_S
             else:
                 watching[number] = source

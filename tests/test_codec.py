@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniray import ProtocolError, codec, wire
+from miniray.decoding import Decoder
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
@@ -56,7 +57,7 @@ LAYOUTS = {
 
 def there_and_back(message: Any) -> Any:
     encoded = wire.encode(wire.MESSAGE, message)
-    decoder = wire.Decoder()
+    decoder = Decoder()
     decoder.feed(encoded.head + b"".join(map(bytes, encoded.parts)))
     frame = decoder.next_frame()
     assert frame is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from miniray import Channel, ProtocolError, RemoteWorker, SharedTensor, Worker, wire
+from miniray import Channel, ProtocolError, RemoteWorker, SharedTensor, Worker, loans, wire
 from tests import work
 from tests.support.servers import serving
 
@@ -137,25 +137,45 @@ def test_a_shared_tensor_does_not_leave_the_machine() -> None:
 
 
 def receive(frame: bytes, descriptors: Sequence[int]) -> Any:
-    """Receive a frame whose last byte carries descriptors."""
+    """Receive a frame whose first byte carries descriptors."""
     left, right = socket.socketpair()
     with Channel(right, memfd=True) as channel, left:
-        left.sendall(frame)
-        socket.send_fds(left, [b"\0"], list(descriptors))
+        socket.send_fds(left, [frame], list(descriptors))
         return channel.recv(T)
 
 
-def test_memory_that_is_shorter_than_promised_is_a_protocol_error() -> None:
+def on_loan() -> tuple[bytes, loans.Loan]:
     frame = wire.encode(wire.MESSAGE, torch.zeros(1 << 20), memfd=True)
-    os.truncate(frame.descriptors[0], 4096)
-    with pytest.raises(ProtocolError, match="4096 bytes where 4194304 were promised"):
-        receive(frame.head, frame.descriptors)
+    assert frame.loan is not None
+    return frame.head + wire.describe_loan(3, True, 1), frame.loan
+
+
+def test_memory_that_is_shorter_than_promised_is_a_protocol_error() -> None:
+    frame, _ = on_loan()
+    memory = os.memfd_create("short")
+    os.truncate(memory, 4096)
+    with pytest.raises(ProtocolError, match="of 4096 bytes where 4198400 were promised"):
+        receive(frame, [memory])
+    os.close(memory)
 
 
 def test_a_promised_descriptor_that_does_not_come_is_a_protocol_error() -> None:
-    frame = wire.encode(wire.MESSAGE, torch.zeros(1 << 20), memfd=True)
+    frame, _ = on_loan()
     with pytest.raises(ProtocolError, match="0 descriptors came where 1 should"):
-        receive(frame.head, [])
+        receive(frame, [])
+
+
+def test_memory_that_was_never_lent_is_a_protocol_error() -> None:
+    head = wire.encode(wire.MESSAGE, torch.zeros(1 << 20), memfd=True).head
+    with pytest.raises(ProtocolError, match="in memory 5, which did not come"):
+        receive(head + wire.describe_loan(5, False, 1), [])
+
+
+@pytest.mark.parametrize("reader", [0, loans.FLAGS_BYTES])
+def test_a_reader_that_cannot_be_is_a_protocol_error(reader: int) -> None:
+    frame, loan = on_loan()
+    with pytest.raises(ProtocolError, match=f"as reader {reader}"):
+        receive(frame[:-4] + wire.describe_loan(3, True, reader), [loan.piece.memory.descriptor])
 
 
 def test_over_tcp_a_shared_tensor_is_refused_and_the_channel_stays_usable() -> None:
@@ -246,13 +266,15 @@ def test_descriptors_nobody_asked_for_are_closed() -> None:
     memory = os.memfd_create("right size")
     os.truncate(memory, 16)
     before = sorted(os.listdir("/proc/self/fd"))
-    with pytest.raises(ProtocolError, match="5 descriptors came where 1 should"):
-        receive(shared_frame(), [memory] * 5)
+    receive(shared_frame(), [memory] * 5)
     plain = wire.encode(wire.MESSAGE, "x" * 10).head
     left, right = socket.socketpair()
     with Channel(right, memfd=True) as channel, left:
-        socket.send_fds(left, [plain], [memory] * 5)
-        assert channel.recv(T) == "x" * 10
+        for _ in range(3):
+            socket.send_fds(left, [plain], [memory] * 100)
+        assert [channel.recv(T), channel.recv(T)] == ["x" * 10] * 2
+        with pytest.raises(ProtocolError, match="descriptors came that no frame speaks of"):
+            channel.recv(T)
     gc.collect()
     assert sorted(os.listdir("/proc/self/fd")) == before
     os.close(memory)

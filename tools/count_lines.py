@@ -19,19 +19,29 @@ MODULE_LINES_MAX = {"remote_worker": 150, "worker_server": 200, "cluster": 200, 
 # The shortest way through the whole idea, from bytes to a cluster: these files can be understood
 # without the others.
 READING_PATH = (
-    *("errors", "wire", "channel", "process", "worker"),
+    *("errors", "wire", "endpoint", "channel", "process", "worker"),
     *("remote_worker", "worker_server", "cluster"),
 )
 READING_PATH_LINES_MAX = 1000
-PACKAGE_LINES_MAX = 3650
+PACKAGE_LINES_MAX = 4050
 CLASS_LINES_MAX = 200
 # The order of the table: each part of the package from what it offers down to what it stands on.
 # What is not named here comes last.
 TABLE_ORDER = (
     *READING_PATH,
     *("nccl", "rendezvous", "fake_gpu"),
-    *("frames", "header", "codec", "shared_tensor", "shared_memory", "pool"),
-    *("waiting", "turn", "endings", "inherited", "child", "torch_fork"),
+    *(
+        "frames",
+        "decoding",
+        "header",
+        "codec",
+        "shared_tensor",
+        "shared_memory",
+        "loans",
+        "pool",
+        "fan_out",
+    ),
+    *("waiting", "turn", "bell", "endings", "inherited", "child", "torch_fork"),
     *("auth", "any_worker", "connection", "group"),
     *("listening", "strangers", "worker_record", "worker_log", "poll_loop", "work_fn"),
     *("faults", "node_config", "node", "session", "node_log", "pacemaker", "sources"),
