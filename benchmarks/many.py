@@ -23,7 +23,8 @@ def run(quick: bool) -> Iterator[Figure]:
         workers = [stack.enter_context(Worker(echo)) for _ in range(count)]
         sockets = [stack.enter_context(bare_echo(socket.socketpair())) for _ in range(count)]
         same = [
-            stack.enter_context(socket.socket(fileno=os.dup(worker.fileno()))) for worker in workers
+            stack.enter_context(socket.socket(fileno=os.dup(worker.descriptor())))
+            for worker in workers
         ]
         contestants = {
             OURS: lambda: time_workers(workers),

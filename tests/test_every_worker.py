@@ -762,7 +762,7 @@ def test_wait_works_beyond_1024_descriptors() -> None:
             for channel in pair:
                 stack.enter_context(channel)
         ours = [left for left, _ in pairs]
-        assert max(channel.fileno() for channel in ours) > 1024
+        assert max(channel.descriptor() for channel in ours) > 1024
         for number in (3, 599):
             pairs[number][1].send(number)
         ready = wait(ours, T)

@@ -213,7 +213,7 @@ class TestWorkers:
 
     def test_a_death_is_seen_though_a_descendant_holds_the_connection(self) -> None:
         def leave_a_child(channel: Channel) -> None:
-            os.dup(channel.fileno())  # as C code does, or a fork that Python knows nothing of
+            os.dup(channel.descriptor())  # as C code does, or a fork that Python knows nothing of
             child = os.fork()
             if child == 0:
                 os.setsid()
@@ -256,7 +256,7 @@ class TestWorkers:
         self, tmp_path: Path
     ) -> None:
         def tell_options(channel: Channel) -> None:
-            with socket.socket(fileno=os.dup(channel.fileno())) as sock:
+            with socket.socket(fileno=os.dup(channel.descriptor())) as sock:
                 no_delay = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 channel.send([no_delay, sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)])
             channel.recv()

@@ -131,7 +131,8 @@ def test_a_worker_holds_no_socket_of_its_siblings(its: Implementation) -> None:
 @contract("siblings")
 def test_a_worker_sees_its_parent_hang_up_while_siblings_live(its: Implementation) -> None:
     first, *others = [its.worker.Worker(echo) for _ in range(3)]
-    with socket.socket(fileno=os.dup(first.fileno())) as copy:
+    descriptor = getattr(first, "descriptor", first.fileno)()  # that of the socket itself
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
         copy.shutdown(socket.SHUT_RDWR)  # a hang-up without a goodbye
     assert first.wait(T) == 1
     for worker in others:

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from miniray import wire as full
+from miniray.decoding import Decoder
 from stages.stage1_uds_worker import wire as first
 from stages.stage2_remote_worker import wire
 
@@ -76,7 +77,8 @@ def _field(name: str, start: int, stop: int, says: str) -> Field:
 
 def read_in_two(codec: Any, data: bytes, cut: int) -> list[list[int]]:
     """Return [wanted, got] for each read of a real decoder that is sent the frame in two pieces."""
-    decoder = Stage1Decoder() if codec is first else codec.Decoder()
+    makers: dict[Any, Any] = {first: Stage1Decoder, wire: wire.Decoder, full: PackageDecoder}
+    decoder = makers[codec]()
     reads = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -93,6 +95,21 @@ def read_in_two(codec: Any, data: bytes, cut: int) -> list[list[int]]:
     if frame is None:
         raise ValueError("a whole frame, and nothing came of it")
     return reads
+
+
+class PackageDecoder:
+    """What the package needs at each step; its channels receive ahead, up to 64 KiB."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder()
+        self.want = bytearray(self._decoder.missing)
+
+    def advance(self, nbytes: int) -> Any:
+        """Count bytes as received; return the frame once all have come."""
+        self._decoder.feed(bytes(self.want[:nbytes]))
+        frame = self._decoder.next_frame()
+        self.want = bytearray(self._decoder.missing)
+        return frame
 
 
 class Stage1Decoder:
