@@ -12,7 +12,7 @@ from benchmarks import report
 from benchmarks.measure import Figure
 from miniray import Channel, Worker, WorkerError
 
-NAMES = ("small", "tensor", "start", "many")
+NAMES = ("small", "stream", "tensor", "start", "fsdp", "many")
 
 
 def main() -> int:

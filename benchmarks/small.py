@@ -21,7 +21,7 @@ from miniray import Channel, RemoteWorker, Worker, wire
 
 MESSAGE = {"cmd": "train", "step": 3, "lr": 0.001}
 FRAME = wire.encode(wire.MESSAGE, MESSAGE).head
-TARGET = 2.5
+TARGET = 1.5
 
 
 def run(quick: bool) -> Iterator[Figure]:

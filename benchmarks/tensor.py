@@ -5,7 +5,7 @@ import functools
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.measure import (
     KEY,
@@ -19,10 +19,13 @@ from benchmarks.measure import (
     two_cores,
 )
 from benchmarks.small import tcp_pair
-from miniray import Channel, RemoteWorker, SharedTensor, Worker
+from miniray import Channel, RemoteWorker, SharedTensor, Worker, broadcast
 
 NBYTES = 64 * 1024 * 1024
-TARGET = 0.8
+TARGET = 0.95
+LOCAL_TARGET = 0.7
+SHARED_US = 100.0
+MANY = 400
 GIB = 1024**3
 
 
@@ -46,8 +49,6 @@ def run(quick: bool) -> Iterator[Figure]:
         pin(our_core)
         # Not before the forks: filling it starts torch's threads.
         tensor = torch.rand(NBYTES // 4)
-        shared = SharedTensor((NBYTES // 4,))
-        shared.tensor.copy_(tensor)
         raw, buffer = tensor.numpy().data.cast("B"), memoryview(bytearray(NBYTES))
 
         def compare(
@@ -80,15 +81,36 @@ def run(quick: bool) -> Iterator[Figure]:
             sendall=lambda: take_bytes(tcp_of_sendall, buffer, b"G"),
         )
         yield compare(
-            "64 MiB tensor to a Worker (one copy, memfd)",
+            "64 MiB tensor to a Worker, again and again (limit: memcpy)",
             lambda: give(local, tensor),
-            lambda: give_bytes(unix, raw),
+            lambda: copy(raw, buffer),
+            LOCAL_TARGET,
+            socketpair=lambda: give_bytes(unix, raw),
         )
+        many = {f"layer{number}": part for number, part in enumerate(tensor.chunk(MANY))}
         yield compare(
-            "64 MiB SharedTensor to a Worker (no copy)",
-            lambda: give(local, shared),
-            lambda: give_bytes(unix, raw),
+            f"{MANY} tensors of 64 MiB in all to a Worker (limit: one tensor)",
+            lambda: give(local, many),
+            lambda: give(local, tensor),
+            LOCAL_TARGET,
         )
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(Worker(take_and_give)) for _ in range(8)]
+            yield compare(
+                "64 MiB tensor to 8 Workers with broadcast (limit: to one)",
+                lambda: give_all(workers, tensor),
+                lambda: give(local, tensor),
+            )
+        for mebibytes in (1, 64):
+            shared = SharedTensor((mebibytes * 2**18,))
+            contestants = {
+                OURS: functools.partial(
+                    microseconds, functools.partial(give, local, shared), rounds * 50
+                ),
+                LIMIT: lambda: SHARED_US,  # not a limit, but what is asked
+            }
+            name = f"{mebibytes} MiB SharedTensor to a Worker and an answer"
+            yield Figure(name, "us", interleave(contestants, repetitions), 1.0)
 
 
 def throughput(transfer: Callable[[], object], rounds: int) -> float:
@@ -97,6 +119,26 @@ def throughput(transfer: Callable[[], object], rounds: int) -> float:
     for _ in range(rounds):
         transfer()
     return NBYTES * rounds / (time.perf_counter() - start) / GIB
+
+
+def microseconds(transfer: Callable[[], object], rounds: int) -> float:
+    """Return the microseconds that one transfer takes."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        transfer()
+    return (time.perf_counter() - start) / rounds * 1e6
+
+
+def copy(raw: memoryview, buffer: memoryview) -> None:
+    """Copy as many bytes within this process, into memory that is used again."""
+    buffer[:] = raw
+
+
+def give_all(channels: Sequence[Channel], tensor: object) -> None:
+    """Send a tensor to all, and wait until each has all of it."""
+    broadcast(channels, {"batch": tensor})
+    for channel in channels:
+        assert channel.recv() == "taken"
 
 
 def give(channel: Channel, tensor: object) -> None:
