@@ -30,7 +30,7 @@ def test_quick_run_prints_the_table_and_writes_json(tmp_path: Path) -> None:
 @linux_only
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["tensor", "start", "many"])
+@pytest.mark.parametrize("name", ["stream", "tensor", "start", "fsdp", "many"])
 def test_quick_run_of_each_other_benchmark(name: str) -> None:
     pytest.importorskip("torch")
     assert "targets missed" in run_benchmarks("--quick", "--only", name)
