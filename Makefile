@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The core needs nothing but Python: it is tested without torch, under any Python.
 CORE_VENV ?= .venv-core
-CORE_TESTS := $(addprefix tests/test_,auth.py codec.py every_worker.py group.py inherited.py process.py wire.py worker_server.py)
+CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py every_worker.py group.py inherited.py process.py wire.py worker_server.py)
 export PYTHON
 
 .DEFAULT_GOAL := help

@@ -1,10 +1,10 @@
 """A descriptor for somebody else's loop: readable while a socket is, or while it is rung."""
 
-import contextlib
 import select
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 from miniray import inherited
 
@@ -13,24 +13,36 @@ class Bell:
     """Tell of a socket, and of what was received ahead and the socket does not show any more."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._is_rung = False
+        self._is_rung: bool | None = False  # None: nobody knows, a handler has raised
         self._ringing = threading.RLock()
         with inherited.lock:
             self._hand, self._ear = socket.socketpair()
             self._poller = _watch(sock, self._ear)
+        for one in (self._hand, self._ear):
+            one.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor, which can itself be polled."""
         return self._poller.fileno()
 
-    def ring(self, is_rung: bool) -> None:
-        """Make it readable, or leave that to the socket again."""
-        with self._ringing, contextlib.suppress(OSError):  # another thread has just closed it
-            if is_rung and not self._is_rung:
-                self._hand.send(b"r")
-            elif self._is_rung and not is_rung:
-                self._ear.recv(1)
-            self._is_rung = is_rung
+    def ring(self, is_due: Callable[[], bool]) -> None:
+        """Make it readable if that is due, or else leave that to the socket again."""
+        with self._ringing:
+            due = is_due()
+            if due is self._is_rung:
+                return
+            self._is_rung = None
+            try:
+                if due:
+                    self._hand.send(b"r")
+                else:
+                    self._ear.recv(4096)
+            except (
+                OSError
+            ) as error:  # it has been rung, or it is still; or another thread closed it
+                if error.errno is None:  # a handler's
+                    raise
+            self._is_rung = due
 
     def close(self) -> None:
         """Close all of it but the socket."""

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import math
-import socket
 from collections.abc import Generator, Iterator
 from typing import Any, Self
 
@@ -11,8 +10,7 @@ from miniray import wire
 from miniray.endings import read_ending
 from miniray.endpoint import Endpoint
 from miniray.errors import MiniRayError, ProtocolError
-from miniray.frames import PATIENCE_S
-from miniray.waiting import READABLE, WRITABLE, deadline_after, time_left, wait_until
+from miniray.waiting import READABLE, WRITABLE, Late, deadline_after, time_left, wait_until
 from miniray.waiting import wait as wait  # for whoever looks for it beside the channels
 
 LAST_WORDS_S = 1.0
@@ -37,16 +35,6 @@ class Channel(Endpoint):
     # What `recv` raises after the other side's goodbye.
     goodbye: type[Exception] = EOFError
     goodbye_hint = ""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        *,
-        name: str = "peer",
-        memfd: bool = False,
-        handshake: bool = False,
-    ) -> None:
-        super().__init__(sock, name, memfd=memfd, handshake=handshake)
 
     def send(self, message: Any, timeout: float | None = None) -> None:
         """Send one message: plain values, bytes, numpy arrays, CPU tensors, nested at will.
@@ -92,7 +80,7 @@ class Channel(Endpoint):
                 self.turn_to_send.take(deadline)
             for events in steps:
                 wait_until({self: events}, deadline)
-        except TimeoutError:
+        except Late:
             others = f"other threads' messages to {self.name} took all of {timeout}s"
             raise TimeoutError(others) from None
         except BaseException:
@@ -127,12 +115,18 @@ class Channel(Endpoint):
         except ProtocolError as error:
             self.end(error, deadline)
         except OSError as error:  # what had arrived, the reason too, can still be received
+            if error.errno is None:
+                self.end(self._interrupted(), deadline)
+                raise
             self.read_to_the_end(min(deadline, deadline_after(LAST_WORDS_S)), keep=True)
             self.lose(error, deadline)
         except BaseException:  # Ctrl-C, or what another signal's handler raised
-            late = f"a send to {self.name} was interrupted; half a message may be out"
-            self.end(ConnectionError(f"{late}, so the channel is closed"), deadline)
+            self.end(self._interrupted(), deadline)
             raise
+
+    def _interrupted(self) -> Exception:
+        late = f"a send to {self.name} was interrupted; half a message may be out"
+        return ConnectionError(f"{late}, so the channel is closed")
 
     def recv_frame(self, kind: int, timeout: float | None = None) -> Any:
         """Return the body of the next frame, which is to be of this kind.
@@ -149,25 +143,32 @@ class Channel(Endpoint):
             if not self.inbox:
                 self._receive(kind, deadline)
             if self.inbox:
+                if self.bell is not None:
+                    self._look_ahead()
                 body = self.inbox[0]
                 del self.inbox[0]  # not popleft: a handler that raises would come after the call
             if self.bell is not None:
-                self.frames.peek()
                 self.ring()
-        except TimeoutError:
+        except Late:
             raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
+        except BaseException:
+            self._put_back(body)
+            raise
         finally:
             try:
                 self.turn_to_receive.leave()
             except RuntimeError:  # another thread's turn
                 pass
             except BaseException:  # a handler's: nothing is lost
-                if body is not nothing:
-                    self.inbox.appendleft(body)
+                self._put_back(body)
                 raise
         if body is nothing:
             raise self.why_it_ended()
         return body
+
+    def _put_back(self, body: Any) -> None:
+        if body is not _NOTHING and not (self.inbox and self.inbox[0] is body):
+            self.inbox.appendleft(body)
 
     def _receive(self, kind: int, deadline: float) -> None:
         """Put the next frame's body into the inbox, or end the channel if there is none.
@@ -177,8 +178,7 @@ class Channel(Endpoint):
         gone = False
         while self.ended is None:
             try:
-                patient = not gone and (deadline == math.inf or time_left(deadline) > PATIENCE_S)
-                frame = self.frames.receive(patient=patient)
+                frame = self.frames.receive(-math.inf if gone else deadline)
                 if frame.kind == kind:
                     self.inbox.append(frame.body)
                     return
@@ -186,11 +186,14 @@ class Channel(Endpoint):
                 if gone:  # before we looked a last time
                     self.lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
                 elif not wait_until({self: READABLE}, deadline):
-                    raise TimeoutError from None
+                    raise Late from None
                 gone = self.is_gone()
             except ProtocolError as error:
                 self.end(error, deadline)
             except OSError as error:
+                if error.errno is None:  # a handler's
+                    self._end_if_torn()
+                    raise
                 self.lose(error, deadline)
             except BaseException:
                 self._end_if_torn()
@@ -212,7 +215,7 @@ class Channel(Endpoint):
                 self._receive(wire.MESSAGE, deadline)
                 if not keep:
                     self.inbox.clear()
-        except TimeoutError:
+        except Late:
             pass  # so it has not ended yet
         finally:
             try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
@@ -225,6 +228,16 @@ class Channel(Endpoint):
         if not self.frames.is_whole():
             self.end(ConnectionError(f"a receive from {self.name} was interrupted"))
 
+    def _look_ahead(self) -> None:
+        """Find out whether one more message is complete in what has been received ahead."""
+        try:
+            self.frames.peek()
+        except ProtocolError as error:
+            self.end(error)
+        except BaseException:
+            self._end_if_torn()
+            raise
+
     def _take_in(self) -> bool:
         """Take in what is here of a message; return whether there is nothing more to take in now.
 
@@ -233,17 +246,19 @@ class Channel(Endpoint):
         if self.inbox or self.ended is not None or self.turn_to_receive.is_mine():
             return True
         try:
-            self.turn_to_receive.take(deadline=0.0)
+            if not self.turn_to_receive.try_take(False):
+                return True
             is_complete = self.frames.take_in()
             self.ring()
             return is_complete
-        except TimeoutError:
-            return True
         except ProtocolError as error:
             self.end(error)
             return True
-        except OSError:  # `recv` finds it, too
-            return True
+        except OSError as error:
+            if error.errno is None:  # a handler's
+                self._end_if_torn()
+                raise
+            return True  # `recv` finds it, too
         except BaseException:
             self._end_if_torn()
             raise

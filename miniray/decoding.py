@@ -1,5 +1,6 @@
 """Bytes to frames, in pieces of any size, without any I/O."""
 
+import contextlib
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class Decoder:
         self._kinds = {AUTH} if auth_only else {AUTH, *others}
         self._local = loans.Local() if memfd else None
         self._steps: Steps | None = None  # of a frame whose header or buffers are under way
+        self._error = ""  # what was wrong; the error itself would hold what came of the frame
         self._kind = self._wanted = 0
 
     def feed(self, data: bytes, descriptors: Iterable[int] = ()) -> None:
@@ -65,9 +67,17 @@ class Decoder:
     def next_frame(self) -> Frame | None:
         """Return the next frame, if all of it is here.
 
-        Raises ProtocolError, and nothing else, for bytes that no encoder makes; nothing can be
-        decoded after that.
+        Raises ProtocolError, and nothing else, for bytes that no encoder makes, now and ever after.
         """
+        if self._error:
+            raise ProtocolError(self._error)
+        try:
+            return self._next_frame()
+        except ProtocolError as error:
+            self._error = str(error)
+            raise
+
+    def _next_frame(self) -> Frame | None:
         while self.may_hold_frame:
             if self._steps is not None:
                 if (frame := self._go_on(self._steps)) is not None:
@@ -127,8 +137,10 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of the frame that is under way, and of all descriptors."""
-        if self._steps is not None:
-            self._steps.close()
+        steps, self._steps, self.memory = self._steps, None, None
+        if steps is not None:
+            with contextlib.suppress(ValueError):  # a thread that is not here, or not done, runs it
+                steps.close()
         if self._local is not None:
             self._local.close()
 
@@ -175,13 +187,14 @@ def _read_buffers(
         raise ProtocolError(f"a frame of kind {kind} whose buffers are of another kind")
     memories: dict[int, Any] = {}
     if local is not None:
-        number, is_new, reader = (
-            LOAN.unpack((yield None, LOAN.size) or b"") if is_lent else (0, 0, 0)
-        )
-        came = local.take(bool(is_new) + len(shared))
+        number, bits, reader = LOAN.unpack((yield None, LOAN.size) or b"") if is_lent else (0, 0, 0)
+        is_new, is_shared = bits & 1, bool(bits & 2)
+        came = local.take(is_new + len(shared))
         if is_lent:
             memory = came.pop(0) if is_new else None
-            lent = local.borrower.borrow(number, reader, memory, [*raw.values()])
+            lent = local.borrower.borrow(
+                number, reader, memory, [*raw.values()], is_shared=is_shared
+            )
             memories.update(zip(raw, lent, strict=True))
         memories.update(zip(shared, came, strict=True))
     if not is_lent and sum(raw.values()) >= wire.PACKED_BYTES_MIN:

@@ -22,7 +22,14 @@ _DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 class Endpoint(Receiver):
     """What a channel is apart from sending and receiving. It owns its socket."""
 
-    def __init__(self, sock: socket.socket, name: str, *, memfd: bool, handshake: bool) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        name: str = "peer",
+        memfd: bool = False,
+        handshake: bool = False,
+    ) -> None:
         self.name = name
         # Why the channel has ended, or None while it is open: all that there is to know of it.
         self.ended: Exception | None = None
@@ -50,9 +57,12 @@ class Endpoint(Receiver):
 
     def ring(self) -> None:
         """Have who looks at `fileno` see what is here already."""
-        if self.bell is not None:
-            is_here = self.inbox or self.ended is not None or self.frames.next is not None
-            self.bell.ring(bool(is_here))
+        bell = self.bell
+        if bell is not None:
+            bell.ring(self._holds_something)
+
+    def _holds_something(self) -> bool:
+        return bool(self.inbox) or self.ended is not None or self.frames.next is not None
 
     def descriptor(self) -> int:
         return self.frames.sock.fileno()
@@ -87,6 +97,7 @@ class Endpoint(Receiver):
 
     def _let_go(self) -> None:
         self.frames.close()
+        self.inbox.clear()
         bell, self.bell = self.bell, None
         if bell is not None:
             bell.close()

@@ -3,35 +3,39 @@
 import array
 import collections
 import errno
+import math
+import select
 import socket
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from miniray import wire
 from miniray.decoding import Decoder
+from miniray.waiting import time_left
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 PATIENCE_S = 0.2
-_DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
-_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # macOS has none
+DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
+# Arguments for `map`, which calls in one step of C.
+_DONTWAIT = (DONTWAIT,)
+_DONTWAIT_CLOEXEC = (DONTWAIT | int(getattr(socket, "MSG_CMSG_CLOEXEC", 0)),)  # macOS has none
 _AHEAD = (wire.AHEAD_BYTES,)
 _ANCILLARY = (socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * array.array("i").itemsize),)
-_PATIENCE = struct.pack("@ll", 0, int(PATIENCE_S * 1e6))
 
 
 class FrameSocket:
     """Send and receive whole frames over a socket, which it owns from now on.
 
-    `send` never waits: it says when there is no room. `receive` waits for PATIENCE_S at most, in
-    the one system call that also receives, and then raises BlockingIOError. It reads ahead: what
-    has arrived of the next frames waits here. One thread may send while another receives.
+    `send` never waits: it says when there is no room. `receive` waits for PATIENCE_S at most, the
+    quickest way, and then raises BlockingIOError. It reads ahead: what has arrived of the next
+    frames waits here. One thread may send while another receives.
     """
 
     def __init__(self, sock: socket.socket, *, memfd: bool, handshake: bool) -> None:
         sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         self.sock = sock
+        self._poller = select.poll()  # for whoever has the turn to receive
+        self._poller.register(sock, select.POLLIN)
         self.memfd = memfd
         self._reads_ahead = not handshake  # the worker's words are for another channel
         self._decoder = Decoder(auth_only=handshake, memfd=memfd)
@@ -47,7 +51,7 @@ class FrameSocket:
         if frame.parts or frame.owners or frame.loan:
             return self._send_all(frame)
         try:
-            sent = self.sock.send(frame.head, _DONTWAIT)
+            sent = self.sock.send(frame.head, DONTWAIT)
         except BlockingIOError:
             sent = 0
         if sent == len(frame.head):
@@ -63,7 +67,10 @@ class FrameSocket:
             if is_new:
                 descriptors.insert(0, piece.memory.descriptor)
             self._lent[piece.number] = piece.serial
-            parts.append(wire.describe_loan(piece.number, is_new, reader))
+            is_shared = frame.loan.is_shared
+            parts.append(
+                wire.describe_loan(piece.number, reader, is_new=is_new, is_shared=is_shared)
+            )
         yield from self._send_parts(parts, descriptors)
 
     def _send_parts(self, parts: Sequence[Any], descriptors: Sequence[int] = ()) -> Iterator[None]:
@@ -71,7 +78,7 @@ class FrameSocket:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
         while parts:
             try:
-                sent = self.sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, _DONTWAIT)
+                sent = self.sock.sendmsg(parts[:SENDMSG_PARTS_MAX], ancillary, DONTWAIT)
             except BlockingIOError:
                 yield
                 continue
@@ -87,23 +94,24 @@ class FrameSocket:
         """Close the socket, and let go of what has arrived."""
         self.sock.close()
         self._decoder.close()
+        self.next = None
 
-    def receive(self, *, patient: bool) -> wire.Frame:
+    def receive(self, deadline: float) -> wire.Frame:
         """Return the next frame.
 
-        Raises BlockingIOError if it is not complete, at once or after PATIENCE_S, OSError if the
-        other side hung up, and ProtocolError. Whatever else it raises came from a signal's handler.
+        Raises BlockingIOError if it is not complete at the deadline, or PATIENCE_S after something
+        came, OSError if the other side hung up, and ProtocolError. Whatever else it raises, and any
+        OSError without a number, came from a signal's handler.
         """
         self._in_kernel = False
         if self.next is not None:
             frame, self.next = self.next, None
             return frame
-        flags = 0 if patient else _DONTWAIT
         decoder = self._decoder
         while True:
             if decoder.may_hold_frame and (whole := decoder.next_frame()) is not None:
                 return whole
-            self._read(flags)
+            self._read(deadline)
 
     def is_whole(self) -> bool:
         """Return whether nothing that had arrived is lost, after a handler raised in `receive`."""
@@ -116,32 +124,38 @@ class FrameSocket:
     def take_in(self) -> bool:
         """Take in what is here of the next frame; return whether it is complete."""
         try:
-            self.next = self.receive(patient=False)
+            self.next = self.receive(-math.inf)
         except BlockingIOError:
             return False
         return True
 
     def peek(self) -> None:
         """Have `next` tell whether a frame is complete in what has been taken in."""
+        self._in_kernel = False
         if self.next is None:
             self.next = self._decoder.next_frame()
 
     def drop_unread(self) -> None:
         """Drop what has arrived; raises OSError once there is no more."""
-        while self.sock.recv(1 << 16, _DONTWAIT):
+        while self.sock.recv(1 << 16, DONTWAIT):
             pass
 
-    def _read(self, flags: int) -> None:
-        """Have the decoder take in some of what has arrived."""
+    def _read(self, deadline: float) -> None:
+        """Have the decoder take in some of what has arrived, or arrives within PATIENCE_S."""
         decoder, arrived, memory = self._decoder, self._arrived, self._decoder.memory
+        patience_ms = PATIENCE_S * 1000
+        if deadline != math.inf:
+            patience_ms = min(patience_ms, math.ceil(time_left(deadline) * 1000))
         self._in_kernel = True
+        if patience_ms:
+            self._poller.poll(patience_ms)
         if memory is not None and len(memory) > wire.AHEAD_BYTES:
-            arrived.extend(map(self.sock.recv_into, (memory,), (0,), (flags,)))
+            arrived.extend(map(self.sock.recv_into, (memory,), (0,), _DONTWAIT))
         elif self.memfd:
-            arrived.extend(map(self.sock.recvmsg, _AHEAD, _ANCILLARY, (flags | _CLOEXEC,)))
+            arrived.extend(map(self.sock.recvmsg, _AHEAD, _ANCILLARY, _DONTWAIT_CLOEXEC))
         else:
             nbytes = _AHEAD if self._reads_ahead else (decoder.missing,)
-            arrived.extend(map(self.sock.recv, nbytes, (flags,)))
+            arrived.extend(map(self.sock.recv, nbytes, _DONTWAIT))
         got, ancillary = arrived[0], None
         if type(got) is tuple:
             got, ancillary, _, _ = got

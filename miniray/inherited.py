@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -27,11 +28,17 @@ class Owner(Protocol):
 # Held by every fork, and by whoever makes a descriptor until it has an owner.
 lock = threading.RLock()
 _owners: "weakref.WeakSet[Owner]" = weakref.WeakSet()
+_preparations: list[Callable[[], None]] = []
 
 
 def own(owner: Owner) -> None:
     """Have every child that is forked from now on abandon `owner`, as long as it lives."""
     _owners.add(owner)
+
+
+def before_fork(prepare: Callable[[], None]) -> None:
+    """Have every fork from now on call `prepare` first, while it holds the lock."""
+    _preparations.append(prepare)
 
 
 class OwnedSocket(socket.socket):
@@ -46,16 +53,22 @@ class OwnedSocket(socket.socket):
         self.close()
 
 
+def _prepare() -> None:
+    lock.acquire()
+    for prepare in _preparations:
+        prepare()
+
+
 def _abandon_all() -> None:
     global lock
     lock = threading.RLock()  # whoever held it in the parent is not here to release it
     for owner in list(_owners):
-        with contextlib.suppress(OSError):  # the parent was about to close it itself
+        with contextlib.suppress(Exception):  # the parent was in the midst of it; others wait
             owner.abandon()
 
 
 os.register_at_fork(
-    before=lambda: lock.acquire(),  # by name: a child has another
-    after_in_parent=lambda: lock.release(),
+    before=_prepare,
+    after_in_parent=lambda: lock.release(),  # by name: a child has another
     after_in_child=_abandon_all,
 )

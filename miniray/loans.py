@@ -21,7 +21,8 @@ from miniray.errors import ProtocolError
 from miniray.shared_memory import SharedMemory, create_memory
 
 FLAGS_BYTES = mmap.ALLOCATIONGRANULARITY
-READERS_MAX = FLAGS_BYTES - 1  # the sender has the first flag
+DROPPED = FLAGS_BYTES - 1  # the last flag: the sender will not use it again
+READERS_MAX = FLAGS_BYTES - 2  # the sender has the first flag
 PIECES_MAX = 8
 DESCRIPTORS_MAX = 253  # what Linux takes with one byte
 LENT_BYTES_MAX = 256 * 1024 * 1024
@@ -79,10 +80,21 @@ class Piece:
         """Note that a reader has it, or that it has given it back."""
         self._map[reader] = is_lent
 
+    def give_back(self) -> None:
+        """Note that the sender does not need it any more."""
+        self.flag(0, False)
+        _truncate_if_unused(self._map, self.memory)
+
     def drop(self) -> None:
-        """Give the memory back, if nobody has it; else that happens with the last reader."""
-        if self.is_free():
-            os.truncate(self.memory.descriptor, 0)
+        """Give the memory back, if nobody has it; else the last reader does."""
+        self.flag(DROPPED, True)
+        _truncate_if_unused(self._map, self.memory)
+
+
+def _truncate_if_unused(mapped: mmap.mmap, memory: SharedMemory) -> None:
+    """Free a dropped piece's memory, whoever maps it, but for the flags."""
+    if mapped[DROPPED] and mapped.find(b"\1", 0, DROPPED) < 0 and memory.descriptor >= 0:
+        os.truncate(memory.descriptor, FLAGS_BYTES)
 
 
 class Loan:
@@ -90,19 +102,20 @@ class Loan:
 
     def __init__(self, piece: Piece) -> None:
         self.piece = piece
+        self.is_shared = False  # with several readers, none of whom may see another's writes
         piece.readers = 0
         piece.flag(0, True)
 
     def add_reader(self) -> int:
         """Return the number of one more reader, who has it from now on."""
         if self.piece.readers == READERS_MAX:
-            raise ValueError(f"one message to more than {READERS_MAX} processes; send it in parts")
+            raise ValueError(f"one message to more than {READERS_MAX} workers of this machine")
         self.piece.readers += 1
         self.piece.flag(self.piece.readers, True)
         return self.piece.readers
 
     def __del__(self) -> None:
-        self.piece.flag(0, False)
+        self.piece.give_back()
 
 
 class Lender:
@@ -165,12 +178,18 @@ class Borrower:
         self._pieces: dict[int, tuple[SharedMemory, mmap.mmap]] = {}
 
     def borrow(
-        self, number: int, reader: int, memory: SharedMemory | None, sizes: Sequence[int]
+        self,
+        number: int,
+        reader: int,
+        memory: SharedMemory | None,
+        sizes: Sequence[int],
+        *,
+        is_shared: bool,
     ) -> list[memoryview]:
         """Return a message's buffers; all together are given back when the last is dropped.
 
-        A piece's `memory` comes with its first message. Raises ProtocolError if there is none, or
-        less than that.
+        A piece's `memory` comes with its first message. What is written into buffers that others
+        share stays here. Raises ProtocolError if there is no memory, or less than that.
         """
         begins, nbytes = places(sizes)
         if memory is not None:
@@ -184,7 +203,7 @@ class Borrower:
             raise ProtocolError(f"{size}, as reader {reader}")
         if number == NOT_POOLED:
             del self._pieces[number]
-        whole = memoryview(_take(memory, mapped, reader, nbytes)).cast("B")
+        whole = memoryview(_take(memory, mapped, reader, nbytes, is_shared)).cast("B")
         return [whole[at : at + size] for at, size in zip(begins, sizes, strict=True)]
 
     def close(self) -> None:
@@ -210,7 +229,8 @@ class Local:
     def add(self, descriptors: Iterable[int]) -> None:
         """Own descriptors that have come."""
         self._descriptors.extend(map(SharedMemory, descriptors))
-        if len(self._descriptors) > DESCRIPTORS_MAX:
+        # Those of the frame that is under way, and of the next, whose head has come with its end.
+        if len(self._descriptors) > 2 * DESCRIPTORS_MAX:
             raise ProtocolError("descriptors came that no frame speaks of")
 
     def take(self, count: int) -> list[SharedMemory]:
@@ -227,23 +247,30 @@ class Local:
         self.borrower.close()
 
 
-# What this process has on loan: what gives it back, where it is, how large, and in which memory.
-_on_loan: "dict[int, tuple[weakref.finalize[..., Any], int, int, SharedMemory]]" = {}
+# What this process has on loan: what gives it back, where it is, how large, and in which memory;
+# None where what is written stays in this process anyway.
+_on_loan: "dict[int, tuple[weakref.finalize[..., Any], int, int, SharedMemory | None]]" = {}
 
 
-def _take(memory: SharedMemory, mapped: mmap.mmap, reader: int, nbytes: int) -> Any:
+def _take(
+    memory: SharedMemory, mapped: mmap.mmap, reader: int, nbytes: int, is_shared: bool
+) -> Any:
     """Return a message's memory, which is given back when nobody has it or a part of it."""
-    raw = (ctypes.c_ubyte * nbytes).from_buffer(mapped, FLAGS_BYTES)
-    serial = next(_serials)
-    finalizer = weakref.finalize(raw, _give_back, serial, mapped, reader)
-    finalizer.atexit = False  # an end gives it back as well
-    _on_loan[serial] = finalizer, ctypes.addressof(raw), nbytes, memory
+    data = memory.map(FLAGS_BYTES + nbytes, mmap.MAP_PRIVATE) if is_shared else mapped
+    with inherited.lock:  # between a fork's preparation and the fork nothing is taken
+        raw = (ctypes.c_ubyte * nbytes).from_buffer(data, FLAGS_BYTES)
+        serial = next(_serials)
+        finalizer = weakref.finalize(raw, _give_back, serial, memory, mapped, reader)
+        finalizer.atexit = False
+        address = ctypes.addressof(raw)
+        _on_loan[serial] = finalizer, address, nbytes, None if is_shared else memory
     return raw
 
 
-def _give_back(serial: int, mapped: mmap.mmap, reader: int) -> None:
+def _give_back(serial: int, memory: SharedMemory, mapped: mmap.mmap, reader: int) -> None:
     _on_loan.pop(serial, None)
     mapped[reader] = 0
+    _truncate_if_unused(mapped, memory)
 
 
 def _keep_what_is_on_loan() -> None:
@@ -252,16 +279,25 @@ def _keep_what_is_on_loan() -> None:
     A forked child has it, too, for as long as it likes. What either of them writes from now on
     stays with the one that writes it, as with all memory.
     """
-    for finalizer, address, nbytes, memory in list(_on_loan.values()):
-        if finalizer.detach():
-            own, fixed = mmap.MAP_PRIVATE, 0x10  # MAP_FIXED: in place of what is there
-            access = mmap.PROT_READ | mmap.PROT_WRITE
-            place = ctypes.c_void_p(address), ctypes.c_size_t(nbytes)
-            offset = ctypes.c_long(FLAGS_BYTES)
-            ctypes.CDLL(None).mmap(*place, access, own | fixed, memory.descriptor, offset)
-    _on_loan.clear()
+    for serial, (finalizer, address, nbytes, memory) in list(_on_loan.items()):
+        _on_loan.pop(serial, None)
+        kept = finalizer.detach()  # which also holds the memory, until it is done
+        if kept is not None and memory is not None:
+            _make_private(address, nbytes, memory)
+        del kept
 
 
-os.register_at_fork(before=_keep_what_is_on_loan)
+def _make_private(address: int, nbytes: int, memory: SharedMemory) -> None:
+    flags = mmap.MAP_PRIVATE | 0x10  # MAP_FIXED: in place of what is there
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    map_memory = ctypes.CDLL(None, use_errno=True).mmap
+    map_memory.restype = ctypes.c_void_p
+    place = ctypes.c_void_p(address), ctypes.c_size_t(nbytes)
+    offset = ctypes.c_long(FLAGS_BYTES)
+    if map_memory(*place, access, flags, memory.descriptor, offset) != address:
+        raise OSError(ctypes.get_errno(), "what is on loan cannot be made this process's own")
+
+
+inherited.before_fork(_keep_what_is_on_loan)
 lender = Lender()
 lend, empty = lender.lend, lender.empty

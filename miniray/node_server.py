@@ -151,6 +151,7 @@ def serve() -> NoReturn:
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     sys.argv = [""]
     sys.path.insert(1, os.getcwd())  # after the code that was sent
+    gc.disable()  # imports make much, and hardly any garbage
     os.environ["MINIRAY_IMPORTING"] = settings["work_fn"].rpartition(".")[0]
     server: WorkerServer | None = None
     try:
@@ -162,8 +163,8 @@ def serve() -> NoReturn:
     os.close(stdout)
     if server is not None:
         # What is here now stays: a worker's collector would copy every page by looking at it.
-        gc.collect()
         gc.freeze()
+        gc.enable()
         _obey_stdin(server)
         server.serve_forever()
     _clear_up(settings)

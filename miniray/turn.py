@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 
-from miniray.waiting import time_left
+from miniray.waiting import Late, time_left
 
 
 class Turn:
@@ -35,11 +35,11 @@ class Turn:
             raise RuntimeError(f"a signal's handler cannot {self._what} in the midst of another")
 
     def take(self, deadline: float = math.inf) -> None:
-        """Take the turn; raise TimeoutError if others have it until the deadline."""
+        """Take the turn; raise Late if others have it until the deadline."""
         if not self._lock.acquire(blocking=False):
             timeout = -1 if deadline == math.inf else time_left(deadline)
             if not self._lock.acquire(timeout=timeout):
-                raise TimeoutError
+                raise Late
 
     def is_free(self, timeout: float = 0.0) -> bool:
         """Return whether nobody has the turn, or still has it after `timeout` seconds."""

@@ -53,6 +53,13 @@ class Source:
 AnySource = TypeVar("AnySource", bound=Source)
 
 
+class Late(Exception):
+    """A deadline has passed; whoever knows the timeout makes a TimeoutError of it.
+
+    It is a class of its own because a signal's handler may raise a TimeoutError, too.
+    """
+
+
 def deadline_after(timeout: float | None) -> float:
     """Return the moment, by time.monotonic(), at which a timeout in seconds has passed."""
     return math.inf if timeout is None else time.monotonic() + timeout

@@ -8,8 +8,9 @@ A frame on the wire:
     4 bytes   length of the header, big-endian
     header    JSON {"body": tree, "buffers": [{"type", "dtype", "shape", "nbytes"}, ...]};
               without "buffers" if there are none
-    loan      4 bytes: in which of the sender's memories the buffers lie (see `loans`), whether
-              this is its first message, and then its descriptor is the first; as which reader
+    loan      4 bytes: in which of the sender's memories the buffers lie (see `loans`); 1 if this
+              is its first message, whose descriptor then comes first, plus 2 if others read the
+              message, too; and as which reader
     buffers   their raw bytes, in order; nothing between them unless they are packed
 
 Buffers of PACKED_BYTES_MIN or more together are packed: each begins at a multiple of 64 bytes, so
@@ -100,9 +101,9 @@ def encode(kind: int, body: Any, *, memfd: bool = False) -> Encoded:
     return Encoded(head, parts, owners, loan)
 
 
-def describe_loan(number: int, is_new: bool, reader: int) -> bytes:
+def describe_loan(number: int, reader: int, *, is_new: bool, is_shared: bool = False) -> bytes:
     """Return what tells the other side in which memory a message's buffers lie."""
-    return LOAN.pack(number, is_new, reader)
+    return LOAN.pack(number, is_new + 2 * is_shared, reader)
 
 
 def _check_limits(text: str, raw_bytes: int) -> None:

@@ -1,13 +1,15 @@
 """The benchmarks run, print their table and write their JSON; speed is no test's business."""
 
 import json
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import instructions, report
 from benchmarks.measure import LIMIT, OURS, Figure, interleave
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -34,6 +36,18 @@ def test_quick_run_prints_the_table_and_writes_json(tmp_path: Path) -> None:
 def test_quick_run_of_each_other_benchmark(name: str) -> None:
     pytest.importorskip("torch")
     assert "targets missed" in run_benchmarks("--quick", "--only", name)
+
+
+@linux_only
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_small_message_takes_no_more_instructions_than_it_did() -> None:
+    if shutil.which("valgrind") is None:
+        pytest.skip("valgrind counts instructions, and is not installed")
+    before = instructions.committed().get(platform.python_version())
+    if before is None:
+        pytest.skip("no figure for this Python: python -m benchmarks.instructions --write")
+    assert instructions.count_one_message() <= instructions.GROWTH_MAX * before
 
 
 def test_published_results_are_of_a_full_run() -> None:

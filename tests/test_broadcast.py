@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from miniray import Channel, RemoteWorker, Worker, WorkerDied, broadcast, loans
+from miniray import Channel, RemoteWorker, Worker, WorkerDied, broadcast, loans, process
 from tests import work
 from tests.support.servers import serving
 
@@ -46,6 +46,25 @@ def test_local_workers_share_one_copy() -> None:
             assert not piece.is_free()
             assert int(held.pop().sum()) == 1 << 18
         assert piece.is_free()
+
+
+def test_nobody_sees_what_another_writes_into_the_copy() -> None:
+    torch = pytest.importorskip("torch")
+    pairs = [socket.socketpair() for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        ours = [stack.enter_context(Channel(left, memfd=True)) for left, _ in pairs]
+        theirs = [stack.enter_context(Channel(right, memfd=True)) for _, right in pairs]
+        for _ in range(3):
+            broadcast(ours, torch.zeros(1 << 18), T)
+            first = theirs[0].recv(T)
+            first += 1
+            second = theirs[1].recv(T)
+            assert not second.any()
+            second += 2
+            assert bool((first == 1).all())
+        child = process.fork(lambda: int(first[0] + second[0]))
+        assert child.wait(T) == 3
+        assert [int(first[5]), int(second[5])] == [1, 2]
 
 
 def test_a_slow_one_holds_nobody_up() -> None:

@@ -398,6 +398,94 @@ def test_an_interrupted_send_ends_the_channel(start: Start) -> None:
         worker.send(1)
 
 
+def late() -> None:
+    raise TimeoutError("the handler's")
+
+
+def test_a_handlers_timeout_error_is_an_interrupt_like_any_other(start: Start) -> None:
+    """That is how a program limits what it does by SIGALRM."""
+    (worker,) = start("echo")
+    with signalled_while_waiting(late), pytest.raises(TimeoutError, match="the handler's"):
+        worker.recv()
+    worker.send("usable")
+    assert worker.recv(T) == "usable"
+
+
+@pytest.mark.thorough
+def test_a_handlers_timeout_error_in_a_send_ends_the_channel(start: Start) -> None:
+    (worker,) = start()
+    worker.send("do not read")
+    assert worker.recv(T) == "not reading"
+    with signalled_while_waiting(late), pytest.raises(TimeoutError, match="the handler's") as kept:
+        worker.send("x" * (32 << 20))
+    with pytest.raises(ConnectionError, match="was interrupted; half a message may be out"):
+        worker.send(1)
+    del kept
+
+
+def test_a_timeout_holds_though_bytes_trickle_in() -> None:
+    left, right = socket.socketpair()
+    stop = threading.Event()
+
+    def trickle() -> None:
+        frame = wire.encode(wire.MESSAGE, "x" * 10_000).head
+        for at in range(len(frame)):
+            if stop.wait(0.05):
+                return
+            right.send(frame[at : at + 1])
+
+    with Channel(left) as channel, right:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            channel.recv(0.3)
+        elapsed = time.monotonic() - begun
+        stop.set()
+        thread.join()
+        assert 0.25 < elapsed < 3
+
+
+def test_a_timeout_holds_though_signals_come_all_the_time() -> None:
+    left, right = socket.socketpair()
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    with Channel(left) as channel, right:
+        signal.setitimer(signal.ITIMER_REAL, 0.03, 0.03)
+        try:
+            begun = time.monotonic()
+            with pytest.raises(TimeoutError):
+                channel.recv(0.5)
+            assert time.monotonic() - begun < 5
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_a_message_before_a_broken_one_is_received_by_whoever_uses_fileno() -> None:
+    left, right = socket.socketpair()
+    with Channel(left) as channel, right:
+        right.sendall(wire.encode(wire.MESSAGE, "good").head + b"not a frame at all")
+        assert select.select([channel], [], [], T)[0] == [channel]
+        assert channel.recv(T) == "good"
+        for _ in range(2):
+            assert select.select([channel], [], [], T)[0] == [channel]
+            with pytest.raises(ProtocolError):
+                channel.recv(T)
+
+
+def test_fileno_tells_of_messages_that_have_left_the_socket() -> None:
+    left, right = map(Channel, socket.socketpair())
+    with left, right:
+        for number in range(3):
+            right.send(number)
+        for number in range(3):
+            assert select.select([left], [], [], T)[0] == [left]
+            assert left.recv(T) == number
+        assert select.select([left], [], [], 0)[0] == []
+        right.send("one more")
+        assert select.select([left], [], [], T)[0] == [left]
+
+
 def test_an_interrupted_recv_leaves_the_channel_usable(start: Start) -> None:
     (worker,) = start("echo")
     with signalled_while_waiting(interrupt), pytest.raises(KeyboardInterrupt):

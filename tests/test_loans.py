@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from miniray import Channel, Worker, loans, process
+from miniray import Channel, Worker, loans, process, wait
 
 torch = pytest.importorskip("torch")
 T = 20.0
@@ -144,10 +144,35 @@ def test_pieces_that_are_put_away_take_no_memory_though_the_other_side_knows_the
         (piece,) = loans.lender.pieces
         descriptor = os.dup(piece.memory.descriptor)
         loans.empty()
-        assert os.fstat(descriptor).st_size == 0
+        assert os.fstat(descriptor).st_size == loans.FLAGS_BYTES
         os.close(descriptor)
         ours.send(full(2))
         assert int(theirs.recv(T)[0]) == 2
+
+
+def test_a_piece_that_is_put_away_while_somebody_has_it_is_freed_by_the_last() -> None:
+    with channels() as (ours, theirs):
+        ours.send(full(1))
+        held = [theirs.recv(T)]
+        descriptor = os.dup(loans.lender.pieces[0].memory.descriptor)
+        loans.empty()
+        assert os.fstat(descriptor).st_size > 1 << 20
+        assert int(held[0].sum()) == LARGE
+        held.clear()
+        assert os.fstat(descriptor).st_size == loans.FLAGS_BYTES
+        os.close(descriptor)
+
+
+def test_a_channel_that_is_closed_gives_back_what_nobody_has_received() -> None:
+    left, right = socket.socketpair()
+    with Channel(left, memfd=True) as ours:
+        theirs = Channel(right, memfd=True)
+        ours.send(full(1))
+        assert wait([theirs], T) == [theirs]
+        piece = loans.lender.pieces[0]
+        assert not piece.is_free()
+        theirs.close()
+        assert piece.is_free()
 
 
 def test_two_threads_never_fill_one_piece() -> None:

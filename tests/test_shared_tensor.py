@@ -106,6 +106,17 @@ def test_as_many_shared_tensors_as_go_at_once_arrive_in_order() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_many_shared_tensors_one_message_after_another() -> None:
+    """The end of one may be received together with the next one's head, and its descriptors."""
+    left, right = socket.socketpair()
+    shared = [SharedTensor((1,)) for _ in range(200)]
+    with Channel(left, memfd=True) as ours, Channel(right, memfd=True) as theirs:
+        for _ in range(2):
+            ours.send([shared, "x" * 50_000], timeout=T)
+        for _ in range(2):
+            assert len(theirs.recv(T)[0]) == 200
+
+
 def test_descriptors_that_this_process_may_not_open_are_a_protocol_error() -> None:
     left, right = socket.socketpair()
     with Channel(left, memfd=True) as ours, Channel(right, memfd=True) as theirs:
@@ -147,7 +158,7 @@ def receive(frame: bytes, descriptors: Sequence[int]) -> Any:
 def on_loan() -> tuple[bytes, loans.Loan]:
     frame = wire.encode(wire.MESSAGE, torch.zeros(1 << 20), memfd=True)
     assert frame.loan is not None
-    return frame.head + wire.describe_loan(3, True, 1), frame.loan
+    return frame.head + wire.describe_loan(3, 1, is_new=True), frame.loan
 
 
 def test_memory_that_is_shorter_than_promised_is_a_protocol_error() -> None:
@@ -168,14 +179,16 @@ def test_a_promised_descriptor_that_does_not_come_is_a_protocol_error() -> None:
 def test_memory_that_was_never_lent_is_a_protocol_error() -> None:
     head = wire.encode(wire.MESSAGE, torch.zeros(1 << 20), memfd=True).head
     with pytest.raises(ProtocolError, match="in memory 5, which did not come"):
-        receive(head + wire.describe_loan(5, False, 1), [])
+        receive(head + wire.describe_loan(5, 1, is_new=False), [])
 
 
 @pytest.mark.parametrize("reader", [0, loans.FLAGS_BYTES])
 def test_a_reader_that_cannot_be_is_a_protocol_error(reader: int) -> None:
     frame, loan = on_loan()
     with pytest.raises(ProtocolError, match=f"as reader {reader}"):
-        receive(frame[:-4] + wire.describe_loan(3, True, reader), [loan.piece.memory.descriptor])
+        receive(
+            frame[:-4] + wire.describe_loan(3, reader, is_new=True), [loan.piece.memory.descriptor]
+        )
 
 
 def test_over_tcp_a_shared_tensor_is_refused_and_the_channel_stays_usable() -> None:
@@ -271,7 +284,7 @@ def test_descriptors_nobody_asked_for_are_closed() -> None:
     left, right = socket.socketpair()
     with Channel(right, memfd=True) as channel, left:
         for _ in range(3):
-            socket.send_fds(left, [plain], [memory] * 100)
+            socket.send_fds(left, [plain], [memory] * 200)
         assert [channel.recv(T), channel.recv(T)] == ["x" * 10] * 2
         with pytest.raises(ProtocolError, match="descriptors came that no frame speaks of"):
             channel.recv(T)

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "codec": {"header", "shared_tensor"},
     "wire": {"codec", "loans"},
     "decoding": {"pool", "wire"},
-    "frames": {"decoding"},
+    "frames": {"decoding", "waiting"},
     "endings": {"wire"},
     "bell": {"inherited"},
     "endpoint": {"bell", "endings", "frames", "turn"},

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from miniray import ProtocolError, SharedTensor, decoding, header, loans, pool, process, wire
+from miniray import ProtocolError, SharedTensor, codec, decoding, header, loans, pool, process, wire
 from miniray.decoding import Decoder
 
 torch = pytest.importorskip("torch")
@@ -79,7 +79,7 @@ def on_the_wire(frame: wire.Encoded) -> tuple[bytes, list[int]]:
     loan = b""
     if frame.loan is not None:
         descriptors.insert(0, frame.loan.piece.memory.descriptor)
-        loan = wire.describe_loan(frame.loan.piece.number, True, frame.loan.add_reader())
+        loan = wire.describe_loan(frame.loan.piece.number, frame.loan.add_reader(), is_new=True)
     return frame.head + loan + b"".join(map(bytes, frame.parts)), descriptors
 
 
@@ -305,6 +305,30 @@ def test_what_no_encoder_makes_is_a_protocol_error(data: bytes) -> None:
 def test_over_a_network_descriptors_are_not_even_waited_for(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         feed(Decoder(), data)
+
+
+def test_after_an_error_nothing_more_is_decoded() -> None:
+    decoder = Decoder()
+    errors = []
+    for piece in (frame_of(spec(nbytes=5), kind=RAW), to_bytes({"a": 1}), b""):
+        decoder.feed(piece)
+        with pytest.raises(ProtocolError) as raised:
+            decoder.next_frame()
+        errors.append(str(raised.value))
+    assert len(set(errors)) == 1
+
+
+def test_a_decoder_that_is_at_work_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a forked child it is, for ever, if another thread of the parent's was decoding."""
+    decoder = Decoder()
+
+    def close(*_: Any) -> str:
+        decoder.close()
+        return "closed"
+
+    monkeypatch.setattr(codec, "decode", close)
+    (frame,) = feed(decoder, to_bytes(b"raw"))
+    assert frame.body == "closed"
 
 
 def test_a_refusal_of_a_tree_holds_nothing_of_its_message() -> None:
@@ -549,7 +573,8 @@ class TestDescriptors:
         assert len(descriptors) == 2
         packed = b"abc".ljust(64, b"\0") + b"d"
         assert os.pread(descriptors[0], len(packed), loans.FLAGS_BYTES) == packed
-        assert wire.describe_loan(2, True, 258) == b"\2\1\1\2"
+        assert wire.describe_loan(2, 258, is_new=True) == b"\2\1\1\2"
+        assert wire.describe_loan(2, 1, is_new=False, is_shared=True) == b"\2\2\0\1"
         # Over a network the same bytes follow the header.
         sent = to_bytes([b"abc", b"d"])
         assert sent[4:5] == b"\x81"
@@ -623,7 +648,7 @@ class TestDescriptors:
             assert sorted(os.listdir("/proc/self/fd")) == before
         assert len(frame.head) == (len(data) - 4 if large else len(data) - 3)
 
-    @pytest.mark.parametrize("count", [0, 1, 3, 253, 254])
+    @pytest.mark.parametrize("count", [0, 1, 3, 253, 507])
     def test_more_or_fewer_descriptors_than_promised_are_closed(self, count: int) -> None:
         message = [SharedTensor((2,)), bytes(1 << 20)]
         data, descriptors = on_the_wire(wire.encode(wire.MESSAGE, message, memfd=True))

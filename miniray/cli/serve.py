@@ -1,6 +1,7 @@
 """Listen on a port, and fork a worker that runs a function for every client that holds the key."""
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         f"listening on {server.host}:{server.port} with the key in {Path(key_file).expanduser()}",
         flush=True,
     )
+    gc.freeze()  # a worker's collector would copy every page by looking at it
     server.serve_forever()
     print("stopped; no worker was left running", flush=True)
     return 0

@@ -34,9 +34,11 @@ NOT_CORE = ("__init__", "__main__")
 NAMED = "made by hand"
 KILLED_SHARE_MIN = 0.9
 # A test that takes longer has been made to hang: those that run here take a few seconds.
-TEST_S, DEADLINE_S = 40, 1200.0
+TEST_S, DEADLINE_S = 30, 1200.0
+# Which tests of a file run: the quick ones of all files come first.
+KINDS = ("not slow and not thorough", "thorough and not slow")
 TEST = re.compile(r"(?:FAILED|ERROR) (.*?)(?: - |$)")  # as pytest names one that failed
-PASSED, NOTHING_RAN = 0, (4, 5)  # pytest's exit statuses
+PASSED, NOTHING_RAN, NO_TEST = 0, (4, 5), 5  # pytest's exit statuses
 
 Work = tuple[Mutant, Sequence[Sequence[str]]]
 """A mutant and the tests for it: those that are the most likely to notice it, then others."""
@@ -125,28 +127,33 @@ class Laboratory:
         tree = self._trees.get()
         try:
             (tree / mutant.file).write_text(mutant.after)
-            deaths = (self._find_failure(tree, tests) for tests in steps if tests)
+            runs = [(tests, kind) for kind in KINDS for tests in steps if tests]
+            deaths = (self._find_failure(tree, tests, kind) for tests, kind in runs)
             return next(filter(None, deaths), None)
         finally:
             (tree / mutant.file).write_text(mutant.before)
             self._trees.put(tree)
 
-    def _find_failure(self, tree: Path, tests: Sequence[str]) -> str | None:
+    def _find_failure(self, tree: Path, tests: Sequence[str], kind: str) -> str | None:
         """Return which test fails, and alone fails again: a busy machine makes one fail, too."""
         doubtful: list[str] = []
-        while failure := self._run(tree, [*tests, *(f"--deselect={one}" for one in doubtful)]):
+        while failure := self._run(
+            tree, [*tests, *(f"--deselect={one}" for one in doubtful)], kind
+        ):
             test = TEST.match(failure)
-            if test is None or self._run(tree, [test[1]]):
+            if test is None or self._run(tree, [test[1]], kind):
                 return failure
             doubtful.append(test[1])
         return None
 
-    def _run(self, tree: Path, tests: Sequence[str]) -> str | None:
-        """Return which test failed first, or None."""
+    def _run(self, tree: Path, tests: Sequence[str], kind: str) -> str | None:
+        """Return which test of a kind failed first, or None."""
+        if "::" in tests[0]:  # named one by one, they may be of any kind
+            kind = "not gpu"
         user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
         # The stages have their own copies of what is broken here, and tests that are named one by
         # one may be slow.
-        marked = "not gpu and not netns" + ("" if "::" in tests[0] else " and not slow")
+        marked = f"not gpu and not netns and {kind}"
         pytest = ["-m", "pytest", "-xq", f"--timeout={TEST_S}", "-p", "no:cacheprovider"]
         # A compiled module is told by its time and size, which two mutants may share.
         environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -175,6 +182,8 @@ class Laboratory:
                 process.wait()
                 self._running.discard(process)
             said = output.read_text(errors="replace") if output.exists() else "no namespace"
+        if status == NO_TEST and kind == KINDS[1]:
+            return None
         if status < 0 or status in NOTHING_RAN or said == "no namespace":
             raise RuntimeError(f"no test ran: {' '.join(command)}\n{said[-2000:]}")
         if status == PASSED:
