@@ -112,8 +112,6 @@ class Channel(Endpoint):
                     yield WRITABLE if self._take_in() else WRITABLE | READABLE
                 if self.ended is not None:
                     return
-        except ProtocolError as error:
-            self.end(error, deadline)
         except OSError as error:  # what had arrived, the reason too, can still be received
             if error.errno is None:
                 self.end(self._interrupted(), deadline)

@@ -75,6 +75,12 @@ class TestStop:
             processes.wait_until_gone([worker.pid], timeout_s=T)
         worker.close()
 
+    def test_one_that_has_stopped_holds_no_descriptor(self) -> None:
+        before = sorted(os.listdir("/proc/self/fd"))
+        with WorkerServer(work.echo) as server:
+            pass
+        assert sorted(os.listdir("/proc/self/fd")) == before, server
+
     def test_a_stop_before_the_start_and_in_a_handler_ends_it(self) -> None:
         with WorkerServer(work.echo) as server:
             server.stop()
