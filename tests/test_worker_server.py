@@ -75,6 +75,15 @@ class TestStop:
             processes.wait_until_gone([worker.pid], timeout_s=T)
         worker.close()
 
+    def test_its_loop_turns_once_for_a_wake_and_then_waits(self) -> None:
+        loop = PollLoop()
+        loop.wake()
+        loop.turn()
+        begun = time.monotonic()
+        loop.turn()
+        assert time.monotonic() - begun > 0.2  # it looks by itself every half second
+        loop.close()
+
     def test_one_that_has_stopped_holds_no_descriptor(self) -> None:
         before = sorted(os.listdir("/proc/self/fd"))
         with WorkerServer(work.echo) as server:
