@@ -1,15 +1,20 @@
 """FSDP steps a second of eight ranks on two local nodes, beside torchrun, and the ranks' memory."""
 
 import contextlib
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import LIMIT, OURS, Figure
-from benchmarks.start import DEADLINE_S, NODES, RANKS_PER_NODE, REPOSITORY, free_port
+from benchmarks.start import (
+    DEADLINE_S,
+    NODES,
+    RANKS_PER_NODE,
+    REPOSITORY,
+    peers_environment,
+    torchrun_command,
+)
 from miniray import Cluster, NodeConfig
 
 STEPS_TARGET = 1.05
@@ -44,13 +49,8 @@ def train_on_cluster(steps: int) -> tuple[float, float]:
 def train_with_torchrun(steps: int) -> tuple[float, float]:
     """Return the same of ranks that torchrun has started."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nnodes", str(NODES), "--nproc-per-node", str(RANKS_PER_NODE)),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"),
-            *("--local-addr", "127.0.0.1", "-m", "benchmarks.training", str(steps), folder),
-        ]
-        env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        command = torchrun_command("benchmarks.training", str(steps), folder)
+        env = peers_environment()
         launchers = [
             stack.enter_context(
                 subprocess.Popen(command, cwd=REPOSITORY, env=env, stderr=subprocess.DEVNULL)

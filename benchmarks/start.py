@@ -51,19 +51,30 @@ def time_bare_fork() -> float:
 
 def time_torchrun() -> float:
     """Return the seconds for one torchrun a node."""
-    command = [
+    return time_commands([torchrun_command("benchmarks.ranks", "rank")] * NODES)
+
+
+def torchrun_command(module: str, *arguments: str) -> list[str]:
+    """Return what each node runs to have torchrun start its ranks of a module."""
+    return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", str(NODES), "--nproc-per-node", str(RANKS_PER_NODE)),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"),
-        *("--local-addr", "127.0.0.1", "-m", "benchmarks.ranks", "rank"),
+        *("--local-addr", "127.0.0.1", "-m", module, *arguments),
     ]
-    return time_commands([command] * NODES)
+
+
+def peers_environment() -> dict[str, str]:
+    """Return the environment of ranks that are not ours.
+
+    The loopback interface is what process_group finds for our ranks as well.
+    """
+    return {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 
 
 def time_commands(commands: Sequence[Sequence[str]]) -> float:
     """Run the commands side by side; return the seconds until every rank has told it is done."""
-    # The loopback interface, which is what process_group finds for our ranks as well.
-    env = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    env = peers_environment()
     read, write = os.pipe()
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(os.close, read)

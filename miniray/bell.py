@@ -37,10 +37,8 @@ class Bell:
                     self._hand.send(b"r")
                 else:
                     self._ear.recv(4096)
-            except (
-                OSError
-            ) as error:  # it has been rung, or it is still; or another thread closed it
-                if error.errno is None:  # a handler's
+            except OSError as error:
+                if error.errno is None:  # a handler's; else it was so already, or is closed
                     raise
             self._is_rung = due
 

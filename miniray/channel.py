@@ -134,7 +134,7 @@ class Channel(Endpoint):
         deadline = math.inf if timeout is None else deadline_after(timeout)
         if self.turn_to_receive.is_mine():
             self.turn_to_receive.refuse_handler()
-        body = nothing = _NOTHING
+        body = _NOTHING
         try:
             if not self.turn_to_receive.try_take(False):
                 self.turn_to_receive.take(deadline)
@@ -160,7 +160,7 @@ class Channel(Endpoint):
             except BaseException:  # a handler's: nothing is lost
                 self._put_back(body)
                 raise
-        if body is nothing:
+        if body is _NOTHING:
             raise self.why_it_ended()
         return body
 

@@ -179,8 +179,9 @@ def _read_buffers(
     if kind & KIND_BITS == AUTH:  # nor may a stranger have us import torch to make an empty tensor
         raise ProtocolError("a handshake has no buffers")
     raw, shared = codec.check_specs(specs, shared=local is not None)
-    if header_bytes + sum(raw.values()) > wire.MESSAGE_BYTES_MAX:
-        raise ProtocolError(f"{sum(raw.values())} raw bytes; the limit is {wire.MESSAGE_BYTES_MAX}")
+    raw_bytes = sum(raw.values())
+    if header_bytes + raw_bytes > wire.MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"{raw_bytes} raw bytes; the limit is {wire.MESSAGE_BYTES_MAX}")
     is_lent = bool(kind & HAS_LOAN)
     flags = (HAS_RAW_BYTES if raw and not is_lent else 0) | (HAS_DESCRIPTORS if shared else 0)
     if kind & ~KIND_BITS & ~HAS_LOAN != flags or (is_lent and not raw):
@@ -197,7 +198,7 @@ def _read_buffers(
             )
             memories.update(zip(raw, lent, strict=True))
         memories.update(zip(shared, came, strict=True))
-    if not is_lent and sum(raw.values()) >= wire.PACKED_BYTES_MIN:
+    if not is_lent and raw_bytes >= wire.PACKED_BYTES_MIN:
         begins, nbytes = loans.places([*raw.values()])
         # One memory for all: sizes that are only claimed cost nothing.
         whole = memoryview(pool.allocate(nbytes))

@@ -11,12 +11,11 @@ from typing import Any
 from miniray import inherited, loans, pool, wire
 from miniray.bell import Bell
 from miniray.endings import again, keep
-from miniray.frames import FrameSocket
+from miniray.frames import DONTWAIT, FrameSocket
 from miniray.turn import Turn
 from miniray.waiting import READABLE, Receiver, link_is_lost
 
 LEAVE_S = 1.0
-_DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 
 
 class Endpoint(Receiver):
@@ -85,7 +84,7 @@ class Endpoint(Receiver):
             if self.ended is None:
                 self.ended = reason
                 if self.turn_to_send.is_free():  # else it would come in the middle of a message
-                    self.frames.sock.send(wire.encode(wire.EXIT, {"code": 0}).head, _DONTWAIT)
+                    self.frames.sock.send(wire.encode(wire.EXIT, {"code": 0}).head, DONTWAIT)
             self.frames.sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:

@@ -60,9 +60,8 @@ class Piece:
         """Return whether nobody has it."""
         return self._map.find(b"\1", 0, self.readers + 1) < 0
 
-    def fill(self, parts: Sequence[Any]) -> None:
-        """Copy a message's buffers into it."""
-        begins, _ = places([len(part) for part in parts])
+    def fill(self, parts: Sequence[Any], begins: Sequence[int]) -> None:
+        """Copy a message's buffers into it, each to its place."""
         if self._is_fresh:
             # The kernel need not clear what it is given at once.
             with open(self.memory.descriptor, "wb", closefd=False) as file:
@@ -128,7 +127,7 @@ class Lender:
 
     def lend(self, parts: Sequence[Any]) -> Loan:
         """Return a message's buffers in a piece that nobody else has."""
-        _, nbytes = places([len(part) for part in parts])
+        begins, nbytes = places([len(part) for part in parts])
         # Who cannot have the pieces at once does without: the holder may be what this signal's
         # handler interrupted.
         if nbytes > LENT_BYTES_MAX or not self._lock.acquire(blocking=False):
@@ -138,7 +137,7 @@ class Lender:
                 loan = Loan(self._find(nbytes))
             finally:
                 self._lock.release()
-        loan.piece.fill(parts)
+        loan.piece.fill(parts, begins)
         return loan
 
     def _find(self, nbytes: int) -> Piece:
@@ -198,7 +197,7 @@ class Borrower:
         if number not in self._pieces:
             raise ProtocolError(f"a message in memory {number}, which did not come")
         memory, mapped = self._pieces[number]
-        if len(mapped) < FLAGS_BYTES + nbytes or not 0 < reader < FLAGS_BYTES:
+        if len(mapped) < FLAGS_BYTES + nbytes or not 0 < reader <= READERS_MAX:
             size = f"a message of {nbytes} bytes in memory of {len(mapped)}"
             raise ProtocolError(f"{size}, as reader {reader}")
         if number == NOT_POOLED:
