@@ -9,10 +9,13 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.measure import Figure
+from benchmarks.measure import Curve, Figure
 from miniray import Channel, Worker, WorkerError
 
-NAMES = ("small", "stream", "tensor", "start", "fsdp", "many")
+NAMES = (
+    *("small", "stream", "tensor", "gloo", "start", "fsdp"),
+    *("growth", "network", "many", "coordinator"),
+)
 
 
 def main() -> int:
@@ -32,33 +35,34 @@ def main() -> int:
     print(report.machine_line({"machine": machine}))
     print(f"load before the run: {machine['load_before']}\n")
     print(report.heading(), flush=True)
-    figures = []
+    measured: list[Figure | Curve] = []
     for name in names:
-        for figure in run_benchmark(name, options.quick):
-            figures.append(figure)
-            print(report.rows(report.as_json(machine, [figure])["figures"][0]), flush=True)
-    missed = [figure.name for figure in figures if figure.verdict == "missed"]
+        for one in run_benchmark(name, options.quick):
+            measured.append(one)
+            print(report.rows(one), flush=True)
+    missed = [one.name for one in measured if one.verdict == "missed"]
     print(f"\n{len(missed)} targets missed" + "".join(f"\n  MISSED: {name}" for name in missed))
     file = options.json
     if file is None and not options.only and not options.quick:
         file = report.RESULTS
     if file is not None:
-        file.write_text(json.dumps(report.as_json(machine, figures), indent=2) + "\n")
+        file.write_text(json.dumps(report.as_json(machine, measured), indent=2) + "\n")
         print(f"written: {file}")
     return 0
 
 
-def run_benchmark(name: str, quick: bool) -> Iterator[Figure]:
+def run_benchmark(name: str, quick: bool) -> Iterator[Figure | Curve]:
     """Run one benchmark in a process of its own, so that no other one's memory weighs on it."""
 
     def run(channel: Channel) -> None:
-        for figure in import_module(f"benchmarks.{name}").run(quick):
-            channel.send(dataclasses.asdict(figure))
+        for one in import_module(f"benchmarks.{name}").run(quick):
+            channel.send((type(one) is Curve, dataclasses.asdict(one)))
 
     with Worker(run, name=name) as worker:
         try:
             while True:
-                yield Figure(**worker.recv())
+                is_curve, fields = worker.recv()
+                yield Curve(**fields) if is_curve else Figure(**fields)
         except WorkerError as ending:
             if type(ending).__name__ != "WorkerExited":
                 raise

@@ -1,43 +1,67 @@
-"""One small message to each of 1000 echo workers and back, beside a bare epoll loop over them."""
+"""One small message to each of 1 to 1000 echo workers and back, beside a bare epoll loop."""
 
 import contextlib
 import os
-import resource
 import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from benchmarks.measure import LIMIT, OURS, Figure, interleave
-from benchmarks.small import FRAME, MESSAGE, bare_echo, echo
+from benchmarks.measure import (
+    LIMIT,
+    OURS,
+    Curve,
+    Figure,
+    allow_descriptors,
+    forked,
+    interleave,
+    seconds,
+)
+from benchmarks.small import FRAME, MESSAGE, echo
 from miniray import Worker, wait
 
+TARGET = 1.25
+START_S = 3.0
 DESCRIPTORS_EACH = 5  # a socket and a pidfd for ours, a copy of that, the same for the bare one
 
 
-def run(quick: bool) -> Iterator[Figure]:
-    """Yield one figure, in milliseconds for all workers."""
-    count, repetitions = (100, 5) if quick else (1000, 31)
-    _allow_descriptors(DESCRIPTORS_EACH * count + 100)
+def run(quick: bool) -> Iterator[Figure | Curve]:
+    """Yield two curves, and a figure of how long the most workers take to start."""
+    counts, repetitions = ((1, 10, 100), 5) if quick else ((1, 3, 10, 30, 100, 300, 1000), 15)
+    most = counts[-1]
+    allow_descriptors(DESCRIPTORS_EACH * most + 100)
+    curve = Curve("a small dict to N Workers and back, with `wait`", "workers", "s", target=TARGET)
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(echo)) for _ in range(count)]
-        sockets = [stack.enter_context(bare_echo(socket.socketpair())) for _ in range(count)]
+        workers = [stack.enter_context(Worker(echo)) for _ in range(most)]
         same = [
             stack.enter_context(socket.socket(fileno=os.dup(worker.descriptor())))
             for worker in workers
         ]
+        for count in counts:
+            some, bare, rounds = workers[:count], same[:count], max(1, 300 // count)
+            contestants = {
+                OURS: partial(seconds, partial(ask, some), rounds),
+                LIMIT: partial(seconds, partial(ask_bare, bare), rounds),
+            }
+            curve.add(count, interleave(contestants, repetitions))
+    yield curve
+
+    curve = Curve("N Workers started, each with a word to say", "workers", "s")
+    for count in counts:
         contestants = {
-            OURS: lambda: time_workers(workers),
-            LIMIT: lambda: time_sockets(same),
-            "children that echo bytes": lambda: time_sockets(sockets),
+            OURS: partial(start, count),
+            LIMIT: partial(start_bare, count),
         }
-        samples = interleave(contestants, repetitions)
-        yield Figure(f"{count} Workers sent to and gathered with wait", "ms", samples)
+        samples = interleave(contestants, 3)
+        curve.add(count, samples)
+    yield curve
+    asked = {OURS: samples[OURS], LIMIT: [START_S] * len(samples[OURS])}
+    yield Figure(f"{most} Workers started (limit: what is asked)", "s", asked, 1.0)
 
 
-def time_workers(workers: Sequence[Worker]) -> float:
-    """Return the milliseconds to send to all workers and to gather their answers as they come."""
-    start = time.perf_counter()
+def ask(workers: Sequence[Worker]) -> None:
+    """Send to all workers, and gather their answers as they come."""
     for worker in workers:
         worker.send(MESSAGE)
     waiting = set(workers)
@@ -45,12 +69,10 @@ def time_workers(workers: Sequence[Worker]) -> float:
         for worker in wait(waiting):
             assert worker.recv() == MESSAGE
             waiting.remove(worker)
-    return (time.perf_counter() - start) * 1e3
 
 
-def time_sockets(sockets: Sequence[socket.socket]) -> float:
+def ask_bare(sockets: Sequence[socket.socket]) -> None:
     """Do the same with the frames' bytes and one epoll object that is filled once."""
-    start = time.perf_counter()
     for sock in sockets:
         sock.send(FRAME)
     waiting = {sock.fileno(): sock for sock in sockets}
@@ -62,11 +84,31 @@ def time_sockets(sockets: Sequence[socket.socket]) -> float:
                 sock = waiting.pop(descriptor)
                 assert sock.recv(len(FRAME)) == FRAME
                 poller.unregister(descriptor)
-    return (time.perf_counter() - start) * 1e3
 
 
-def _allow_descriptors(count: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count:
-        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def start(count: int) -> float:
+    """Return the seconds to start so many workers, and to hear from each; then end them."""
+    begun = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(lambda channel: channel.send(1))) for _ in range(count)
+        ]
+        for worker in workers:
+            assert worker.recv() == 1
+        return time.perf_counter() - begun
+
+
+def start_bare(count: int) -> float:
+    """Do the same with a fork and a socketpair each."""
+    begun = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            stack.enter_context(forked(lambda theirs=theirs: theirs.send(FRAME)))
+            theirs.close()
+            ends.append(ours)
+        for end in ends:
+            assert end.recv(len(FRAME)) == FRAME
+        return time.perf_counter() - begun

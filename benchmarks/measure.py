@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import os
+import resource
 import signal
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -49,6 +51,42 @@ class Figure:
         return "ok" if met else "missed"
 
 
+@dataclasses.dataclass
+class Curve:
+    """How a cost grows along an axis: each contestant's median at each size.
+
+    `worst` is the highest ratio of ours to limit at any size, each the median of neighbours'.
+    """
+
+    name: str
+    axis: str
+    unit: str
+    sizes: list[int] = dataclasses.field(default_factory=list)
+    series: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    ratios: list[float] = dataclasses.field(default_factory=list)
+    target: float | None = None
+
+    def add(self, size: int, samples: Mapping[str, Sequence[float]]) -> None:
+        """Take in what was measured at the next size."""
+        self.sizes.append(size)
+        for name, values in samples.items():
+            self.series.setdefault(name, []).append(statistics.median(values))
+        if OURS in samples and LIMIT in samples:
+            self.ratios.append(Figure("", self.unit, samples).ratio)
+
+    @property
+    def worst(self) -> float:
+        """The ratio where it is worst."""
+        return max(self.ratios)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target is met at every size: "ok", "missed", or "" without one."""
+        if self.target is None:
+            return ""
+        return "ok" if self.worst <= self.target else "missed"
+
+
 def interleave(
     contestants: Mapping[str, Callable[[], float]], repetitions: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
@@ -89,14 +127,18 @@ class Served(NamedTuple):
 
 @contextlib.contextmanager
 def serving(
-    work_fn: Callable[[Channel], object], *, key: bytes, core: int | None = None
+    work_fn: Callable[[Channel], object],
+    *,
+    key: bytes,
+    core: int | None = None,
+    max_workers: int = 64,
 ) -> Iterator[Served]:
     """Run a WorkerServer in a child, which makes it: it belongs to the process that does."""
     read_end, write_end = os.pipe()
 
     def serve() -> None:
         os.close(read_end)
-        with WorkerServer(work_fn, key=key) as server:
+        with WorkerServer(work_fn, key=key, max_workers=max_workers) as server:
             os.write(write_end, f"{server.host} {server.port}".encode())
             os.close(write_end)
             server.serve_forever()
@@ -114,6 +156,33 @@ def two_cores() -> tuple[int, int]:
     """Return a core for us and another one for the other side, if there is another one."""
     cores = sorted(os.sched_getaffinity(0))
     return cores[-1], cores[-2] if len(cores) > 1 else cores[-1]
+
+
+@contextlib.contextmanager
+def pinned(*cores: int) -> Iterator[None]:
+    """Keep this process, and what it forks meanwhile, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def seconds(call: Callable[[], object], rounds: int = 1) -> float:
+    """Return the seconds that one of so many calls takes."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        call()
+    return (time.perf_counter() - start) / rounds
+
+
+def allow_descriptors(count: int) -> None:
+    """Let this process open as many, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def pin(core: int) -> None:

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import LIMIT, OURS, Figure
+from benchmarks.measure import LIMIT, OURS, Curve, Figure
 from tools.count_lines import README, replace_table
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -38,12 +38,14 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def as_json(machine: dict[str, Any], figures: Iterable[Figure]) -> dict[str, Any]:
-    """Return what results.json holds: for each figure its medians, and how much they spread."""
+def as_json(machine: dict[str, Any], measured: Iterable[Figure | Curve]) -> dict[str, Any]:
+    """Return what results.json holds: each figure's medians and their spread, and the curves."""
+    measured = list(measured)
     return {
         "measured": datetime.date.today().isoformat(),
         "machine": machine,
-        "figures": [_figure_as_json(figure) for figure in figures],
+        "figures": [_figure_as_json(one) for one in measured if isinstance(one, Figure)],
+        "curves": [_curve_as_json(one) for one in measured if isinstance(one, Curve)],
     }
 
 
@@ -52,8 +54,11 @@ def heading() -> str:
     return _line(HEADINGS)
 
 
-def rows(figure: dict[str, Any]) -> str:
-    """Return the table's line of one figure, and one more for each peer."""
+def rows(measured: Figure | Curve) -> str:
+    """Return the table's line of one figure, and one more for each peer; of a curve its last."""
+    if isinstance(measured, Curve):
+        return _curve_rows(measured)
+    figure = _figure_as_json(measured)
     value = {name: _value(one["median"], figure["unit"]) for name, one in _contestants(figure)}
     cells = (figure["name"], value[OURS], value[LIMIT], f"{figure['ratio']:.2f}x")
     lines = [_line((*cells, _target(figure), figure["verdict"]))]
@@ -61,6 +66,19 @@ def rows(figure: dict[str, Any]) -> str:
         if name not in (OURS, LIMIT):
             lines.append(_line((f"  beside it: {name}", value[name], "", "", "", "")))
     return "\n".join(lines)
+
+
+def _curve_rows(curve: Curve) -> str:
+    size = f"{curve.sizes[-1]:,}"
+    value = {name: _value(values[-1], curve.unit) for name, values in curve.series.items()}
+    worst = f"{curve.worst:.2f}x" if curve.ratios else ""
+    target = "-" if curve.target is None else f"<= {curve.target}x"
+    cells = (curve.name, value[OURS], value.get(LIMIT, ""), worst, target, curve.verdict)
+    lines = [_line(cells), _line((f"  at {size} {curve.axis}; the worst ratio of all", *[""] * 5))]
+    peers = [name for name in value if name not in (OURS, LIMIT)]
+    return "\n".join(
+        lines + [_line((f"  beside it: {name}", value[name], "", "", "", "")) for name in peers]
+    )
 
 
 def as_markdown(results: dict[str, Any]) -> str:
@@ -73,6 +91,16 @@ def as_markdown(results: dict[str, Any]) -> str:
             f"| {figure['name']}{peers} | {value[OURS]} | {value[LIMIT]} | "
             f"{figure['ratio']:.2f}x | {_target(figure)} | {figure['verdict']} |"
         )
+    for curve in results["curves"]:
+        if curve["target"] is not None:
+            end = {
+                name: _value(values[-1], curve["unit"]) for name, values in curve["series"].items()
+            }
+            lines.append(
+                f"| {curve['name']}, at the worst of {len(curve['sizes'])} sizes (values: "
+                f"{curve['sizes'][-1]:,}) | {end[OURS]} | {end[LIMIT]} | "
+                f"{max(curve['ratios']):.2f}x | <= {curve['target']}x | {curve['verdict']} |"
+            )
     return "\n".join([*lines, "", f"Measured {results['measured']}: {machine_line(results)}."])
 
 
@@ -101,6 +129,21 @@ def _figure_as_json(figure: Figure) -> dict[str, Any]:
         "target": figure.target,
         "higher_is_better": figure.higher_is_better,
         "verdict": figure.verdict,
+    }
+
+
+def _curve_as_json(curve: Curve) -> dict[str, Any]:
+    series = {
+        name: [float(f"{value:.4g}") for value in values] for name, values in curve.series.items()
+    }
+    ratios = [round(ratio, 3) for ratio in curve.ratios]
+    fields = {"name": curve.name, "axis": curve.axis, "unit": curve.unit, "sizes": curve.sizes}
+    return {
+        **fields,
+        "series": series,
+        "ratios": ratios,
+        "target": curve.target,
+        "verdict": curve.verdict,
     }
 
 

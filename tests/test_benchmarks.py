@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import instructions, report
-from benchmarks.measure import LIMIT, OURS, Figure, interleave
+from benchmarks.__main__ import NAMES
+from benchmarks.measure import LIMIT, OURS, Curve, Figure, interleave
+from tools.site import beyond, charts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="pins processes to cores")
@@ -32,7 +35,7 @@ def test_quick_run_prints_the_table_and_writes_json(tmp_path: Path) -> None:
 @linux_only
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["stream", "tensor", "start", "fsdp", "many"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "small"])
 def test_quick_run_of_each_other_benchmark(name: str) -> None:
     pytest.importorskip("torch")
     assert "targets missed" in run_benchmarks("--quick", "--only", name)
@@ -87,6 +90,43 @@ def test_verdict_compares_the_median_of_neighbours(
     figure = Figure("f", "s", samples, target, higher_is_better)
     assert figure.ratio == 2.0
     assert figure.verdict == verdict
+
+
+def test_a_curve_is_judged_where_it_is_worst() -> None:
+    curve = Curve("c", "workers", "s", target=1.25)
+    for size, ours in ((1, 2.6), (10, 3.0), (100, 2.2)):
+        curve.add(size, {OURS: [ours, ours, 90.0], LIMIT: [2.0, 2.0, 2.0]})
+    assert curve.sizes == [1, 10, 100]
+    assert curve.series == {OURS: [2.6, 3.0, 2.2], LIMIT: [2.0, 2.0, 2.0]}
+    assert curve.worst == 1.5
+    assert curve.verdict == "missed"
+
+
+def test_published_curves_are_drawn_and_modelled() -> None:
+    results = report.read_results()
+    drawn = charts.draw_all(results)
+    assert set(drawn) == set(charts.CHARTS)
+    table = beyond.as_markdown(results)
+    assert all(cost in table for cost in beyond.COSTS)
+    assert "| 1 | 1000 (1,000 ranks) | 1000 | **10000** |" in table  # a descriptor each
+
+
+def test_a_chart_stays_within_its_frame_and_says_its_ends() -> None:
+    curve = {
+        "name": "c", "axis": "bytes", "unit": "s", "sizes": [64, 1 << 20],
+        "series": {OURS: [2e-5, 3e-3], "peer": [4e-6, 1.5]},
+    }  # fmt: skip
+    svg = charts.draw(curve, {OURS: "Worker"}).as_svg("c")
+    points = re.findall(r"(\d+),(\d+)", " ".join(re.findall(r'points="([^"]*)"', svg)))
+    assert all(0 <= int(x) <= charts.WIDTH and 0 <= int(y) <= charts.HEIGHT for x, y in points)
+    assert "from 64 B to 1 MiB: Worker from 20 us to 3 ms; peer from 4 us to 1.5 s" in svg
+    assert "marker-end" not in svg.partition("</defs>")[2]
+
+
+def test_the_model_is_the_line_that_few_points_give() -> None:
+    line = beyond.fit([10, 30, 100], [25.0, 65.0, 205.0])
+    assert line.start == pytest.approx(5.0)
+    assert line.at(10_000) == pytest.approx(20_005.0)
 
 
 def run_benchmarks(*arguments: str) -> str:

@@ -1,9 +1,13 @@
 """Memory to receive into: used again, never while somebody holds it, and not too much of it."""
 
+import ctypes
 import gc
 import mmap
+import re
 import signal
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +169,16 @@ def test_small_memory_is_not_pooled() -> None:
     pieces = Pool()
     assert type(pieces.allocate(POOLED_BYTES_MIN - 1)) is bytearray
     assert pieces.pieces == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_fresh_memory_asks_for_huge_pages() -> None:
+    memory = pool.allocate(4 * POOLED_BYTES_MIN)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    flags, begin, end = "", 0, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if mapping := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            begin, end = (int(one, 16) for one in mapping.groups())
+        elif line.startswith("VmFlags:") and begin <= address < end:
+            flags = line
+    assert "hg" in flags.split() or not Path("/sys/kernel/mm/transparent_hugepage").exists()

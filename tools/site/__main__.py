@@ -12,7 +12,7 @@ from exercises import catalogue
 from stages import snapshots
 from stages.__main__ import diff_as_markdown, make_tables
 from tools import count_lines
-from tools.site import blocks, figures, frames, imports, snippets, traces
+from tools.site import beyond, blocks, charts, figures, frames, imports, snippets, traces
 from tools.site.snippets import GENERATED
 
 
@@ -61,7 +61,11 @@ def generate() -> None:
     _write("capabilities.md", capabilities + "\n")
     _write("lines.md", _without_links(count_lines.make_table()))
     _write("path.md", _without_links(count_lines.make_reading_path()))
-    _write("benchmarks.md", benchmarks.as_markdown(benchmarks.read_results()) + "\n")
+    results = benchmarks.read_results()
+    for name, chart in charts.draw_all(results).items():
+        _write(f"chart-{name}.svg", chart.as_svg(f"chart-{name}"))
+    _write("beyond.md", beyond.as_markdown(results) + "\n")
+    _write("benchmarks.md", benchmarks.as_markdown(results) + "\n")
     known = catalogue.load()
     mistakes = sum(len(one.wrong_answers) for one in known)
     _write("vs.md", vs.as_markdown(vs.read_results()) + "\n")

@@ -36,7 +36,7 @@ class Figure:
     ) -> None:
         """Draw an arrow from one point to another, or in both directions."""
         start = ' marker-start="url(#{id}-tip)"' if both else ""
-        end = ' marker-end="url(#{id}-tip)"' if kind != "plain" else ""
+        end = ' marker-end="url(#{id}-tip)"' if "plain" not in kind else ""
         self.parts.append(
             f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"{start}{end}/>'
         )
