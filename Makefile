@@ -48,7 +48,7 @@ docs-serve: $(VENV)/.dev ## Build the site and serve it at 127.0.0.1:8000
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) $(CORE_VENV) site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) .venv-* site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says which extras are installed; it is older than pyproject.toml after a change there.
