@@ -1,4 +1,4 @@
-"""The six drawings: each says one thing that takes a paragraph to say."""
+"""The drawings: each says one thing that takes a paragraph to say."""
 
 import math
 from collections.abc import Callable
@@ -422,6 +422,67 @@ def _grid(sheet: Sheet, x: float, y: float, name: str) -> None:
     sheet.box(x, y, 8 * cell, 8 * cell, "")
 
 
+def full_letterbox() -> Sheet:
+    sheet = Sheet(
+        "full-letterbox",
+        274,
+        "A full letterbox is not a dead tenant",
+        "Two houses, each with a letterbox out of which letters spill. In the left one there "
+        "is light: somebody sits at a desk, and through the hatch in the door two eyes look "
+        "out and say: still full. In the right one all is dark, and nobody answers. Below the "
+        "left one stands slow, below the right one gone.",
+        "Seen from the letterbox, the two are alike. So do not look at the letterbox; ring.",
+    )
+    for left in (10.0, 242.0):
+        _house_with_letterbox(sheet, left)
+    # Light, and somebody at a desk
+    sheet.fill((44, 132), (96, 132), (96, 180), (44, 180), kind="wash")
+    sheet.ring(68, 152, 8, "paper")
+    sheet.curve((54, 178), (57, 166), (68, 163), (79, 166), (84, 174))
+    sheet.line(44, 174, 96, 175, "thin")
+    sheet.line(78, 172, 88, 172, "accent")
+    for x in (123, 132):
+        sheet.dot(x, 184, 2.4)
+    sheet.curve((140, 172), (150, 158), (158, 146), kind="accent thin")
+    sheet.text(162, 140, "still full", "accent bold", "start")
+    # Dark, and nobody
+    for step in range(5):
+        sheet.line(276 + 11 * step, 136, 276 + 11 * step, 177, "faint")
+    sheet.text(400, 140, "...", "bold", "start")
+    sheet.text(92, 262, "slow", "bold")
+    sheet.text(324, 262, "gone", "bold")
+    return sheet
+
+
+def _house_with_letterbox(sheet: Sheet, x: float) -> None:
+    sheet.line(x, 232, x + 208, 232)
+    sheet.line(x + 18, 114, x + 18, 232)
+    sheet.line(x + 146, 114, x + 146, 232)
+    sheet.line(x + 2, 118, x + 82, 40)
+    sheet.line(x + 82, 40, x + 162, 118)
+    sheet.line(x + 14, 112, x + 150, 112)
+    sheet.box(x + 34, 132, 52, 48)
+    sheet.box(x + 102, 166, 32, 66)
+    sheet.box(x + 107, 176, 22, 15)
+    # The letterbox, and what it cannot hold
+    sheet.line(x + 181, 206, x + 181, 232)
+    for dx, y, turn in ((168, 176, -18), (184, 172, 12), (196, 178, 34)):
+        _letter(sheet, x + dx, y, turn)
+    sheet.box(x + 162, 182, 38, 25)
+    sheet.line(x + 168, 190, x + 194, 190)
+    _letter(sheet, x + 166, 226, -6)
+    _letter(sheet, x + 198, 227, 8)
+
+
+def _letter(sheet: Sheet, x: float, y: float, turn: float) -> None:
+    before = len(sheet.parts)
+    sheet.box(x - 11, y - 7, 22, 14, "thin paper")
+    sheet.curve((x - 10, y - 6), (x, y + 2), (x + 10, y - 6), kind="thin")
+    inside = "".join(sheet.parts[before:])
+    del sheet.parts[before:]
+    sheet.parts.append(f'<g transform="rotate({turn:g} {x:g} {y:g})">{inside}</g>')
+
+
 DRAW: dict[str, Callable[[], Sheet]] = {
     "descriptors-before-fork": descriptors_before_fork,
     "zombie": zombie,
@@ -429,4 +490,5 @@ DRAW: dict[str, Callable[[], Sheet]] = {
     "proof": proof,
     "lease": lease,
     "fsdp-shards": fsdp_shards,
+    "full-letterbox": full_letterbox,
 }
