@@ -22,7 +22,8 @@ class Sheet:
     height: int
     title: str
     shows: str
-    caption: str  # Markdown's `code` and nothing else of it
+    caption: str  # Markdown's `code` and *stress*, and nothing else of it
+    top: int = 0  # where the paper begins
     parts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -141,7 +142,7 @@ class Sheet:
         """Return the drawing as a file; it takes the colours of the page that it is put into."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="sheet" '
-            f'viewBox="0 0 {WIDTH} {self.height}" role="img" '
+            f'viewBox="0 {self.top} {WIDTH} {self.height - self.top}" role="img" '
             f'aria-labelledby="{self.name}-title {self.name}-desc" fill="none" '
             f'stroke="currentColor" stroke-width="2" stroke-linecap="round" '
             f'stroke-linejoin="round" font-size="{LETTERS_PX}" font-family="inherit">\n'

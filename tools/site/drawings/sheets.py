@@ -432,6 +432,7 @@ def full_letterbox() -> Sheet:
         "out and say: still full. In the right one all is dark, and nobody answers. Below the "
         "left one stands slow, below the right one gone.",
         "Seen from the letterbox, the two are alike. So do not look at the letterbox; ring.",
+        top=26,
     )
     for left in (10.0, 242.0):
         _house_with_letterbox(sheet, left)
