@@ -40,12 +40,12 @@ bench: $(VENV)/.dev ## Measure miniray beside the limit and the peers
 
 docs: $(VENV)/.dev ## Build the site, with no warning allowed, into site/
 	@$(BIN)/python -m tools.site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "the site is in site/index.html; to read it with its search: make docs-serve"
 
 docs-serve: $(VENV)/.dev ## Build the site and serve it at 127.0.0.1:8000
 	@$(BIN)/python -m tools.site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
 clean: ## Remove the virtual environment and every cache
 	@rm -rf $(VENV) .venv-* site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
                 text = fill(README.read_text(), "stages", make_tables())
                 README.write_text(text) if arguments.write else print(make_tables())
             case "additions":
-                page = make_additions_page()
-                ADDITIONS_PAGE.write_text(page) if arguments.write else print(page)
+                text = fill(ADDITIONS_PAGE.read_text(), "additions", make_additions())
+                ADDITIONS_PAGE.write_text(text) if arguments.write else print(make_additions())
             case _:
                 print(list_stages())
                 print("Compare two: python -m stages diff 1 2      More: python -m stages --help")
@@ -183,8 +183,8 @@ def fill(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
-def make_additions_page() -> str:
-    """Return the page of what miniray adds to stage 5, file by file, with reasons.
+def make_additions() -> str:
+    """Return what miniray adds to stage 5, file by file, with reasons, in Markdown.
 
     A name with a star stands for whatever it matches that no other reason of the module names;
     "*" alone is for a new module. Raises ValueError for a name that has no reason, and for a
@@ -193,11 +193,11 @@ def make_additions_page() -> str:
     reasons = tomllib.loads(ADDITIONS.read_text())
     changes = snapshots.compare(snapshots.load("5"), snapshots.load("miniray"))
     check_reasons(changes, reasons)
-    lines = [reasons["introduction"].strip(), ""]
+    lines: list[str] = []
     for one in changes:
         entry = reasons[one.module]
         size = f"{len(one.before)} code lines in stage 5, " if one.before else "new, "
-        lines += [f"## `{one.module}.py`", "", f"*{size}{len(one.after)} in miniray.*", ""]
+        lines += [f"### `{one.module}.py`", "", f"*{size}{len(one.after)} in miniray.*", ""]
         if "summary" in entry:
             lines += [entry["summary"].strip(), ""]
         for addition, found in zip(entry["addition"], _expand(one, entry), strict=True):
@@ -209,7 +209,7 @@ def make_additions_page() -> str:
             names = ", ".join(f"`{name}`" for name in shown if addition["names"] != ["*"])
             lines.append(f"- {reason}\\\n  {names}" if names else f"- {reason}")
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip()
 
 
 def check_reasons(changes: list[snapshots.Change], reasons: dict[str, Any]) -> None:

@@ -5,20 +5,18 @@ import functools
 import http.server
 import json
 import shutil
-import subprocess
-import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools.site import __main__ as site
 from tools.site import blocks, frames, traces
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PHONE = {"width": 360, "height": 740}
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,17 +31,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Build the site and serve it; yield its address."""
-    folder = tmp_path_factory.mktemp("site")
-    site.generate()
-    subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        cwd=blocks.REPOSITORY,
-        check=True,
-        capture_output=True,
-    )
-    handler = functools.partial(Quiet, directory=str(folder))
+def address(built_site: Path) -> Iterator[str]:
+    """Serve the site; yield its address."""
+    handler = functools.partial(Quiet, directory=str(built_site))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -97,16 +87,46 @@ PAGES = [str(page.relative_to(blocks.DOCS).with_suffix(".html")) for page in blo
 
 
 class TestEveryPage:
-    def test_it_opens_without_an_error_and_asks_nobody_else(self, browser: Browser) -> None:
+    def test_it_opens_without_an_error_and_nothing_is_cut_off(self, browser: Browser) -> None:
+        """What is wider than its place can be scrolled to, and shows that there is more.
+
+        In a window of 1280 that is so of no code and no table.
+        """
+        scrolled: Counter[int] = Counter()
         for path in PAGES:
             with browser.open(path) as page:
                 assert page.locator("h1").first.is_visible(), path
+                for width in (1280, 390, 360):
+                    page.set_viewport_size({"width": width, "height": 800})
+                    found = page.evaluate(CUT_OFF)
+                    assert found["lost"] == [], (path, width)
+                    assert found["unmarked"] == [], (path, width)
+                    scrolled[width] += len(found["scrolled"])
+                    for what in found["scrolled"]:
+                        assert width < 1280 or "diagram" in what, (path, what)
+        assert scrolled[390] > 20, "nothing is found to be wide: the test does not look"
 
-    def test_nothing_is_wider_than_a_phone(self, browser: Browser) -> None:
+    def test_drawings_are_whole_and_legible_on_a_phone(self, browser: Browser) -> None:
         for path in PAGES:
-            with browser.open(path, viewport=PHONE) as page:
-                width = page.evaluate("document.documentElement.scrollWidth")
-                assert width <= PHONE["width"], path
+            if "<!-- drawing: " not in (blocks.DOCS / path).with_suffix(".md").read_text():
+                continue
+            with browser.open(path, viewport={"width": 390, "height": 800}) as page:
+                for drawing in page.locator("svg.sheet").all():
+                    name = drawing.get_attribute("aria-labelledby")
+                    for left, top, right, bottom, letters_px in drawing.evaluate(WORDS):
+                        assert min(left, top, right, bottom) >= 0, (path, name)
+                        assert letters_px >= 11, (path, name)
+
+    def test_a_drawing_keeps_still_for_who_wants_no_motion(self, browser: Browser) -> None:
+        (path,) = (
+            str(page.relative_to(blocks.DOCS).with_suffix(".html"))
+            for page in blocks.pages()
+            if "<!-- drawing: fsdp-shards -->" in page.read_text()
+        )
+        for motion, name in (("no-preference", "breathe"), ("reduce", "none")):
+            with browser.open(path, reduced_motion=motion) as page:
+                breath = page.locator(".sheet .breath").first
+                assert breath.evaluate("(one) => getComputedStyle(one).animationName") == name
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_text_can_be_read_in(self, scheme: str, browser: Browser) -> None:
@@ -118,10 +138,49 @@ class TestEveryPage:
                     "article h2",
                     ".drawing .title",
                     ".trace-player .name",
+                    "svg.sheet text",
+                    "figure.sheet figcaption",
                 ):
                     for ratio in page.evaluate(CONTRAST, selector):
                         assert ratio >= 4.5, (path, selector, ratio)
 
+
+# Of an article: what is cut off, what can be scrolled without a sign of it, and what scrolls.
+CUT_OFF = """() => {
+  const width = document.documentElement.clientWidth;
+  const name = (one) => `${one.tagName}.${one.className} ${one.textContent.slice(0, 40)}`;
+  const scrolls = (one) => one.scrollWidth > one.clientWidth + 1
+    && ["auto", "scroll", "hidden"].includes(getComputedStyle(one).overflowX);
+  const found = { lost: [], unmarked: [], scrolled: [] };
+  if (document.documentElement.scrollWidth > width) found.lost.push("the page");
+  for (const one of document.querySelectorAll("article *")) {
+    if (one instanceof SVGElement) continue;
+    if (scrolls(one)) {
+      found.scrolled.push(name(one));
+      const style = getComputedStyle(one);
+      const marked = style.backgroundImage.includes("gradient") && style.overflowX !== "hidden";
+      if (!marked) found.unmarked.push(name(one));
+    }
+    const place = one.getBoundingClientRect();
+    if (!place.width || (place.left >= -1 && place.right <= width + 1)) continue;
+    let outer = one.parentElement;
+    while (outer && !scrolls(outer)) outer = outer.parentElement;
+    if (!outer && one.textContent.trim()) found.lost.push(name(one));
+  }
+  return found;
+}"""
+
+# For each line of a drawing: how far it is from the four edges, and the size of its letters.
+WORDS = """(drawing) => {
+  const paper = drawing.getBoundingClientRect();
+  const scale = paper.width / drawing.viewBox.baseVal.width;
+  return [...drawing.querySelectorAll("text")].map((one) => {
+    const place = one.getBoundingClientRect();
+    const letters = parseFloat(getComputedStyle(one).fontSize) * scale;
+    return [place.left - paper.left, place.top - paper.top, paper.right - place.right,
+      paper.bottom - place.bottom, letters];
+  });
+}"""
 
 CONTRAST = """(selector) => {
   const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -201,11 +260,9 @@ class TestTracePlayer:
             figure = page.locator(".trace-player").first
             figure.scroll_into_view_if_needed()
             words, slider = figure.locator(".words"), figure.locator("input")
-            assert figure.locator(".future").count() == 0
-            slider.focus()
-            page.keyboard.press("Home")
-            assert words.inner_text().startswith("1 of ")
+            assert words.inner_text().startswith("1 of "), "it opens where the run begins"
             assert figure.locator(".event.future").count() > 10
+            slider.focus()
             page.keyboard.press("ArrowRight")
             assert words.inner_text().startswith("2 of ")
             figure.get_by_role("button", name="one step forward").press("Enter")

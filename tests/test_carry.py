@@ -95,7 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy)
-    reasons = ['introduction = "What is new."']
+    reasons = []
     for one in snapshots.compare(snapshots.load("5"), snapshots.load("miniray")):
         reasons.append(f"[{one.module}]")
         if one.names:

@@ -13,6 +13,7 @@ import tomllib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -21,8 +22,9 @@ from exercises import catalogue
 from miniray.cli import record
 from stages import snapshots
 from tools import import_graph
-from tools.site import __main__ as site
 from tools.site import blocks, frames, imports, snippets, traces
+from tools.site.drawings import pen
+from tools.site.drawings.sheets import DRAW
 
 DOCS = blocks.DOCS
 PAGES = blocks.pages()
@@ -39,23 +41,10 @@ def page_id(page: Path) -> str:
     return str(page.relative_to(DOCS))
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site, in a copy, with no warning allowed; return where it is."""
-    if not importlib.util.find_spec("mkdocs"):
-        pytest.skip("mkdocs is not installed: make docs")
-    folder = tmp_path_factory.mktemp("site")
-    site.generate()
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=blocks.REPOSITORY,
-        env=blocks._environment() | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr, done.stderr
-    return folder
+@pytest.fixture
+def built(built_site: Path) -> Path:
+    """Return where the site has been built."""
+    return built_site
 
 
 class TestBlocks:
@@ -224,6 +213,78 @@ class TestPieces:
             ]
 
         assert shape(traces.record(stage)) == shape(traces.record(stage))
+
+
+PHONE_PX = 390 - 32  # what the theme leaves of a phone that is 390 wide
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class TestDrawings:
+    @pytest.mark.parametrize("name", DRAW)
+    def test_the_file_is_what_the_pen_draws(self, name: str) -> None:
+        file = DOCS / "images" / "drawings" / f"{name}.svg"
+        assert file.read_text() == DRAW[name]().as_svg(), "run: python -m tools.site"
+
+    def test_no_drawing_is_left_over(self) -> None:
+        files = (DOCS / "images" / "drawings").iterdir()
+        assert sorted(file.name for file in files) == sorted(f"{name}.svg" for name in DRAW)
+
+    @pytest.mark.parametrize("name", DRAW)
+    def test_who_does_not_see_it_is_told(self, name: str) -> None:
+        root = ElementTree.fromstring(DRAW[name]().as_svg())
+        assert root.get("role") == "img"
+        named = {
+            one.get("id"): one.text for one in root if one.tag in (f"{SVG}title", f"{SVG}desc")
+        }
+        assert (root.get("aria-labelledby") or "").split() == list(named)
+        title, description = named.values()
+        assert title
+        assert description
+        assert len(description) > 2 * len(title)
+
+    @pytest.mark.parametrize("name", DRAW)
+    def test_it_has_no_colours_but_the_pages(self, name: str) -> None:
+        text = DRAW[name]().as_svg()
+        used = re.findall(r"(?:fill|stroke|color)(?:=\"|:)([^\";}]+)", text)
+        assert used
+        for colour in used:
+            assert colour in ("none", "currentColor") or colour.startswith("var(--"), colour
+        assert not re.search(r"#[0-9a-fA-F]{3}|rgb|hsl", text)
+
+    @pytest.mark.parametrize("name", DRAW)
+    def test_its_words_can_be_read_on_a_phone(self, name: str) -> None:
+        root = ElementTree.fromstring(DRAW[name]().as_svg())
+        left, top, width, height = map(float, (root.get("viewBox") or "").split())
+        assert (left, width) == (0, pen.WIDTH)
+        assert not list(root.iterfind(".//*[@font-size]")), "one size for all of them"
+        assert float(root.get("font-size") or 0) * PHONE_PX / width >= 11
+        lines = list(root.iter(f"{SVG}text"))
+        words = [word for one in lines for word in (one.text or "").split() if len(word) > 1]
+        assert len(words) <= 24, "it is a drawing"
+        for one in lines:
+            assert 11 <= float(one.get("y") or 0) - top <= height - 4
+
+    @pytest.mark.parametrize("name", DRAW)
+    def test_it_is_on_one_page(self, name: str) -> None:
+        comment = f"<!-- drawing: {name} -->"
+        found = [page_id(page) for page in PAGES for _ in range(page.read_text().count(comment))]
+        assert len(found) == 1, found
+
+    def test_a_comment_becomes_a_figure_and_code_stays_code(self) -> None:
+        markdown = pytest.importorskip("markdown", reason="markdown is not installed: make docs")
+        extensions = ["tools.site.drawings.embed", "pymdownx.superfences", "admonition"]
+
+        def convert(text: str) -> str:
+            return str(markdown.markdown(text, extensions=extensions))
+
+        page = convert("before\n\n<!-- drawing: zombie -->\n\nafter")
+        assert page.startswith('<p>before</p>\n<figure class="sheet"><svg')
+        assert "<code>waitpid</code>" in page
+        assert page.endswith("</figcaption></figure>\n<p>after</p>")
+        assert "<figure" in convert("!!! note\n\n    <!-- drawing: zombie -->\n")
+        assert "<figure" not in convert("```\n<!-- drawing: zombie -->\n```\n")
+        with pytest.raises(ValueError, match="no drawing ghost; there are descriptors-before-fork"):
+            convert("<!-- drawing: ghost -->")
 
 
 class Page(HTMLParser):

@@ -20,7 +20,7 @@ function makePlayer(figure) {
   const back = button("\u25c0", "one step back");
   const forward = button("\u25b6", "one step forward");
   const slider = document.createElement("input");
-  Object.assign(slider, { type: "range", min: 1, max: events.length, value: events.length });
+  Object.assign(slider, { type: "range", min: 1, max: events.length, value: 1 });
   slider.setAttribute("aria-label", "step");
   const words = document.createElement("p");
   words.className = "words";
@@ -55,7 +55,7 @@ function makePlayer(figure) {
   controls.append(back, slider, forward);
   diagram.parentElement.after(controls, words);
   figure.classList.add("alive");
-  show(events.length);
+  show(1);
 }
 
 document.addEventListener("DOMContentLoaded", () => {

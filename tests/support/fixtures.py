@@ -1,9 +1,12 @@
 """Fixtures for every test: a key, ssh servers, namespaces, and a check that nothing is left."""
 
+import importlib.util
 import os
 import secrets
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -94,6 +97,29 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 def key_file() -> Path:
     """Return the session's key file, which $MINIRAY_KEY_FILE names."""
     return Path(os.environ["MINIRAY_KEY_FILE"])
+
+
+@pytest.fixture(scope="session")
+def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site, with no warning allowed; return where it is."""
+    for module in ("mkdocs", "mkdocstrings"):
+        if not importlib.util.find_spec(module):
+            pytest.skip(f"{module} is not installed: make docs")
+    from tools.site import __main__ as site
+    from tools.site import blocks
+
+    folder = tmp_path_factory.mktemp("site")
+    site.generate()
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=blocks.REPOSITORY,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr, done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,10 @@ from stages import snapshots
 from stages.__main__ import diff_as_markdown, make_tables
 from tools import count_lines
 from tools.site import beyond, blocks, charts, figures, frames, imports, snippets, traces
+from tools.site.drawings.sheets import DRAW
 from tools.site.snippets import GENERATED
+
+DRAWINGS = blocks.DOCS / "images" / "drawings"
 
 
 def main() -> int:
@@ -36,11 +39,13 @@ def main() -> int:
 
 
 def generate() -> None:
-    """Write docs/generated anew."""
+    """Write docs/generated anew, and the drawings, which are kept with the pages."""
     shutil.rmtree(GENERATED, ignore_errors=True)
     GENERATED.mkdir()
     for name, draw in figures.FIGURES.items():
         _write(f"{name}.svg", draw().as_svg(name))
+    for name, sheet in DRAW.items():
+        (DRAWINGS / f"{name}.svg").write_text(sheet().as_svg())
     _write("imports.svg", imports.draw().as_svg("imports"))
     vectors = frames.make_vectors()
     for vector in vectors:

@@ -84,35 +84,35 @@ def stage2() -> Figure:
 
 
 def stage3() -> Figure:
-    figure = Figure(640, 250, "A server that forks a worker for each client, and watches them all")
+    figure = Figure(660, 250, "A server that forks a worker for each client, and watches them all")
     figure.box(10, 30, 170, 56, "client 1", "RemoteWorker", kind="ours")
     figure.box(10, 100, 170, 56, "client 2", "RemoteWorker", kind="ours")
     figure.box(10, 180, 170, 50, "a stranger", "no key", kind="bad")
-    figure.box(250, 100, 150, 130, "WorkerServer", "one poll loop", "forks, reaps")
-    figure.box(460, 30, 170, 56, "worker 1", "work_fn(channel)")
-    figure.box(460, 100, 170, 56, "worker 2", "work_fn(channel)")
-    figure.line(184, 50, 456, 50, both=True)
-    figure.line(184, 115, 246, 115)
-    figure.text(215, 106, "proof")
-    figure.line(404, 128, 456, 128, "control")
-    figure.text(430, 146, "fork")
-    figure.line(184, 205, 244, 205, "bad")
-    figure.text(318, 40, "after the handshake, straight to the worker")
+    figure.box(260, 100, 150, 130, "WorkerServer", "one poll loop", "forks, reaps")
+    figure.box(480, 30, 170, 56, "worker 1", "work_fn(channel)")
+    figure.box(480, 100, 170, 56, "worker 2", "work_fn(channel)")
+    figure.line(184, 52, 476, 52, both=True)
+    figure.line(184, 115, 256, 115)
+    figure.text(220, 106, "proof")
+    figure.line(414, 128, 476, 128, "control")
+    figure.text(445, 146, "fork")
+    figure.line(184, 205, 254, 205, "bad")
+    figure.text(330, 42, "after the handshake: straight to it")
     return figure
 
 
 def stage4() -> Figure:
     figure = Figure(
-        660, 270, "A coordinator with one ssh session a node; its streams have three jobs"
+        690, 270, "A coordinator with one ssh session a node; its streams have three jobs"
     )
-    figure.box(10, 60, 170, 140, "coordinator", "Cluster", kind="ours")
+    figure.box(10, 60, 150, 140, "coordinator", "Cluster", kind="ours")
     for number, y in enumerate((10, 145)):
-        figure.box(400, y, 250, 112, f"node{number + 1}", kind="machine")
-        figure.box(415, y + 38, 110, 60, "server", "worker_server")
-        figure.box(545, y + 32, 92, 32, f"rank {2 * number}")
-        figure.box(545, y + 72, 92, 32, f"rank {2 * number + 1}")
-        figure.line(527, y + 62, 543, y + 52, "control")
-        figure.line(527, y + 74, 543, y + 84, "control")
+        figure.box(430, y, 250, 112, f"node{number + 1}", kind="machine")
+        figure.box(445, y + 38, 110, 60, "server", "worker_server")
+        figure.box(575, y + 32, 92, 32, f"rank {2 * number}")
+        figure.box(575, y + 72, 92, 32, f"rank {2 * number + 1}")
+        figure.line(557, y + 62, 573, y + 52, "control")
+        figure.line(557, y + 74, 573, y + 84, "control")
     for number, (words, y) in enumerate(
         (
             ("stdin: key, settings, then the lease", 38),
@@ -121,12 +121,12 @@ def stage4() -> Figure:
         )
     ):
         back = number > 0
-        x1, x2 = (398, 184) if back else (184, 398)
+        x1, x2 = (426, 164) if back else (164, 426)
         figure.line(x1, y + 12, x2, y + 12)
-        figure.text(291, y + 5, words)
-    figure.line(184, 190, 398, 200, both=True)
-    figure.text(291, 182, "the same, once a node")
-    figure.text(291, 240, "and a TCP connection for each rank")
+        figure.text(295, y + 5, words)
+    figure.line(164, 190, 426, 200, both=True)
+    figure.text(295, 182, "the same, once a node")
+    figure.text(295, 240, "and a TCP connection for each rank")
     return figure
 
 

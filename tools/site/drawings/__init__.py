@@ -1,0 +1,1 @@
+"""The course's drawings, in one hand: a pen, and six sheets."""
