@@ -13,7 +13,7 @@ from tools.site.blocks import DOCS, REPOSITORY, pages
 
 GENERATED = DOCS / "generated"
 REFERENCE = re.compile(r'--8<-- "generated/code/([\w/]+)/([\w.]+)\.py"')
-LINES_MAX = 25
+LINES_MAX = 28
 
 
 def references() -> list[tuple[Path, str, str]]:
