@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -157,6 +158,7 @@ class TestChapters:
             r'<!-- drawing: [\w-]+\.svg -->|generated/[\w-]+\.(svg|html)"|!\[[^]]+\]\([^)]+\.svg'
         )
         assert re.search(picture, text), "it has no picture"
+        assert re.search(r"(?m)^ *\$ |^python -m stages\.", text), "it runs nothing"
         for exercise in part.exercises:
             assert anchor_of(exercise) in times.EXERCISE.findall(text)
         assert 1 <= len(part.exercises) <= 2
@@ -193,6 +195,59 @@ def anchor_of(exercise: str) -> str:
     """Return the anchor of an exercise's heading."""
     titles = {one.name: one.title for one in catalogue.load()}
     return titles[exercise].lower().replace(" ", "-")
+
+
+class TestReadme:
+    README = blocks.REPOSITORY / "README.md"
+    PORT = "10000"
+
+    @pytest.mark.slow
+    def test_everything_in_it_runs_as_pasted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With another port, which is free; the server is the one that README says to start."""
+        monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "key"))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = str(probe.getsockname()[1])
+        text = self.README.read_text()
+        assert text.count(self.PORT) == 2
+        page = tmp_path / "README.md"
+        page.write_text(text.replace(self.PORT, port))
+        for block in blocks.find(page, "python"):
+            if block.title:
+                (tmp_path / block.title).write_text(block.text)
+        command = next(
+            line
+            for block in blocks.find(page)
+            for line in block.lines
+            if line.startswith("python -m miniray.worker_server ")
+        )
+        server = subprocess.Popen(
+            [sys.executable, *command.split()[1:]],
+            cwd=tmp_path,
+            env=blocks._environment() | {"PYTHONPATH": str(blocks.REPOSITORY)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert server.stdout
+            assert port in server.stdout.readline()
+            assert blocks.run_python(page) == 7
+        finally:
+            server.terminate()
+            server.communicate(timeout=30)
+
+    def test_it_says_how_long_the_course_takes(self) -> None:
+        minutes = sum(part_pages.count_chapter(page).minutes for page in CHAPTERS)
+        hours = f"{round(minutes / 30) / 2:g} hours"
+        said = f"{len(STAGE_PARTS)} parts of at most {PART_MINUTES_MAX} minutes, about {hours}"
+        assert said in self.README.read_text()
+
+    def test_its_first_screen_says_what_it_is_for_whom_and_what_for(self) -> None:
+        screen = self.README.read_text().split("![")[0]
+        assert len(screen.splitlines()) <= 30
+        for words in ("A course, and the package", "for you", "Afterwards", "stages.story dies 1"):
+            assert words in screen
 
 
 class TestTimes:

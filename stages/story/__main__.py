@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text stream
@@ -21,6 +22,7 @@ def main() -> None:
         command.add_argument("chapter", type=int, choices=range(1, 6))
     commands.add_parser("everything", help="see it survive all of it in one run")
     arguments = parser.parse_args()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no remarks on how hosts are named
     if arguments.how == "everything":
         importlib.import_module("stages.story.everything").run()
         return

@@ -1,6 +1,7 @@
 """Chapter 5: the job has grown, eight ranks train it, and one of them dies."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -40,7 +41,7 @@ def train_by_hand(channel: Channel4) -> None:
 def dies() -> None:
     """Train on stage 4's cluster, with torch's own collectives."""
     nodes = [stage4.NodeConfig.local(EACH, host=host) for host in ("node1", "node2")]
-    with stage4.Cluster(nodes) as cluster:
+    with stage4.Cluster(nodes, log=io.StringIO()) as cluster:
         workers = cluster.start(f"{__name__}.train_by_hand")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             meet_at = f"tcp://127.0.0.1:{probe.getsockname()[1]}"

@@ -1,6 +1,7 @@
 """The job as eight ranks train it: a model of which each holds an eighth, with checkpoints."""
 
 import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
@@ -113,7 +114,7 @@ def receive(worker: RemoteWorker, seconds: float) -> Any:
 def make_cluster(log: TextIO | None = None) -> Cluster:
     """Return two nodes of four fake GPUs each, on this machine."""
     nodes = [NodeConfig.local(RANKS // 2, host=host) for host in ("node1", "node2")]
-    return Cluster(nodes, fake_gpus=True, log=log)
+    return Cluster(nodes, fake_gpus=True, log=log or io.StringIO())
 
 
 def explain(workers: list[RemoteWorker]) -> tuple[WorkerDied | None, int]:
