@@ -1,4 +1,7 @@
-"""Compare the stages, and change them: python -m stages [diff 1 2 | carry 1 | table | additions]"""
+"""Compare, read, test and change the stages: python -m stages
+
+python -m stages [parts | show 1.2 | test 1.2 | diff 1 2 | carry 1 | table | additions]
+"""
 
 import argparse
 import difflib
@@ -10,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from stages import capabilities, carry, snapshots
+from stages import capabilities, carry, parts, snapshots
 
 README = Path(__file__).with_name("README.md")
 ADDITIONS = Path(__file__).with_name("additions.toml")
@@ -32,9 +35,20 @@ GREEN, RED, BOLD, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m stages", description="Compare the stages, and change them."
+        prog="python -m stages", description="Compare, read, test and change the stages."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("parts", help="what one learns at a sitting, stage by stage")
+    shown = commands.add_parser("show", help="the code that is new in a part")
+    shown.add_argument("part", help="1.1, 1.2, 2.1 ...")
+    tested = commands.add_parser("test", help="run the tests of a part")
+    tested.add_argument("part", help="1.1, 1.2, 2.1 ...")
+    tested.add_argument(
+        "--in",
+        dest="folder",
+        metavar="FOLDER",
+        help="of your own copy: my_miniray, which has stage1 and so on in it",
+    )
     diff = commands.add_parser("diff", help="what changes from one stage to another")
     diff.add_argument("before", help="1, 2, 3, 4 or 5")
     diff.add_argument("after", help="1, 2, 3, 4, 5 or miniray")
@@ -64,6 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         match arguments.command:
+            case "parts":
+                print(parts.make_list())
+            case "show":
+                print(parts.show(parts.find(arguments.part)), end="")
+            case "test":
+                return test(arguments.part, arguments.folder)
             case "diff":
                 before, after = (snapshots.load(one) for one in (arguments.before, arguments.after))
                 show = diff_as_markdown if arguments.markdown else diff_as_text
@@ -81,12 +101,26 @@ def main(argv: list[str] | None = None) -> int:
                 ADDITIONS_PAGE.write_text(text) if arguments.write else print(make_additions())
             case _:
                 print(list_stages())
-                print("Compare two: python -m stages diff 1 2      More: python -m stages --help")
+                print("Compare two: python -m stages diff 1 2       More: python -m stages --help")
+                print(
+                    "Read one in parts: python -m stages parts    then: python -m stages show 1.1"
+                )
     except ValueError as error:
         parser.error(str(error))
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def test(number: str, folder: str | None) -> int:
+    """Run the tests of a part, on the stage or on the reader's own copy; return the status."""
+    part = parts.find(number)
+    package = f"stages.{part.package}"
+    if folder:
+        path = Path(folder).resolve()
+        sys.path.insert(0, str(path.parent))
+        package = f"{path.name}.stage{part.stage}"
+    return 0 if parts.run_tests(part, package) else 1
 
 
 def list_stages() -> str:

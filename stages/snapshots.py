@@ -128,6 +128,24 @@ def differences(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
 def code_lines(source: str) -> list[str]:
     """Return the lines that hold code: no blank lines, no comments, no docstrings."""
     lines = source.splitlines()
+    numbers, comments = _find_code(source)
+    return [lines[number - 1][: comments.get(number)].rstrip() for number in numbers]
+
+
+def added_lines(before: str, after: str) -> list[int]:
+    """Return the numbers of the code lines of a text that another one has not."""
+    numbers = _find_code(after)[0]
+    matcher = difflib.SequenceMatcher(None, code_lines(before), code_lines(after))
+    return [
+        numbers[index]
+        for what, _, _, start, stop in matcher.get_opcodes()
+        for index in range(start, stop)
+        if what != "equal"
+    ]
+
+
+def _find_code(source: str) -> tuple[list[int], dict[int, int]]:
+    """Return the numbers of the lines that hold code, and where in a line a comment begins."""
     with_code: set[int] = set()
     comments: dict[int, int] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -139,7 +157,7 @@ def code_lines(source: str) -> list[str]:
         match node:
             case ast.Expr(value=ast.Constant(value=str())):
                 with_code -= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
-    return [lines[number - 1][: comments.get(number)].rstrip() for number in sorted(with_code)]
+    return sorted(with_code), comments
 
 
 def names_in(source: str) -> list[str]:

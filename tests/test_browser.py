@@ -327,3 +327,38 @@ class TestReading:
             assert page.locator("details.question").first.get_attribute("open") is not None
             page.keyboard.press("n")  # the theme's key for the next page
             page.wait_for_url("**/stage2.html")
+
+
+class TestPredictions:
+    PAGE = "tutorial/stage1.html"
+
+    def test_a_choice_is_kept_and_shown_beside_what_happened(self, browser: Browser) -> None:
+        with browser.open(self.PAGE) as page:
+            assert page.locator("fieldset.prediction").count() == 2
+            page.locator("fieldset.prediction").first.locator("input").nth(1).check()
+            page.reload()
+            details = page.locator("details.predict").first
+            assert not details.locator(".pair").is_visible()
+            details.locator("summary").click()
+            said = details.locator(".predicted").inner_text()
+            assert said.split("\n")[-1] == "The size of this message, exactly"
+            assert "stream socket carries bytes" in details.locator(".happened").inner_text()
+            other = page.locator("details.predict").nth(1)
+            other.locator("summary").click()
+            assert "Nothing" in other.locator(".predicted").inner_text()
+
+    def test_words_are_kept_where_there_are_no_choices(self, browser: Browser) -> None:
+        with browser.open("tutorial/stage3.html") as page:
+            page.locator("fieldset.prediction textarea").first.fill("<b>the listener</b>")
+            page.reload()
+            page.locator("details.predict").first.locator("summary").click()
+            said = page.locator("details.predict .predicted").first.inner_text()
+            assert said.endswith("<b>the listener</b>")
+
+    def test_without_scripts_there_is_a_question_and_an_answer(self, browser: Browser) -> None:
+        with browser.open(self.PAGE, java_script_enabled=False) as page:
+            assert page.locator("fieldset").count() == 0
+            assert page.get_by_text("There is none", exact=True).is_visible()
+            details = page.locator("details.predict").first
+            details.locator("summary").click()
+            assert details.get_by_text("The second answer").is_visible()

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,9 +21,10 @@ import pytest
 from benchmarks import vs
 from exercises import catalogue
 from miniray.cli import record
-from stages import snapshots
+from stages import parts
 from tools import import_graph
-from tools.site import blocks, frames, imports, snippets, traces
+from tools.site import blocks, frames, imports, snippets, times, traces
+from tools.site import parts as part_pages
 from tools.site.drawings import pen
 from tools.site.drawings.sheets import DRAW
 
@@ -30,11 +32,16 @@ DOCS = blocks.DOCS
 PAGES = blocks.pages()
 CHAPTERS = sorted((DOCS / "tutorial").glob("stage*.md"))
 CONSOLE = [one for page in PAGES for one in blocks.find(page, "console") if not one.is_included]
-CHAPTER_WORDS_MAX, CORE_MINUTES_MAX, WORDS_A_MINUTE = 2200, 30, 220
-PARTS = (
-    "What fails", "Predict", "The picture", "What holds", "Build it", "Run it", "Break it",
-    "Exercises", "What changed", "Check yourself", "How others do it",
+CHAPTER_WORDS_MAX, PART_MINUTES_MAX = 2400, 20
+BEFORE, AFTER = (
+    ("How it dies",),
+    (
+        "It lives", "A true story", "What holds", "Break it", "What changed", "Check yourself",
+        "How others do it",
+    ),
 )  # fmt: skip
+STAGE_PARTS = parts.load()
+TIMES = tomllib.loads((blocks.REPOSITORY / "tests" / "newcomer" / "times.toml").read_text())
 
 
 def page_id(page: Path) -> str:
@@ -105,46 +112,179 @@ class TestBlocks:
 
 class TestChapters:
     @pytest.mark.parametrize("page", CHAPTERS, ids=page_id)
-    def test_a_chapter_has_its_parts_in_order(self, page: Path) -> None:
-        assert re.findall(r"(?m)^## (.+)$", page.read_text()) == list(PARTS)
+    def test_a_chapter_has_its_parts_between_a_death_and_a_life(self, page: Path) -> None:
+        stage = int(page.stem.removeprefix("stage"))
+        own = [f"{one.number} {one.title}" for one in STAGE_PARTS if one.stage == stage]
+        after = [name for name in AFTER if stage > 1 or name != "What changed"]
+        assert re.findall(r"(?m)^## (.+)$", page.read_text()) == [*BEFORE, *own, *after]
+        assert 2 <= len(own) <= 3
+        texts = times.sections(page)
+        assert f"$ python -m stages.story dies {stage}\n" in texts["How it dies"]
+        assert f"$ python -m stages.story survives {stage}\n" in texts["It lives"]
 
     @pytest.mark.parametrize("page", CHAPTERS, ids=page_id)
     def test_its_front_matter_and_length(self, page: Path) -> None:
-        fields, words = read_chapter(page)
-        assert {"title", "minutes", "prereq", "gpu"} <= fields.keys()
+        _, front, _ = page.read_text().split("---\n", 2)
+        fields = dict(line.split(": ", 1) for line in front.splitlines())
+        assert {"title", "prereq", "gpu"} <= fields.keys()
         assert fields["gpu"] in ("never", "optional")
-        assert len(words) <= CHAPTER_WORDS_MAX
-        assert int(fields["minutes"]) >= len(words) / WORDS_A_MINUTE
+        assert times.count(page.read_text()).words <= CHAPTER_WORDS_MAX
 
-    def test_the_core_path_takes_half_an_hour(self) -> None:
-        assert len(CHAPTERS) == len(snapshots.NAMES)
-        assert sum(int(read_chapter(page)[0]["minutes"]) for page in CHAPTERS) <= CORE_MINUTES_MAX
+    def test_every_page_of_the_tutorial_says_how_long_it_takes(self) -> None:
+        for page in [*(DOCS / "tutorial").glob("*.md"), DOCS / "setup.md"]:
+            assert f'\n--8<-- "generated/{times.name_of(page)}"\n' in page.read_text(), page
 
-    @pytest.mark.parametrize("page", CHAPTERS, ids=page_id)
-    def test_it_shows_three_to_five_pieces_of_its_stage(self, page: Path) -> None:
-        shown = [(module, name) for one, module, name in snippets.references() if one == page]
-        assert 3 <= len(shown) <= 5
+    @pytest.mark.parametrize("part", STAGE_PARTS, ids=lambda part: part.number)
+    def test_a_part_has_a_question_a_picture_code_its_point_and_exercises(
+        self, part: parts.Part
+    ) -> None:
+        text = part_pages.text_of(part)
+        name = part.number.replace(".", "-")
+        assert text.strip().startswith(f'--8<-- "generated/part-{name}.md"')
+        assert f'--8<-- "generated/point-{name}.md"' in text
+        assert len(re.findall(r"(?m)^\?\?\? predict ", text)) == 1
+        picture = (
+            r'<!-- drawing: [\w-]+\.svg -->|generated/[\w-]+\.(svg|html)"|!\[[^]]+\]\([^)]+\.svg'
+        )
+        assert re.search(picture, text), "it has no picture"
+        assert re.search(r"(?m)^ *\$ |^python -m stages\.", text), "it runs nothing"
+        for exercise in part.exercises:
+            assert anchor_of(exercise) in times.EXERCISE.findall(text)
+        assert 1 <= len(part.exercises) <= 2
+        assert part_pages.count(part).minutes <= PART_MINUTES_MAX
+
+    @pytest.mark.parametrize("part", STAGE_PARTS, ids=lambda part: part.number)
+    def test_what_a_part_shows_is_what_stages_show_prints(self, part: parts.Part) -> None:
+        shown = [match.groups() for match in snippets.REFERENCE.finditer(part_pages.text_of(part))]
+        assert 2 <= len(shown) <= 4
+        printed = [line.strip() for line in parts.show(part).splitlines()]
         for module, name in shown:
-            assert module.startswith(page.stem), "a chapter shows its own stage"
-            assert len(snippets.cut(module, name).splitlines()) <= snippets.LINES_MAX
+            assert module.startswith(part.package), "a chapter shows its own stage"
+            piece = snippets.cut(module, name).splitlines()
+            assert len(piece) <= snippets.LINES_MAX
+            lines = [line.strip() for line in piece]
+            assert any(
+                printed[start : start + len(lines)] == lines for start in range(len(printed))
+            ), f"{name} is of another part"
 
     def test_every_exercise_and_lab_is_in_a_chapter(self) -> None:
         from exercises.labs import NAMES
 
         text = "".join(page.read_text() for page in CHAPTERS)
-        for exercise in catalogue.load():
-            anchor = exercise.title.lower().replace(" ", "-")
-            assert f"exercises.md#{anchor})" in text, exercise.title
+        named = [name for part in STAGE_PARTS for name in (*part.exercises, *part.more)]
+        assert sorted(named) == sorted(exercise.name for exercise in catalogue.load())
+        for name in named:
+            assert f"exercises.md#{anchor_of(name)})" in text, name
         for lab in NAMES:
             assert lab in text
             assert lab in (DOCS / "labs.md").read_text()
 
 
-def read_chapter(page: Path) -> tuple[dict[str, str], list[str]]:
-    """Return a chapter's front matter, and the words that one reads: no code, nothing folded."""
-    _, front, text = page.read_text().split("---\n", 2)
-    text = re.sub(r"(?ms)^```.*?^```$|^--8<--.*?$|^\?\?\?.*?(?=^\S)", "", text)
-    return dict(line.split(": ", 1) for line in front.splitlines()), text.split()
+def anchor_of(exercise: str) -> str:
+    """Return the anchor of an exercise's heading."""
+    titles = {one.name: one.title for one in catalogue.load()}
+    return titles[exercise].lower().replace(" ", "-")
+
+
+class TestReadme:
+    README = blocks.REPOSITORY / "README.md"
+    PORT = "10000"
+
+    @pytest.mark.slow
+    def test_everything_in_it_runs_as_pasted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With another port, which is free; the server is the one that README says to start."""
+        monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "key"))
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = str(probe.getsockname()[1])
+        text = self.README.read_text()
+        assert text.count(self.PORT) == 2
+        page = tmp_path / "README.md"
+        page.write_text(text.replace(self.PORT, port))
+        for block in blocks.find(page, "python"):
+            if block.title:
+                (tmp_path / block.title).write_text(block.text)
+        command = next(
+            line
+            for block in blocks.find(page)
+            for line in block.lines
+            if line.startswith("python -m miniray.worker_server ")
+        )
+        server = subprocess.Popen(
+            [sys.executable, *command.split()[1:]],
+            cwd=tmp_path,
+            env=blocks._environment() | {"PYTHONPATH": str(blocks.REPOSITORY)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert server.stdout
+            assert port in server.stdout.readline()
+            assert blocks.run_python(page) == 7
+        finally:
+            server.terminate()
+            server.communicate(timeout=30)
+
+    def test_it_says_how_long_the_course_takes(self) -> None:
+        minutes = sum(part_pages.count_chapter(page).minutes for page in CHAPTERS)
+        hours = f"{round(minutes / 30) / 2:g} hours"
+        said = f"{len(STAGE_PARTS)} parts of at most {PART_MINUTES_MAX} minutes, about {hours}"
+        assert said in self.README.read_text()
+
+    def test_its_first_screen_says_what_it_is_for_whom_and_what_for(self) -> None:
+        screen = self.README.read_text().split("![")[0]
+        assert len(screen.splitlines()) <= 30
+        for words in ("A course, and the package", "for you", "Afterwards", "stages.story dies 1"):
+            assert words in screen
+
+
+class TestTimes:
+    def test_each_kind_of_thing_is_counted_once(self) -> None:
+        text = textwrap.dedent(
+            """\
+            ---
+            title: not counted
+            ---
+            Three words, [here](../exercises.md#framing).
+
+            ??? predict "Two words"
+
+                One
+
+            ```python
+            x = 1
+
+            y = 2
+            ```
+
+            ```console
+            $ python -m thing
+            printed
+            ```
+
+            ```sh
+            python -m exercises lab kill-worker
+            python -m exercises check framing
+            ```
+            """
+        )
+        counts = times.count(text)
+        expected = {"words": 7, "code_lines": 2, "shown_lines": 1, "runs": 1, "predictions": 1}
+        assert vars(counts) == {**expected, "labs": 1, "exercises": 1, "skimmed_lines": 0}
+
+    def test_the_first_edition_takes_what_its_reader_said(self) -> None:
+        first = TIMES["first_edition"]
+        low, high = first["minutes"]
+        for chapter in first["chapters"]:
+            minutes = times.Counts(**chapter).minutes
+            assert low - first["tolerance"] <= minutes <= high + first["tolerance"], chapter
+
+    def test_an_exercise_takes_as_many_attempts_as_in_the_recorded_session(self) -> None:
+        session = tomllib.loads((blocks.REPOSITORY / "tests/newcomer/session.toml").read_text())
+        tried = Counter(attempt["exercise"] for attempt in session["attempt"])
+        minutes = TIMES["attempts"]["minutes_each"] * tried.total() / len(tried)
+        assert abs(times.EXERCISE_MINUTES - minutes) <= TIMES["attempts"]["tolerance"]
 
 
 class TestPieces:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stages import __main__ as tool
-from stages import snapshots
+from stages import parts, snapshots
 from stages.capabilities import CAPABILITIES, MINIRAY
 from tests.support import namespaces, ssh
 
@@ -219,6 +219,86 @@ class TestTool:
         change.before.append("y")
         with pytest.raises(ValueError, match=r"\+Door"):
             tool.check_reasons([change], {"house": {"addition": [{"names": ["*"]}]}})
+
+
+class TestParts:
+    @pytest.mark.parametrize("stage", range(1, 6))
+    def test_every_new_line_belongs_to_exactly_one_part(self, stage: int) -> None:
+        lines = parts.new_lines(stage)
+        homeless = {f"{one.module}.py: {one.piece}" for one in lines if not one.part}
+        assert not homeless, f"name them in stages/parts.toml: {sorted(homeless)}"
+        ours = [part for part in parts.load() if part.stage == stage]
+        names = [
+            (module, name) for part in ours for module, named in part.code.items() for name in named
+        ]
+        assert len(names) == len({*names}), "a piece is named twice"
+        there = {(one.module, one.piece) for one in lines}
+        there |= {(module, "*") for module, _ in there}
+        assert {*names} <= there, "a piece that is named has no new line"
+
+    def test_a_part_is_as_large_as_a_sitting(self) -> None:
+        for part in parts.load():
+            assert parts.LINES_MIN <= part.size <= parts.LINES_MAX or part.why, part
+            assert not (parts.LINES_MIN <= part.size <= parts.LINES_MAX and part.why), part
+
+    @pytest.mark.parametrize("stage", range(1, 6))
+    def test_the_parts_tests_are_the_stages_each_once(self, stage: int) -> None:
+        found = [
+            test for part in parts.load() if part.stage == stage for test in parts.test_ids(part)
+        ]
+        assert sorted(found) == sorted(parts.all_tests(stage))
+        for part in parts.load():
+            for given in part.tests if part.stage == stage else []:
+                assert any(f"{test}.".startswith(f"{given}.") for test in found), given
+
+    def test_show_prints_whole_functions_and_else_what_is_new(self) -> None:
+        text = run("-m", "stages", "show", "2.1").stdout
+        assert "# stage2_remote_worker/wire.py: 39 new lines\n" in text
+        assert "\n    def advance(self, nbytes: int) -> Frame | None:\n" in text
+        assert text.count("\nclass Decoder:\n") == 1
+        assert "BODY_BYTES_MAX = 64" not in text, "stage 1 has it"
+        assert "def detect_lost_peer" not in text, "2.2 has it"
+
+    def test_test_runs_a_parts_tests_and_no_others(self) -> None:
+        done = run("-m", "stages", "test", "1.1")
+        assert "a function that returns is done now and ever after ... ok" in done.stderr
+        assert "Ran 11 tests" in done.stderr
+        assert "zombie" not in done.stderr
+
+    def test_test_runs_on_the_readers_own_copy(self, tmp_path: Path) -> None:
+        copy = tmp_path / "mine" / "stage1"
+        shutil.copytree(STAGES / snapshots.NAMES[0], copy, ignore=shutil.ignore_patterns("test_*"))
+        argv = ("-m", "stages", "test", "1.1", "--in", str(tmp_path / "mine"))
+        assert "OK" in run(*argv).stderr
+        wire = copy / "wire.py"
+        wire.write_text(wire.read_text().replace("PRELUDE.pack(", "PRELUDE.pack(1 + "))
+        done = subprocess.run(
+            [sys.executable, *argv], cwd=REPOSITORY, capture_output=True, text=True, timeout=T
+        )
+        assert done.returncode == 1, done.stderr
+
+    def test_pytest_knows_a_parts_tests_by_keyword(self) -> None:
+        argv = ("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+        text = run(*argv, "stages/stage3_worker_server", "-k", "part3.2").stdout
+        found = [line.partition("/test_")[2] for line in text.splitlines() if "::" in line]
+        wanted = [test.replace(".", ".py::", 1) for test in parts.test_ids(parts.find("3.2"))]
+        assert sorted(found) == sorted(
+            one.removeprefix("test_").replace(".test_", "::test_") for one in wanted
+        )
+
+    @pytest.mark.parametrize(
+        ("argv", "words"),
+        [
+            (("show", "7.1"), "there is no part '7.1'; name one of 1.1, 1.2, 2.1"),
+            (("test", "1.1", "--in", "/no/such"), "there is no such/stage1 here"),
+        ],
+    )
+    def test_what_is_not_there_is_said(self, argv: tuple[str, ...], words: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "stages", *argv], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert words in done.stderr
 
 
 DEMOS = {

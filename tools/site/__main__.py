@@ -9,10 +9,22 @@ import sys
 from benchmarks import report as benchmarks
 from benchmarks import vs
 from exercises import catalogue
+from stages import parts as stage_parts
 from stages import snapshots
 from stages.__main__ import diff_as_markdown, make_tables
 from tools import count_lines
-from tools.site import beyond, blocks, charts, figures, frames, imports, snippets, traces
+from tools.site import (
+    beyond,
+    blocks,
+    charts,
+    figures,
+    frames,
+    imports,
+    parts,
+    snippets,
+    times,
+    traces,
+)
 from tools.site.drawings.sheets import DRAW
 from tools.site.snippets import GENERATED
 
@@ -75,6 +87,12 @@ def generate() -> None:
     mistakes = sum(len(one.wrong_answers) for one in known)
     _write("vs.md", vs.as_markdown(vs.read_results()) + "\n")
     _write("counts.md", f"{len(known)} exercises, and a companion that knows {mistakes} mistakes\n")
+    for page in blocks.pages():
+        _write(times.name_of(page), times.as_markdown(parts.count_chapter(page)))
+    for part in stage_parts.load():
+        name = part.number.replace(".", "-")
+        _write(f"part-{name}.md", parts.head(part))
+        _write(f"point-{name}.md", parts.point(part))
     print(
         f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs",
         file=sys.stderr,

@@ -130,6 +130,24 @@ def stage4() -> Figure:
     return figure
 
 
+def ready_line() -> Figure:
+    figure = Figure(660, 176, "What a session prints: noise, then the marker and one line of JSON")
+    lines = (
+        ("Welcome to node1! Maintenance on Sunday.", "a greeting", ""),
+        ("bash: module: command not found", "an rc file", ""),
+        ("+ exec /bin/sh -c 'cd /home/me && ...'", "set -x", ""),
+        ('miniray-9f3c... {"host": "10.0.0.7", "port": 40123}', "marker, report", "ours"),
+    )
+    for number, (words, says, kind) in enumerate(lines):
+        y = 10 + 40 * number
+        figure.box(130, y, 430, 32, kind=kind)
+        figure.text(145, y + 21, words, anchor="start")
+        figure.text(118, y + 21, says, anchor="end")
+    figure.line(590, 20, 590, 112, "control")
+    figure.text(600, 70, "noise", anchor="start")
+    return figure
+
+
 def stage5() -> Figure:
     figure = Figure(660, 300, "A coordinator that talks to eight ranks, which talk to each other")
     figure.box(245, 8, 170, 56, "coordinator", "RemoteWorker 0..7", kind="ours")
@@ -148,4 +166,11 @@ def stage5() -> Figure:
     return figure
 
 
-FIGURES = {"stage1": stage1, "stage2": stage2, "stage3": stage3, "stage4": stage4, "stage5": stage5}
+FIGURES = {
+    "stage1": stage1,
+    "stage2": stage2,
+    "stage3": stage3,
+    "stage4": stage4,
+    "stage5": stage5,
+    "ready-line": ready_line,
+}

@@ -15,7 +15,7 @@ from tools.site.blocks import DOCS, REPOSITORY, pages
 GENERATED = DOCS / "generated"
 REFERENCE = re.compile(r'--8<-- "generated/code/([\w/]+)/([\w.]+)\.py"')
 PIECE = re.compile(r'--8<-- "generated/pieces/([\w-]+)\.py"')
-LINES_MAX = 25
+LINES_MAX = 28
 # File, beginning of the first line, beginning of the last line. The first is in the file once.
 PIECES = {
     "thinking-before": (
