@@ -1,4 +1,4 @@
-"""Find the exercises, and make each one's starter from its solution."""
+"""Find the exercises. Most of them *are* functions of a stage: its own text is the solution."""
 
 import re
 import tomllib
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent
+from exercises import functions
+from stages import snapshots
+
+ROOT = Path(__file__).resolve().parent
 BEGIN, END = "# begin yours", "# end yours"
 
 
@@ -25,24 +28,53 @@ class WrongAnswer:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: its folder holds everything there is to it."""
+    """One exercise: its folder holds everything there is to it, but for the stage's functions.
+
+    `functions` are the names of those that the reader writes, such as "process.Process.stop". A
+    side exercise has none: its folder has a solution.py, of which the starter is made.
+    """
 
     name: str
     stage: int
     order: int
     title: str
     task: str
+    why: str
+    minutes: int
     folder: Path
+    functions: tuple[str, ...]
+    remarks: dict[str, str]
     wrong_answers: tuple[WrongAnswer, ...]
 
     @property
-    def answer(self) -> Path:
-        """The file that the reader edits."""
-        return self.folder / "answer.py"
+    def is_side(self) -> bool:
+        """Whether no stage has a function of this kind."""
+        return not self.functions
 
     @property
     def solution(self) -> str:
-        return (self.folder / "solution.py").read_text()
+        """Ours: the stage's functions, or the file of a side exercise."""
+        if self.is_side:
+            return (self.folder / "solution.py").read_text()
+        return self._show({name: own(self.stage, name) for name in self.functions})
+
+    @property
+    def starter(self) -> str:
+        """What the reader begins with."""
+        if self.is_side:
+            return make_starter(self.solution)
+        return self._show({name: self.opened(name) for name in self.functions})
+
+    def _show(self, texts: dict[str, str]) -> str:
+        """Return functions as one text, each with where it stands."""
+        return "\n\n".join(f"# {where(name)}\n{text}" for name, text in texts.items())
+
+    def opened(self, function: str) -> str:
+        """Return a function of the stage as the reader gets it."""
+        error = f"{function.partition('.')[2]} is yours to write: {self.name}"
+        return functions.open_up(
+            own(self.stage, function), self.remarks.get(function, "Yours."), error
+        )
 
     @property
     def hints(self) -> list[str]:
@@ -52,10 +84,49 @@ class Exercise:
             for part in re.split(r"(?m)^## ", (self.folder / "hints.md").read_text())[1:]
         ]
 
-    def is_started(self) -> bool:
-        """Return whether the reader's file is more than the starter."""
-        starter = make_starter(self.solution).encode()
-        return self.answer.exists() and self.answer.read_bytes() != starter
+    def mistaken(self, wrong: str) -> dict[str, str]:
+        """Return the text of each function, by its name, with a mistake of the catalogue.
+
+        A side exercise has one text, under the name "".
+        """
+        if self.is_side:
+            patch = (self.folder / "mutants" / f"{wrong}.patch").read_text()
+            return {"": apply_patch(self.solution, patch)}
+        return self.named((self.folder / "mutants" / f"{wrong}.py").read_text())
+
+    def named(self, text: str) -> dict[str, str]:
+        """Return functions written one below the other, by the names that the exercise has."""
+        full = {name.rpartition(".")[2]: name for name in self.functions}
+        return {full[name]: one for name, one in functions.by_name(text).items()}
+
+
+def where(function: str) -> str:
+    """Return what a person calls a function: the file, and the name in it."""
+    module, _, name = function.partition(".")
+    return f"{module}.py: {name}"
+
+
+def own(stage: int, function: str) -> str:
+    """Return the stage's own text of a function; raise LookupError if it has none."""
+    module, _, name = function.partition(".")
+    return functions.cut(source(stage, module), name)
+
+
+def has(stage: int, function: str) -> bool:
+    """Return whether a stage has a function of this name."""
+    module, _, name = function.partition(".")
+    file = folder_of(stage) / f"{module}.py"
+    return file.exists() and functions.find(file.read_text(), name) is not None
+
+
+def source(stage: int, module: str) -> str:
+    """Return the text of a stage's module."""
+    return (folder_of(stage) / f"{module}.py").read_text()
+
+
+def folder_of(stage: int) -> Path:
+    """Return where a stage lies."""
+    return ROOT.parent / "stages" / snapshots.NAMES[stage - 1]
 
 
 def load(root: Path = ROOT) -> list[Exercise]:
@@ -84,7 +155,11 @@ def _load(file: Path) -> Exercise:
         order=fields["order"],
         title=fields["title"],
         task=fields["task"].strip(),
+        why=fields.get("why", "").strip(),
+        minutes=fields.get("minutes", 15),
         folder=file.parent,
+        functions=tuple(fields.get("functions", ())),
+        remarks=fields.get("remarks", {}),
         wrong_answers=wrong_answers,
     )
 

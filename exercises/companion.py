@@ -6,18 +6,19 @@ import difflib
 import io
 import json
 import os
-import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from exercises import catalogue, doctor, report, runner, trace
+from exercises import catalogue, doctor, mine, report, runner, trace, train, trial
 from exercises.catalogue import Exercise
-from exercises.progress import FOLDER, Progress
+from exercises.progress import Progress
 from exercises.runner import HUNG, PASSED
 
 OK, WRONG, SET_UP, STUCK = 0, 1, 2, 3
 WATCH_S = 0.3
+STEPS_MAX = 1000
 STAGES = {
     1: "a worker behind a socketpair",
     2: "the same over TCP",
@@ -64,16 +65,26 @@ def _make_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    check = add("check", check_answer, "check your answer; without a name, the next one")
+    start = add(
+        "start", start_stage, "make my_miniray/, your own copy, at a stage; nothing is lost"
+    )
+    start.add_argument("stage", type=int, nargs="?", choices=tuple(STAGES))
+    check = add("check", check_answer, "check what you wrote; without a name, the next one")
     check.add_argument("name", nargs="?")
+    check.add_argument("--quick", action="store_true", help="without the stage's own tests")
     check.add_argument("--watch", action="store_true", help="check again whenever you save")
     hint = add("hint", show_hint, "show the next of three hints, or all that you have seen")
     hint.add_argument("name", nargs="?")
     solution = add("solution", show_solution, "show ours, once you have passed")
     solution.add_argument("name", nargs="?")
     solution.add_argument("--give-up", action="store_true", help="before you have passed, too")
-    reset = add("reset", reset_answer, "begin again; your file is kept beside the progress")
+    reset = add("reset", reset_answer, "begin one again; what you wrote is kept")
     reset.add_argument("name")
+    demo = add("demo", run_demo, "run a stage's demo on your code")
+    demo.add_argument("stage", type=int, nargs="?", choices=tuple(STAGES))
+    trained = add("train", run_training, "train on eight ranks, on your code, with a certificate")
+    trained.add_argument("--name", default="", help="whose name the certificate bears")
+    trained.add_argument("--steps", type=_count, default=40, help="how many (default: 40)")
     diff = add("diff", show_diff, "what changes from one stage to another")
     diff.add_argument("before")
     diff.add_argument("after")
@@ -89,12 +100,17 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not 1 <= int(text) <= STEPS_MAX:
+        raise argparse.ArgumentTypeError(f"1 to {STEPS_MAX}, not {text}")
+    return int(text)
+
+
 def find(name: str | None) -> Exercise:
     """Return an exercise by its name, or the next that has not been passed."""
     exercises = catalogue.load()
     if name is None:
-        passed = Progress.load().passed
-        return next((one for one in exercises if one.name not in passed), exercises[-1])
+        return report.next_of(exercises, Progress.load()) or exercises[-1]
     for one in exercises:
         if one.name == name:
             return one
@@ -109,54 +125,106 @@ def show_overview(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def start_stage(arguments: argparse.Namespace) -> int:
+    """Make the reader's copy of a stage, if there is none; what is there stays."""
+    progress = Progress.load()
+    stage = arguments.stage or progress.stage
+    fresh = not mine.is_there(stage)
+    said = mine.prepare(stage, progress)
+    if arguments.stage:
+        progress.stage = stage
+    progress.save()
+    exercises = [one for one in catalogue.load() if one.stage == stage]
+    print(report.started(stage, fresh, said, exercises, report.next_of(exercises, progress)))
+    return OK
+
+
 def check_answer(arguments: argparse.Namespace) -> int:
     """Check once, or again and again."""
     exercise = find(arguments.name)
-    before = _stamp(exercise.answer)
-    status = _check(exercise)
+    before = _stamp(exercise)
+    status = _check(exercise, quick=arguments.quick)
     while arguments.watch:
         print(report.paint("\n  watching; save the file, or press Ctrl-C", "dim"), flush=True)
-        before = _wait_for_change(exercise.answer, before)
+        before = _wait_for_change(exercise, before)
         if sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
-        status = _check(exercise)
+        status = _check(exercise, quick=arguments.quick)
         if status == OK and (following := find(None)).name != exercise.name:
-            exercise, before = following, _stamp(following.answer)
+            mine.prepare(following.stage, Progress.load())
+            exercise, before = following, _stamp(following)
     return status
 
 
-def _wait_for_change(file: Path, before: tuple[int, int]) -> tuple[int, int]:
-    while (now := _stamp(file)) in (before, (0, 0)):  # the latter while an editor replaces it
+Stamp = list[tuple[int, int]]
+
+
+def _wait_for_change(exercise: Exercise, before: Stamp) -> Stamp:
+    while (now := _stamp(exercise)) == before or (0, 0) in now:  # while an editor replaces it
         time.sleep(WATCH_S)
     return now
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    with contextlib.suppress(OSError):  # an editor may be replacing it
-        status = file.stat()
-        return status.st_mtime_ns, status.st_size
-    return 0, 0
+def _stamp(exercise: Exercise) -> Stamp:
+    stamps = []
+    for file in mine.files_of(exercise):
+        stamp = (0, 0)
+        with contextlib.suppress(OSError):  # an editor may be replacing it
+            status = file.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+        stamps.append(stamp)
+    return stamps
 
 
-def _check(exercise: Exercise) -> int:
-    if not exercise.answer.exists():
-        exercise.answer.write_text(catalogue.make_starter(exercise.solution))
-    if not exercise.is_started():
+def _check(exercise: Exercise, *, quick: bool) -> int:
+    progress = Progress.load()
+    for line in mine.prepare(exercise.stage, progress):
+        print(f"  {line}")
+    progress.save()
+    if not mine.is_started(exercise):
         print(report.not_started(exercise))
         return WRONG
-    outcomes = runner.run(exercise, exercise.answer)
-    last = outcomes[-1]
-    progress = Progress.load()
-    if last.kind != PASSED:
-        print(report.failure(exercise, last, runner.diagnose(exercise, last)))
-        return STUCK if last.kind == HUNG else WRONG
+    with mine.bench_for(exercise, progress) as bench:
+        outcomes = runner.run(exercise, bench)
+        last = outcomes[-1]
+        if last.kind != PASSED:
+            print(report.failure(exercise, last, runner.diagnose(exercise, last)))
+            return STUCK if last.kind == HUNG else WRONG
+        tests = None
+        if not exercise.is_side and not quick:
+            with _counting(f"stage {exercise.stage}'s own tests, on your copy") as tell:
+                tests = trial.run_tests(bench, tell)
+            if tests.failures:
+                print(report.tests_failed(exercise, outcomes, tests))
+                return WRONG
     fresh = exercise.name not in progress.passed
     progress.passed += [exercise.name] if fresh else []
-    following = [one for one in catalogue.load() if one.name not in progress.passed]
-    print(report.success(exercise, outcomes, following[0] if following else None))
-    if fresh:
-        progress.save()
+    said = mine.carry_on(exercise, progress)
+    exercises = catalogue.load()
+    following = report.next_of(exercises, progress)
+    print(report.success(exercise, outcomes, tests, said, following))
+    stage = [one for one in exercises if one.stage == exercise.stage and not one.is_side]
+    if not exercise.is_side and all(one.name in progress.passed for one in stage):
+        print(report.stage_done(exercise.stage))
+    progress.save()
     return OK
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Yield what shows, on a terminal, how far something that takes long has come."""
+    shown = sys.stdout.isatty()
+
+    def tell(count: int) -> None:
+        if shown:
+            print(f"\r  {what}: {count} ", end="", flush=True)
+
+    tell(0)
+    try:
+        yield tell
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", flush=True)
 
 
 def show_hint(arguments: argparse.Namespace) -> int:
@@ -168,7 +236,7 @@ def show_hint(arguments: argparse.Namespace) -> int:
     progress.save()
     for number, hint in enumerate(exercise.hints[:level], 1):
         print(report.paint(f"hint {number} of {len(exercise.hints)}", "bold"))
-        print("\n".join(f"  {line}".rstrip() for line in hint.splitlines()), "\n")
+        print(report.show_hint(hint), "\n")
     more = "hint" if level < len(exercise.hints) else "solution --give-up"
     print(f"  next: {report.command(f'check {exercise.name}')}, or {more} {exercise.name}")
     return OK
@@ -195,18 +263,55 @@ def show_solution(arguments: argparse.Namespace) -> int:
 def reset_answer(arguments: argparse.Namespace) -> int:
     """Put the starter back."""
     exercise = find(arguments.name)
-    if exercise.is_started():
-        FOLDER.mkdir(exist_ok=True)
-        kept = FOLDER / f"{exercise.name}.{time.strftime('%Y%m%d-%H%M%S')}.py"
-        shutil.copy(exercise.answer, kept)
-        print(f"your file is kept as {kept}")
-    exercise.answer.write_text(catalogue.make_starter(exercise.solution))
     progress = Progress.load()
+    mine.prepare(exercise.stage, progress)
+    if mine.is_started(exercise):
+        for kept in mine.reset(exercise):
+            print(f"your file is kept as {report.show_path(kept)}")
     progress.passed = [name for name in progress.passed if name != exercise.name]
     progress.hints.pop(exercise.name, None)
     progress.save()
     print(f"{exercise.name}: back at the start")
     return OK
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Run the demo of a stage, by default of the last that the reader has begun."""
+    progress = Progress.load()
+    begun = [stage for stage in STAGES if mine.is_there(stage)]
+    stage = arguments.stage or (begun[-1] if begun else progress.stage)
+    if missing := trial.missing_for(stage):
+        raise LookupError(missing)
+    mine.prepare(stage, progress)
+    progress.save()
+    print(report.whose(stage, mine.open_names(stage, progress)), flush=True)
+    with mine.bench(stage, progress.passed) as bench:
+        return WRONG if trial.run_demo(bench, []) else OK
+
+
+def run_training(arguments: argparse.Namespace) -> int:
+    """Train on the reader's copy of the last stage, and write the certificate."""
+    if missing := trial.missing_for(train.STAGE):
+        raise LookupError(missing)
+    progress = Progress.load()
+    for line in mine.prepare(train.STAGE, progress):
+        print(f"  {line}")
+    progress.save()
+    found = train.owners(progress)
+    print(report.owners(found), flush=True)
+    with mine.bench(train.STAGE, progress.passed) as bench:
+        result = train.run(bench, arguments.steps, _tell)
+    if result.fault:
+        print(report.training_failed(result), file=sys.stderr)
+        return WRONG
+    train.CERTIFICATE.write_text(train.certificate(result, found, arguments.name))
+    print(report.trained(result, found))
+    return OK if result.difference <= train.SAME else WRONG
+
+
+def _tell(words: str) -> None:
+    if words:
+        print(f"  {words}", flush=True)
 
 
 def show_diff(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
 """Run an exercise's checks on an answer, each in a process of its own that cannot outlive it."""
 
+import compileall
 import contextlib
 import ctypes
 import faulthandler
+import importlib
 import importlib.util
 import json
 import os
@@ -22,6 +24,7 @@ from typing import Any
 
 from exercises.catalogue import Exercise, WrongAnswer
 from exercises.checking import Check, Wrong, children
+from exercises.mine import Bench
 
 BUDGET_S = 1.7  # for all checks of an exercise together, so that the answer comes within two
 STACK_LINES_MAX = 6
@@ -46,11 +49,22 @@ class Outcome:
     details: list[str] = field(default_factory=list)
 
 
-def run(exercise: Exercise, answer: Path, budget_s: float = BUDGET_S) -> list[Outcome]:
+class Package:
+    """A package whose modules are imported when they are asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, module: str) -> ModuleType:
+        return importlib.import_module(f"{self._name}.{module}")
+
+
+def run(exercise: Exercise, answer: Bench, budget_s: float = BUDGET_S) -> list[Outcome]:
     """Run the checks in their order up to the first that fails; return how each went."""
+    compileall.compile_dir(answer.folder, quiet=2)  # once, and not in every process
     deadline = time.monotonic() + budget_s
     outcomes: list[Outcome] = []
-    with _parent_of_orphans():
+    with parent_of_orphans():
         for name, check in find_checks(exercise):
             outcomes.append(_run_one(name, check, answer, deadline))
             if outcomes[-1].kind != PASSED:
@@ -78,14 +92,14 @@ def load_module(path: Path, name: str) -> ModuleType:
 def diagnose(exercise: Exercise, outcome: Outcome) -> WrongAnswer | None:
     """Return the known mistake that a failed check looks like."""
     for one in exercise.wrong_answers:
-        same = one.check == outcome.check and one.outcome == outcome.kind
+        same = re.fullmatch(one.check, outcome.check) and one.outcome == outcome.kind
         if same and re.search(one.happened, outcome.happened):
             return one
     return None
 
 
 @contextlib.contextmanager
-def _parent_of_orphans() -> Iterator[None]:
+def parent_of_orphans() -> Iterator[None]:
     """Become the parent of whatever a check leaves behind, instead of process 1."""
     libc, before = ctypes.CDLL(None), ctypes.c_int()
     libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
@@ -96,7 +110,7 @@ def _parent_of_orphans() -> Iterator[None]:
         libc.prctl(PR_SET_CHILD_SUBREAPER, before.value)
 
 
-def _run_one(name: str, check: Check, answer: Path, deadline: float) -> Outcome:
+def _run_one(name: str, check: Check, answer: Bench, deadline: float) -> Outcome:
     spared = {*children()}
     did = " ".join((check.__doc__ or name).split())
     result_read, result_write = os.pipe()
@@ -116,11 +130,11 @@ def _run_one(name: str, check: Check, answer: Path, deadline: float) -> Outcome:
                 if report is not None:
                     outcome = Outcome(name, did, **report)
                 else:
-                    outcome = _describe_hang(name, did, pid, stack, notes.fileno())
+                    outcome = _describe_hang(answer, name, did, pid, stack, notes.fileno())
         finally:  # also when somebody presses Ctrl-C
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # at once, or it might fork faster than we kill
-            _end_all_but(spared)
+            end_all_but(spared)
         output.seek(0)
         printed = output.read(OUTPUT_CHARS_MAX).decode(errors="replace").splitlines()
         if printed and outcome.kind != PASSED:
@@ -152,7 +166,7 @@ def _wait_for_report(pid: int, result: int, deadline: float) -> dict[str, Any] |
 
 
 def _run_in_child(
-    check: Check, answer: Path, result: int, notes: int, stack: Any, output: Any
+    check: Check, answer: Bench, result: int, notes: int, stack: Any, output: Any
 ) -> None:
     report: dict[str, Any] = {"kind": PASSED}
     pid = os.getpid()
@@ -167,7 +181,7 @@ def _run_in_child(
         faulthandler.register(signal.SIGUSR1, file=stack)
         resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_BYTES_MAX, OUTPUT_BYTES_MAX))
         sys.dont_write_bytecode = True
-        check(load_module(answer, "answer"))
+        check(_load(answer))
     except Wrong as wrong:
         report = {"kind": WRONG, "expected": wrong.expected, "happened": wrong.happened}
         report["where"] = _last_line_in(answer, wrong.__cause__ or wrong)
@@ -181,13 +195,26 @@ def _run_in_child(
         os._exit(0)
 
 
-def _last_line_in(answer: Path, error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.filename == str(answer):
-        return f"{answer.name}:{error.lineno}"
-    frames = [
-        one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(answer)
-    ]
-    return f"{answer.name}:{frames[-1].lineno}" if frames else ""
+def _load(answer: Bench) -> Any:
+    """Return what a check calls: a package of modules, or the one file of a side exercise."""
+    if not answer.package:
+        (file,) = answer.folder.glob("*.py")
+        return load_module(file, file.stem)
+    sys.path.insert(0, str(answer.root))
+    return Package(answer.package)
+
+
+def _last_line_in(answer: Bench, error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        places = [(Path(error.filename), error.lineno or 0)]
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [(Path(one.filename), one.lineno or 0) for one in frames]
+    places = [(file, number) for file, number in places if file.parent == answer.folder]
+    if not places:
+        return ""
+    file, number = places[-1]
+    return f"{file.name}:{answer.number(file, number)}"
 
 
 def _how_it_ended(pid: int) -> str:
@@ -196,7 +223,7 @@ def _how_it_ended(pid: int) -> str:
     return f"the process that ran your code ended with {how}, in the middle of the check"
 
 
-def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Outcome:
+def _describe_hang(answer: Bench, name: str, did: str, pid: int, stack: Any, notes: int) -> Outcome:
     """Ask a process that hangs where it is and what it holds, before it is killed."""
     descriptors = sorted(os.listdir(f"/proc/{pid}/fd"), key=int)
     targets = [_target(pid, descriptor) for descriptor in descriptors]
@@ -212,7 +239,8 @@ def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Out
     calls = [line for line in lines if line.startswith("File ")]
     until = [number for number, line in enumerate(calls) if 'checks.py", ' in line]
     calls = calls[: until[-1] + 1 if until else STACK_LINES_MAX]  # what called that is ours
-    mine = next((line for line in calls if "answer.py" in line), "")
+    calls = [_in_the_readers_lines(line, answer) for line in calls]
+    mine = next((line for line in calls if f'File "{answer.folder}/' in line), "")
     match = re.search(r'File ".*?([^/"]+)", line (\d+) in (\w+)', mine)
     said = b""
     while select.select([notes], [], [], 0)[0] and (piece := os.read(notes, 4096)):
@@ -234,6 +262,15 @@ def _describe_hang(name: str, did: str, pid: int, stack: Any, notes: int) -> Out
     )
 
 
+def _in_the_readers_lines(line: str, answer: Bench) -> str:
+    """Return a line of a traceback with the number that it has in the reader's file."""
+    match = re.search(r'File "([^"]+)", line (\d+)', line)
+    if match is None or Path(match[1]).parent != answer.folder:
+        return line
+    number = answer.number(Path(match[1]), int(match[2]))
+    return line.replace(f'", line {match[2]}', f'", line {number}')
+
+
 def _list(pids: list[str]) -> str:
     more = len(pids) - CHILDREN_SHOWN_MAX
     shown = " ".join(pids[:CHILDREN_SHOWN_MAX]) or "none"
@@ -251,7 +288,7 @@ def _target(pid: int, descriptor: str) -> str:
         return ""
 
 
-def _end_all_but(spared: set[int]) -> None:
+def end_all_but(spared: set[int]) -> None:
     """Kill and reap the children of this process, and what it inherits from them."""
     while left := {*children()} - spared:
         for pid in left:

@@ -13,11 +13,23 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from exercises import catalogue, checking, companion, progress, report, runner, trace
+from exercises import (
+    catalogue,
+    checking,
+    companion,
+    functions,
+    mine,
+    progress,
+    report,
+    runner,
+    trace,
+)
 from exercises.catalogue import Exercise, WrongAnswer
+from stages import snapshots
 from tests.support import poll, processes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,9 +50,21 @@ def exercise_id(value: Exercise | WrongAnswer) -> str:
     return value.name
 
 
-@pytest.fixture
-def answer(tmp_path: Path) -> Path:
-    return tmp_path / "answer.py"
+def solution_of(exercise: Exercise) -> dict[str, str]:
+    """Return the stage's own text of each function, or the solution of a side exercise."""
+    if exercise.is_side:
+        return {"": exercise.solution}
+    return {name: catalogue.own(exercise.stage, name) for name in exercise.functions}
+
+
+def starter_of(exercise: Exercise) -> dict[str, str]:
+    if exercise.is_side:
+        return {"": exercise.starter}
+    return {name: exercise.opened(name) for name in exercise.functions}
+
+
+def named(name: str) -> Exercise:
+    return next(one for one in EXERCISES if one.name == name)
 
 
 class TestCatalogue:
@@ -61,32 +85,42 @@ class TestCatalogue:
         assert exercise.title
         assert exercise.task
         assert len(exercise.hints) == 3
-        assert 3 <= len(exercise.wrong_answers) <= 6
+        assert exercise.why
+        assert 5 <= exercise.minutes <= 30
+        assert 3 <= len(exercise.wrong_answers) <= 9
         checks = [name for name, _ in runner.find_checks(exercise)]
         for wrong in exercise.wrong_answers:
-            assert wrong.check in checks
+            assert any(re.fullmatch(wrong.check, name) for name in checks), wrong.check
             assert wrong.misconception.endswith(".")
             assert wrong.symptom
             assert wrong.hint
-        patches = {path.stem for path in (exercise.folder / "mutants").glob("*.patch")}
-        assert patches == {wrong.name for wrong in exercise.wrong_answers}
+        mutants = (exercise.folder / "mutants").iterdir()
+        assert {path.stem for path in mutants} == {wrong.name for wrong in exercise.wrong_answers}
 
     @pytest.mark.parametrize("exercise", EXERCISES, ids=exercise_id)
-    def test_the_starter_is_made_from_the_solution_and_solving_only_adds_lines(
-        self, exercise: Exercise
-    ) -> None:
-        committed = subprocess.run(
-            ["git", "show", f":{exercise.answer.relative_to(REPOSITORY)}"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-        )
-        text = committed.stdout if committed.returncode == 0 else exercise.answer.read_text()
-        starter = catalogue.make_starter(exercise.solution)
-        assert text == starter, "run: python -m exercises reset NAME"
-        remaining = iter(exercise.solution.splitlines())
-        assert all(line in remaining for line in starter.splitlines())
-        assert len(starter.splitlines()) < len(exercise.solution.splitlines())
+    def test_the_starter_is_the_solution_without_what_is_yours(self, exercise: Exercise) -> None:
+        assert not (exercise.folder / "answer.py").exists(), "the reader writes in my_miniray/"
+        if exercise.is_side:
+            remaining = iter(exercise.solution.splitlines())
+            assert all(line in remaining for line in exercise.starter.splitlines())
+            assert len(exercise.starter.splitlines()) < len(exercise.solution.splitlines())
+            return
+        assert {*exercise.remarks} == {*exercise.functions}
+        for name, text in solution_of(exercise).items():
+            opened = exercise.opened(name)
+            assert functions.is_open(opened)
+            assert not functions.is_open(text)
+            head = [ast.parse(one).body[0] for one in (text, opened)]
+            assert isinstance(head[0], ast.FunctionDef)
+            assert isinstance(head[1], ast.FunctionDef)
+            assert ast.dump(head[0].args) == ast.dump(head[1].args)
+            assert ast.get_docstring(head[0]) == ast.get_docstring(head[1])
+            assert max(map(len, opened.splitlines())) <= 100
+
+    def test_a_function_is_one_exercise(self) -> None:
+        names = [name for one in EXERCISES for name in one.functions]
+        assert len(set(names)) == len(names)
+        assert sum(not one.is_side for one in EXERCISES) >= 15
 
     def test_the_companion_needs_nothing_but_python(self) -> None:
         script = (
@@ -102,26 +136,26 @@ class TestCatalogue:
 
 class TestChecks:
     @pytest.mark.parametrize("exercise", EXERCISES, ids=exercise_id)
-    def test_the_solution_passes_and_leaves_nothing(self, exercise: Exercise, answer: Path) -> None:
-        answer.write_text(exercise.solution)
-        outcomes = runner.run(exercise, answer, PATIENCE_S)
+    def test_the_solution_passes_and_leaves_nothing(self, exercise: Exercise) -> None:
+        with mine.bench_of(exercise, solution_of(exercise)) as bench:
+            outcomes = runner.run(exercise, bench, PATIENCE_S)
         assert [one for one in outcomes if one.kind != runner.PASSED] == []
         assert len(outcomes) == len(runner.find_checks(exercise))
+        assert not processes.descendants()
 
     @pytest.mark.parametrize("exercise", EXERCISES, ids=exercise_id)
-    def test_the_starter_does_not_pass(self, exercise: Exercise, answer: Path) -> None:
-        answer.write_text(catalogue.make_starter(exercise.solution))
-        assert runner.run(exercise, answer, 0.5)[-1].kind != runner.PASSED
+    def test_the_starter_does_not_pass(self, exercise: Exercise) -> None:
+        with mine.bench_of(exercise, starter_of(exercise)) as bench:
+            assert runner.run(exercise, bench, 0.5)[-1].kind != runner.PASSED
 
     @pytest.mark.thorough
     @pytest.mark.parametrize(("exercise", "wrong"), MARKED, ids=exercise_id)
     def test_a_wrong_answer_gets_exactly_its_hint(
-        self, exercise: Exercise, wrong: WrongAnswer, answer: Path
+        self, exercise: Exercise, wrong: WrongAnswer
     ) -> None:
-        patch = (exercise.folder / "mutants" / f"{wrong.name}.patch").read_text()
-        answer.write_text(catalogue.apply_patch(exercise.solution, patch))
         budget_s = 2.5 if wrong.outcome == runner.HUNG else PATIENCE_S
-        outcome = runner.run(exercise, answer, budget_s)[-1]
+        with mine.bench_of(exercise, exercise.mistaken(wrong.name)) as bench:
+            outcome = runner.run(exercise, bench, budget_s)[-1]
         assert outcome.kind != runner.PASSED
         found = runner.diagnose(exercise, outcome)
         assert found is not None, outcome
@@ -130,22 +164,24 @@ class TestChecks:
 
 REPEAT = """
 import sys
-from exercises import catalogue, runner
+from exercises import catalogue, mine, runner
 
 (exercise,) = [one for one in catalogue.load() if one.name == sys.argv[1]]
-for _ in range(int(sys.argv[2])):
-    last = runner.run(exercise, exercise.folder / "solution.py", float(sys.argv[3]))[-1]
-    if last.kind != runner.PASSED:
-        sys.exit(f"{exercise.name}: {last}")
+texts = {name: catalogue.own(exercise.stage, name) for name in exercise.functions}
+with mine.bench_of(exercise, texts or {"": exercise.solution}) as bench:
+    for _ in range(int(sys.argv[2])):
+        last = runner.run(exercise, bench, float(sys.argv[3]))[-1]
+        if last.kind != runner.PASSED:
+            sys.exit(f"{exercise.name}: {last}")
 """
 
 
 @pytest.mark.slow
-def test_solutions_pass_fifty_times_under_load() -> None:
+def test_solutions_pass_many_times_under_load() -> None:
     """All of them at once, which is load enough for two cores."""
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", REPEAT, one.name, "50", "30"],
+            [sys.executable, "-c", REPEAT, one.name, "20", "30"],
             cwd=REPOSITORY,
             stderr=subprocess.PIPE,
             text=True,
@@ -229,14 +265,14 @@ def made_up(tmp_path: Path) -> Exercise:
 
 class TestRunner:
     def run(self, exercise: Exercise, text: str, budget_s: float = 1.5) -> runner.Outcome:
-        exercise.answer.write_text(text)
-        return runner.run(exercise, exercise.answer, budget_s)[-1]
+        with mine.bench_of(exercise, {"": text}) as bench:
+            return runner.run(exercise, bench, budget_s)[-1]
 
     def test_it_runs_the_readers_file_and_not_the_solution(self, made_up: Exercise) -> None:
         (made_up.folder / "solution.py").write_text("raise SystemExit('the solution was run')\n")
         outcome = self.run(made_up, "def work():\n    raise LookupError('it is mine')\n")
         assert (outcome.kind, outcome.happened) == (runner.RAISED, "LookupError: it is mine")
-        assert outcome.where == "answer.py:2"
+        assert outcome.where == "made_up.py:2"
 
     def test_a_hang_is_ended_in_time_and_described(self, made_up: Exercise) -> None:
         text = """import os, socket
@@ -257,10 +293,10 @@ def work():
         started = time.monotonic()
         outcome = self.run(made_up, text, budget_s=0.5)
         assert time.monotonic() - started < 10
-        assert (outcome.kind, outcome.where) == (runner.HUNG, "answer.py:7")
+        assert (outcome.kind, outcome.where) == (runner.HUNG, "made_up.py:7")
         assert outcome.happened == "hung in deep: 3 of 5 bytes had arrived"
         details = "\n".join(outcome.details)
-        assert 'File "answer.py", line 7 in deep' in details
+        assert 'File "made_up.py", line 7 in deep' in details
         assert re.search(r"open sockets and pipes: \d+; pids of children: \d+", details)
 
     def test_an_endless_loop_in_the_answers_import_is_ended(self, made_up: Exercise) -> None:
@@ -332,12 +368,12 @@ def work():
         assert max(map(len, outcome.details)) < 100
 
     def test_ctrl_c_in_a_check_leaves_nothing(self, made_up: Exercise) -> None:
-        made_up.answer.write_text("import time\n\n\ndef work():\n    time.sleep(60)\n")
+        text = "import time\n\n\ndef work():\n    time.sleep(60)\n"
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                runner.run(made_up, made_up.answer, 30)
+                self.run(made_up, text, 30)
         finally:
             signal.signal(signal.SIGALRM, before)
         assert not processes.descendants()
@@ -346,7 +382,7 @@ def work():
         outcome = self.run(made_up, "def work():\n    return (\n")
         assert outcome.kind == runner.RAISED
         assert outcome.happened.startswith("SyntaxError")
-        assert outcome.where.startswith("answer.py:")
+        assert outcome.where.startswith("made_up.py:")
 
     def test_what_it_prints_is_shown_when_it_fails(self, made_up: Exercise) -> None:
         outcome = self.run(made_up, "def work():\n    print('look')\n    raise ValueError\n")
@@ -360,6 +396,66 @@ def work():
         assert catalogue.apply_patch("one\ntwo\nthree\n", patch) == "one\nthree\n"
         with pytest.raises(ValueError, match="does not fit at line 2"):
             catalogue.apply_patch("one\n2\n", patch)
+
+
+MODULE = """\
+import os
+
+LIMIT = 3
+
+
+class Box:
+    # What comes before it stays.
+    def put(self, value: int) -> int:
+        \"""Put a value in.\"""
+        # The first line.
+        return value
+
+
+def helper() -> int:
+    return LIMIT
+
+
+def get() -> int:
+    return helper() + len(os.sep)
+"""
+
+
+class TestFunctions:
+    def test_a_function_is_cut_without_its_indentation(self) -> None:
+        text = functions.cut(MODULE, "Box.put")
+        assert text.splitlines()[0] == "def put(self, value: int) -> int:"
+        assert text.splitlines()[-1] == "    return value"
+        with pytest.raises(LookupError, match=r"no function Box\.get"):
+            functions.cut(MODULE, "Box.get")
+
+    def test_an_opened_function_keeps_its_head_and_docstring(self) -> None:
+        opened = functions.open_up(functions.cut(MODULE, "Box.put"), "Yours.", "not yet")
+        assert opened == (
+            "def put(self, value: int) -> int:\n"
+            '    """Put a value in."""\n'
+            "    # Yours.\n"
+            '    raise NotImplementedError("not yet")\n'
+        )
+        assert functions.is_open(opened)
+        assert not functions.is_open(functions.cut(MODULE, "get"))
+
+    def test_replaced_lines_know_their_number_in_the_old_text(self) -> None:
+        long = "def put(self, value):\n" + "    value += 1\n" * 5 + "    return value\n"
+        new, numbers = functions.replace(
+            MODULE, {"Box.put": long, "nowhere": "def nowhere(): ...\n"}
+        )
+        assert functions.cut(new, "Box.put") == long
+        assert functions.cut(new, "get") == functions.cut(MODULE, "get")
+        lines, old = new.splitlines(), MODULE.splitlines()
+        at = lines.index("def get() -> int:")
+        assert old[numbers[at] - 1] == lines[at]
+        assert numbers[lines.index("    def put(self, value):")] == 8
+
+    def test_companions_are_what_a_function_needs_besides(self) -> None:
+        found = functions.companions(MODULE, "get", {"os"})
+        assert found == ["LIMIT = 3\n", "def helper() -> int:\n    return LIMIT\n"]
+        assert functions.companions(MODULE, "get", {"os", "helper"}) == []
 
 
 def run_companion(*argv: str, root: Path, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -378,14 +474,31 @@ def run_companion(*argv: str, root: Path, timeout: float = 30) -> subprocess.Com
 def copy(tmp_path: Path) -> Path:
     """Return a directory with a copy of the exercises and stages, as a reader has them."""
     for name in ("exercises", "stages"):
-        ignored = shutil.ignore_patterns("__pycache__", ".progress")
+        ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=ignored)
-    for exercise in catalogue.load(tmp_path / "exercises"):
-        exercise.answer.write_text(catalogue.make_starter(exercise.solution))
     return tmp_path
 
 
+def write(root: Path, exercise: Exercise, texts: dict[str, str], stage: int = 0) -> None:
+    """Write functions into the reader's copy below this root, which has to be there."""
+    if exercise.is_side:
+        (root / "my_miniray" / "side" / f"{exercise.name}.py").write_text(texts[""])
+    for name, text in texts.items():
+        if name:
+            file = file_of(root, stage or exercise.stage, name)
+            new, _ = functions.replace(file.read_text(), {name.partition(".")[2]: text})
+            file.write_text(new)
+
+
+def file_of(root: Path, stage: int, name: str) -> Path:
+    module = name.partition(".")[0]
+    return root / "my_miniray" / snapshots.NAMES[stage - 1] / f"{module}.py"
+
+
 def normalise(text: str, root: Path) -> str:
+    text = re.sub(r"\d+\.\d s$", "N s", text, flags=re.MULTILINE)
+    text = re.sub(r'(File "checks.py", line )\d+', r"\1N", text)
+    text = re.sub(r"(sockets and pipes: )\d+", r"\1N", text)
     return text.replace(str(root), "ROOT").replace(f"{Path(sys.executable).name} -m", "python -m")
 
 
@@ -399,24 +512,25 @@ class TestCompanion:
             file.write_text(said)
         assert said == file.read_text()
 
-    def folder(self, root: Path, name: str) -> Path:
-        (found,) = root.glob(f"exercises/stage*/{name}")
-        return found
-
     def solve(self, root: Path, name: str) -> None:
-        folder = self.folder(root, name)
-        (folder / "answer.py").write_text((folder / "solution.py").read_text())
+        run_companion("start", str(named(name).stage), root=root)
+        write(root, named(name), solution_of(named(name)))
 
     def mistake(self, root: Path, name: str, wrong: str) -> None:
-        folder = self.folder(root, name)
-        patch = (folder / "mutants" / f"{wrong}.patch").read_text()
-        text = catalogue.apply_patch((folder / "solution.py").read_text(), patch)
-        (folder / "answer.py").write_text(text)
+        run_companion("start", str(named(name).stage), root=root)
+        write(root, named(name), solution_of(named(name)))
+        write(root, named(name), named(name).mistaken(wrong))
 
     def test_the_map_at_the_start(self, copy: Path) -> None:
         done = run_companion(root=copy)
         assert done.returncode == 0, done.stderr
         self.golden("map", normalise(done.stdout, copy))
+
+    def test_the_start(self, copy: Path) -> None:
+        done = run_companion("start", root=copy)
+        assert done.returncode == 0, done.stderr
+        again = run_companion("start", root=copy)
+        self.golden("start", normalise(f"{done.stdout}\n{again.stdout}", copy))
 
     def test_a_starter_is_not_started_yet(self, copy: Path) -> None:
         done = run_companion("check", root=copy)
@@ -433,8 +547,7 @@ class TestCompanion:
         self.mistake(copy, "who_closes_what", "parent_keeps_the_childs_end")
         done = run_companion("check", "who_closes_what", root=copy)
         assert done.returncode == 3
-        said = re.sub(r'(File "(?!answer)[^"]*", line )\d+', r"\1N", done.stdout)
-        self.golden("hung", normalise(re.sub(r"pipes: \d+", "pipes: N", said), copy))
+        self.golden("hung", normalise(done.stdout, copy))
 
     def test_passing_and_what_comes_next(self, copy: Path) -> None:
         self.solve(copy, "framing")
@@ -461,15 +574,15 @@ class TestCompanion:
         assert "--give-up" in refused.stderr
         given = run_companion("solution", "framing", "--give-up", root=copy)
         assert given.returncode == 0
-        assert "struct.pack" in given.stdout
+        assert "PRELUDE.pack" in given.stdout
 
     def test_reset_keeps_the_readers_file(self, copy: Path) -> None:
         self.solve(copy, "framing")
         assert run_companion("check", "framing", root=copy).returncode == 0
         done = run_companion("reset", "framing", root=copy)
         assert done.returncode == 0
-        (kept,) = (copy / "exercises" / ".progress").glob("framing.*.py")
-        assert "struct.pack" in kept.read_text()
+        (kept,) = (copy / "my_miniray" / "kept").glob("framing.wire.*.py")
+        assert "PRELUDE.pack" in kept.read_text()
         assert run_companion("check", "framing", root=copy).returncode == 1
 
     def test_an_unknown_name_is_set_up_with_a_guess(self, copy: Path) -> None:
@@ -478,7 +591,8 @@ class TestCompanion:
         assert "did you mean short_reads?" in done.stderr
 
     def test_a_file_that_cannot_be_read_is_set_up(self, copy: Path) -> None:
-        answer = self.folder(copy, "framing") / "answer.py"
+        run_companion("start", root=copy)
+        answer = file_of(copy, 1, "wire")
         answer.write_bytes(b"\xff\xfe")
         assert "Python cannot read your file" in run_companion("check", root=copy).stdout
         answer.unlink()
@@ -533,6 +647,183 @@ class TestCompanion:
                 process.wait()
 
 
+class TestMine:
+    """What the reader writes stays, counts, and goes along."""
+
+    def check(self, root: Path, name: str, *more: str) -> "subprocess.CompletedProcess[str]":
+        return run_companion("check", name, *more, root=root, timeout=60)
+
+    def solve(self, root: Path, name: str) -> None:
+        run_companion("start", str(named(name).stage), root=root)
+        write(root, named(name), solution_of(named(name)))
+
+    def test_a_wrong_answer_gets_its_hint_where_it_was_written(self, copy: Path) -> None:
+        self.solve(copy, "zombies")
+        write(copy, named("zombies"), named("zombies").mistaken("raw_status"))
+        done = self.check(copy, "zombies")
+        assert done.returncode == 1
+        assert "768 is 3 x 256" in " ".join(done.stdout.split())
+        assert "zombies" not in run_companion(root=copy).stdout.partition("passed")[2]
+
+    def test_a_line_is_that_of_the_readers_file_although_others_stand_in(self, copy: Path) -> None:
+        run_companion("start", root=copy)
+        text = "def decode_prelude(prelude):\n    return 1 / 0\n"
+        write(copy, named("framing"), {"wire.decode_prelude": text})
+        write(copy, named("framing"), {"wire.encode": catalogue.own(1, "wire.encode")})
+        file = file_of(copy, 1, "process")
+        broken = "def _wait_for_end(pid, timeout):\n    raise ValueError(pid)\n"
+        write(copy, named("zombies"), {"process._wait_for_end": broken})
+        done = self.check(copy, "framing")
+        number = file_of(copy, 1, "wire").read_text().splitlines().index("    return 1 / 0") + 1
+        assert f"wire.py:{number}" in done.stdout
+        number = file.read_text().splitlines().index("    raise ValueError(pid)") + 1
+        done = self.check(copy, "zombies")  # above it, two of the three are open still
+        assert "is yours to write: zombies" in " ".join(done.stdout.split())
+        solved = solution_of(named("zombies"))
+        write(copy, named("zombies"), {**solved, "process._wait_for_end": broken})
+        number = file.read_text().splitlines().index("    raise ValueError(pid)") + 1
+        assert f"process.py:{number}" in self.check(copy, "zombies").stdout
+
+    def test_an_exercise_needs_no_other_one(self, copy: Path) -> None:
+        self.solve(copy, "last_words")
+        write(copy, named("framing"), {"wire.encode": "def encode(kind, body):\n    return 7\n"})
+        done = self.check(copy, "last_words")  # with the stage's own tests, which need them all
+        assert done.returncode == 0, done.stdout
+        assert "stage 1's own 17 tests, on your copy" in done.stdout
+
+    def test_what_breaks_the_stage_does_not_pass(self, copy: Path) -> None:
+        self.solve(copy, "framing")
+        file = file_of(copy, 1, "worker")
+        file.write_text(file.read_text().replace("_goodbye = WorkerExited", ""))
+        done = self.check(copy, "framing")
+        assert done.returncode == 1
+        assert "and the stage does not work" in done.stdout
+        assert re.search(
+            r"\d+ of stage 1's own 17 tests, on your copy, \d+\.\d s failed:", done.stdout
+        )
+        assert re.search(r"test_worker\.py:\d+ in test_", done.stdout)
+        assert self.check(copy, "framing", "--quick").returncode == 0
+
+    def test_nothing_is_overwritten_and_what_is_missing_comes_back(self, copy: Path) -> None:
+        self.solve(copy, "framing")
+        mine_now = file_of(copy, 1, "wire").read_text() + "\n# a remark of mine\n"
+        file_of(copy, 1, "wire").write_text(mine_now)
+        file_of(copy, 1, "errors").unlink()
+        for command in (("start",), ("start", "1"), ("check", "framing", "--quick"), ("demo", "1")):
+            assert run_companion(*command, root=copy).returncode == 0
+            assert file_of(copy, 1, "wire").read_text() == mine_now
+        own = (REPOSITORY / "stages" / snapshots.NAMES[0] / "errors.py").read_text()
+        assert file_of(copy, 1, "errors").read_text() == own
+        run_companion("reset", "framing", root=copy)
+        run_companion("start", root=copy)
+        assert "# a remark of mine" in file_of(copy, 1, "wire").read_text()
+        (kept,) = (copy / "my_miniray" / "kept").iterdir()
+        assert kept.read_text() == mine_now
+
+    def test_what_is_passed_goes_along_with_what_it_needs(self, copy: Path) -> None:
+        self.solve(copy, "last_words")
+        file = file_of(copy, 1, "channel")
+        text = file.read_text().replace("traceback.format_exc()", "tell(error)")
+        tell = "def tell(error):\n    return ''.join(tb.format_exception(error))\n\n\n"
+        text = text.replace("def run_work", tell + "def run_work")
+        file.write_text(
+            text.replace("import weakref\n", "import traceback as tb\nimport weakref\n")
+        )
+        run_companion("start", "2", root=copy)  # a copy that is there already
+        done = self.check(copy, "last_words")
+        assert done.returncode == 0, done.stdout
+        assert "stage 2: channel.py: run_work is yours" in done.stdout
+        run_companion("start", "5", root=copy)  # and one that is made later
+        for stage in (2, 5):
+            carried = file_of(copy, stage, "channel").read_text()
+            assert functions.cut(carried, "run_work") == functions.cut(file.read_text(), "run_work")
+            assert "import traceback as tb\n" in carried
+            assert functions.cut(carried, "tell")
+        whole = run_companion("check", "short_reads", "--quick", root=copy)
+        assert "not started yet" in whole.stdout
+        write(copy, named("short_reads"), solution_of(named("short_reads")))
+        assert self.check(copy, "short_reads").returncode == 0  # stage 2's tests, through it
+
+    def test_a_function_that_a_later_stage_changes_is_the_stages_own(self, copy: Path) -> None:
+        self.solve(copy, "framing")
+        self.check(copy, "framing", "--quick")
+        said = run_companion("start", "2", root=copy).stdout
+        assert "stage 2: wire.py: encode has changed since yours; this stage's own" in said
+        assert "decode_prelude" not in said  # which stage 2 does without
+        source = file_of(copy, 2, "wire").read_text()
+        assert functions.cut(source, "encode") == catalogue.own(2, "wire.encode")
+
+    def test_what_the_reader_has_changed_later_on_stays(self, copy: Path) -> None:
+        self.solve(copy, "last_words")
+        run_companion("start", "2", root=copy)
+        other = "def run_work(work_fn, channel):\n    return 7\n"
+        write(copy, named("last_words"), {"channel.run_work": other}, stage=2)
+        done = self.check(copy, "last_words", "--quick")
+        assert "has been changed there, by you, and stays as it is" in done.stdout
+        assert functions.cut(file_of(copy, 2, "channel").read_text(), "run_work") == other
+
+    def test_a_reader_may_begin_at_stage_4(self, copy: Path) -> None:
+        done = run_companion("start", "4", root=copy)
+        assert "first: quoting" in done.stdout
+        assert "next: python -m exercises check quoting" in normalise(
+            run_companion(root=copy).stdout, copy
+        )
+        source = file_of(copy, 4, "channel").read_text()
+        assert functions.cut(source, "run_work") == catalogue.own(4, "channel.run_work")
+        self.solve(copy, "quoting")
+        assert self.check(copy, "quoting", "--quick").returncode == 0
+        assert not (copy / "my_miniray" / snapshots.NAMES[0]).exists()
+
+    def test_it_works_from_any_directory(self, copy: Path, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        done = subprocess.run(
+            [sys.executable, str(copy / "exercises"), "start"],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert file_of(copy, 1, "wire").exists()
+        assert f"{copy / 'exercises'} check framing" in done.stdout
+
+
+@pytest.mark.slow
+def test_all_of_it_from_start_to_train(copy: Path) -> None:
+    """What the stages' own functions pass when they are cut out, and put in by hand."""
+    stages = range(1, len(snapshots.NAMES) + 1)
+    for stage in stages:
+        assert run_companion("start", str(stage), root=copy).returncode == 0
+        for exercise in (one for one in EXERCISES if one.stage == stage):
+            write(copy, exercise, solution_of(exercise))
+        here = [one for one in EXERCISES if one.stage == stage and not one.is_side]
+        for exercise in EXERCISES:
+            if exercise.stage == stage:
+                tests = [] if exercise is here[-1] and stage == 3 else ["--quick"]
+                done = run_companion("check", exercise.name, *tests, root=copy, timeout=60)
+                assert done.returncode == 0, done.stdout
+                last = exercise is here[-1]
+                assert (f"stage {stage} runs on your code now" in done.stdout) >= last
+        if stage < 5:  # its training follows
+            shown = run_companion("demo", str(stage), root=copy, timeout=60)
+            assert shown.returncode == 0, shown.stderr
+            assert f"stage {stage}, on your code" in shown.stdout
+    done = run_companion("train", "--steps", "4", "--name", "Ada & co", root=copy, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same training" in done.stdout
+    yours = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  yours")]
+    assert {
+        *("channel.Channel._recv_frame", "auth._prove", "worker_server.keep_node"),
+        *("nccl.memory_bytes", "nccl.create_nccl_configs"),
+    } <= {*yours}
+    picture = (copy / "my_miniray" / "certificate.svg").read_text()
+    ElementTree.fromstring(picture)
+    assert "Ada &amp; co" in picture
+    for name in yours:
+        assert f"\u2713 {name}" in picture
+
+
 @pytest.mark.thorough
 def test_a_newcomers_session_goes_as_it_went(copy: Path) -> None:
     """From broken first attempts to three solved exercises, by what the companion says."""
@@ -541,20 +832,15 @@ def test_a_newcomers_session_goes_as_it_went(copy: Path) -> None:
     passed = set()
     for number, attempt in enumerate(session["attempt"], 1):
         name = attempt["exercise"]
-        (answer,) = copy.glob(f"exercises/stage*/{name}/answer.py")
-        exercise = next(one for one in EXERCISES if one.name == name)
-        pieces = catalogue.make_starter(exercise.solution).split(f"    {catalogue.END}\n")
-        yours = [text.removeprefix("\n") for text in attempt["yours"]]
-        assert len(pieces) == len(yours) + 1
-        marks = zip(pieces, [*(f"{text}    {catalogue.END}\n" for text in yours), ""], strict=True)
-        answer.write_text("".join(one for pair in marks for one in pair))
+        run_companion("start", str(named(name).stage), root=copy)
+        write(copy, named(name), named(name).named(attempt["yours"]))
         done = run_companion("check", name, root=copy)
         if done.returncode == 0:
             passed.add(name)
         said += [
             f"## {number}. {name}\n",
             f"{attempt['thinks']}\n",
-            "```py\n" + "...\n".join(yours) + "```\n",
+            f"```py\n{attempt['yours']}```\n",
             f"```text\n$ python -m exercises check {name}\n{done.stdout}```\n",
         ]
     assert passed == {"framing", "who_closes_what", "quoting"}
@@ -569,7 +855,7 @@ def test_a_record_that_cannot_be_read_is_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "FOLDER", tmp_path)
-    (tmp_path / "progress.json").write_text("{")
+    (tmp_path / ".progress.json").write_text("{")
     assert progress.Progress.load() == progress.Progress()
 
 

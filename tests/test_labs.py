@@ -67,7 +67,12 @@ def test_a_name_that_there_is_not_gets_the_closest(key_file: Path) -> None:
 
 def test_a_prediction_is_read_and_compared() -> None:
     script = "import sys; from exercises import labs; sys.exit(labs.main('half-frame', ask=True))"
-    words_by_answer = {"c\n": "You predicted what happened, c: ", "b\n": "You predicted 'b'. "}
+    words_by_answer = {
+        "c\n": "You predicted what happened, c: ",
+        "b\n": "You predicted b. ",
+        "z\nB\n": "one of a, b, c, d, or Enter for none\n  your prediction: \nRun\n",
+        "\n": "The right prediction is c: ",
+    }
     for given, words in words_by_answer.items():
         done = subprocess.run(
             [sys.executable, "-c", script],

@@ -90,15 +90,22 @@ def _head(text: str) -> str:
 
 
 def _predict(lab: Lab, *, ask: bool) -> str:
-    """Print the question and the answers; return the line that the reader gave, if asked."""
+    """Print the question and the answers; return the letter that the reader gave, if asked."""
     print(_head("Prediction") + "\n" + wrap(lab.question, "  ") + "\n")
     for letter, answer in zip(LETTERS, lab.answers, strict=False):
         print(f"    {letter}  {wrap(answer, ' ' * 7).lstrip()}")
     if not ask:
         print("\n  not asked: --yes, or no terminal")
         return ""
-    print("\n  your prediction: ", end="", flush=True)
-    return sys.stdin.readline().strip().lower()
+    letters = LETTERS[: len(lab.answers)]
+    print()
+    while True:
+        print("  your prediction: ", end="", flush=True)
+        line = sys.stdin.readline()
+        given = line.strip().lower()
+        if not line or given[:1] in (*letters, ""):  # who only presses Enter has none
+            return given[:1]
+        print(f"  one of {', '.join(letters)}, or Enter for none")
 
 
 def _compare(lab: Lab, given: str) -> str:
@@ -106,9 +113,9 @@ def _compare(lab: Lab, given: str) -> str:
     right = f"{LETTERS[lab.right]}: {lab.answers[lab.right]}"
     if not given:
         return f"The right prediction is {right}"
-    if given[0] == LETTERS[lab.right]:
+    if given == LETTERS[lab.right]:
         return f"You predicted what happened, {right}"
-    return f"You predicted {given[:40]!r}. What happened is {right}"
+    return f"You predicted {given}. What happened is {right}"
 
 
 def _count_descriptors() -> int:

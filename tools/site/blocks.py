@@ -107,21 +107,26 @@ def run_python(page: Path) -> int:
 
 
 def run_console(block: Block) -> list[str]:
-    """Run a block's commands; return the lines that it should have."""
+    """Run a block's commands; return the lines that it should have.
+
+    A reader's own copy of the stages is in another place meanwhile: none, at the beginning.
+    """
     lines: list[str] = []
-    for command, _ in commands(block):
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=REPOSITORY,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT_S,
-        )
-        printed = done.stdout.replace(str(REPOSITORY), "miniray").rstrip().splitlines()
-        lines += [f"$ {command}", *(line.rstrip() for line in printed)]
+    with tempfile.TemporaryDirectory() as folder:
+        mine = f"{folder}/my_miniray"
+        for command, _ in commands(block):
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=REPOSITORY,
+                env=_environment() | {"MY_MINIRAY": mine},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=LIMIT_S,
+            )
+            printed = done.stdout.replace(mine, "my_miniray").replace(str(REPOSITORY), "miniray")
+            lines += [f"$ {command}", *(line.rstrip() for line in printed.rstrip().splitlines())]
     return lines
 
 

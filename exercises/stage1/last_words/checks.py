@@ -1,45 +1,63 @@
 """What a worker has to say at its end."""
 
 import sys
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 from exercises.checking import expect
 
 
-def _run(answer: ModuleType, work: Any) -> tuple[list[dict[str, Any]], Any]:
-    said: list[dict[str, Any]] = []
+class Said:
+    """What run_work has of a channel: how to say a last thing."""
+
+    name = "coordinator"
+
+    def __init__(self, answer: Any) -> None:
+        self.said: list[tuple[str, Any]] = []
+        self._names = {answer.wire.ERROR: "ERROR", answer.wire.EXIT: "EXIT"}
+
+    def _send_last(self, kind: int, body: Any, flags: int = 0) -> None:
+        self.said.append((self._names.get(kind, repr(kind)), body))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.said]
+
+
+def _run(answer: Any, work: Callable[[], Any]) -> tuple[Said, Any]:
+    channel = Said(answer)
     try:
-        return said, answer.run_work(work, said.append)
+        return channel, answer.channel.run_work(lambda channel: work(), channel)
     except BaseException as error:
-        return said, f"{type(error).__name__} came out of run_work"
+        return channel, f"{type(error).__name__} came out of run_work"
 
 
-def check_returns(answer: ModuleType) -> None:
+def check_returns(answer: Any) -> None:
     """run a function that returns"""
-    said, status = _run(answer, lambda: None)
+    channel, status = _run(answer, lambda: None)
     expect(
-        (said, status) == ([{"kind": "exit", "code": 0}], 0),
-        expected="one exit with code 0, and status 0",
-        happened=f"{said}, status {status}",
+        (channel.kinds, status) == (["EXIT"], 0),
+        expected="one EXIT, and status 0",
+        happened=f"{channel.kinds}, status {status}",
     )
 
 
-def check_raises(answer: ModuleType) -> None:
+def check_raises(answer: Any) -> None:
     """run a function that raises KeyError("rank 12")"""
 
     def work() -> None:
         raise KeyError("rank 12")
 
-    said, status = _run(answer, work)
-    kinds = [one.get("kind") for one in said]
-    expect(kinds == ["error"], expected="one error", happened=f"said {kinds}, status {status}")
+    channel, status = _run(answer, work)
+    happened = f"said {channel.kinds}, status {status}"
+    expect(channel.kinds == ["ERROR"], expected="one ERROR", happened=happened)
+    body = channel.said[0][1]
     expect(
-        (said[0].get("type"), said[0].get("message"), status) == ("KeyError", "'rank 12'", 1),
+        (body.get("type"), body.get("message"), status) == ("KeyError", "'rank 12'", 1),
         expected="type KeyError, message 'rank 12', status 1",
-        happened=f"type {said[0].get('type')}, message {said[0].get('message')}, status {status}",
+        happened=f"type {body.get('type')}, message {body.get('message')}, status {status}",
     )
-    trace = str(said[0].get("traceback"))
+    trace = str(body.get("traceback"))
     expect(
         "in work" in trace and "KeyError" in trace,
         expected="a traceback that names the function work",
@@ -47,27 +65,17 @@ def check_raises(answer: ModuleType) -> None:
     )
 
 
-def check_sys_exit(answer: ModuleType) -> None:
-    """run functions that call sys.exit with 3, None, and a text"""
-    for argument, code in ((3, 3), (None, 0), ("out of data", 1)):
-        said, status = _run(answer, lambda argument=argument: sys.exit(argument))
+def check_sys_exit(answer: Any) -> None:
+    """run functions that call sys.exit with 3, None, 0, and a text"""
+    for argument, kind, code in (
+        (3, "ERROR", 3),
+        (None, "EXIT", 0),
+        (0, "EXIT", 0),
+        ("out of data", "ERROR", 1),
+    ):
+        channel, status = _run(answer, lambda argument=argument: sys.exit(argument))
         expect(
-            (said, status) == ([{"kind": "exit", "code": code}], code),
-            expected=f"one exit with code {code} for sys.exit({argument!r})",
-            happened=f"{[one.get('kind') for one in said]}, status {status!r}",
+            (channel.kinds, status) == ([kind], code),
+            expected=f"one {kind} and status {code} for sys.exit({argument!r})",
+            happened=f"{channel.kinds}, status {status!r} for sys.exit({argument!r})",
         )
-
-
-def check_interrupt(answer: ModuleType) -> None:
-    """run a function that is interrupted by Ctrl-C"""
-
-    def work() -> None:
-        raise KeyboardInterrupt
-
-    said, status = _run(answer, work)
-    kinds = [one.get("type") for one in said]
-    expect(
-        (kinds, status) == (["KeyboardInterrupt"], 1),
-        expected="one error of type KeyboardInterrupt, and status 1",
-        happened=f"said {kinds}, status {status}",
-    )

@@ -6,22 +6,35 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 from exercises.checking import children, expect, note
 
-
-def _echo(sock: socket.socket) -> None:
-    while data := sock.recv(100):
-        sock.sendall(data)
+Pair = tuple[socket.socket, socket.socket]
 
 
-def _start(
-    answer: ModuleType, work: Callable[[socket.socket], None], *siblings: socket.socket
-) -> tuple[int, socket.socket, socket.socket]:
-    """Start a worker; return its pid and both ends, so that only an explicit close closes one."""
-    ours, theirs = socket.socketpair()
-    return answer.start_worker(work, ours, theirs, list(siblings)), ours, theirs
+def _echo(channel: Any) -> None:
+    for message in channel:
+        channel.send(message)
+
+
+def _start(answer: Any, work: Callable[[Any], Any]) -> tuple[Any, Pair]:
+    """Start a worker; return it and both ends, so that only an explicit close closes one."""
+    made: list[Pair] = []
+    make = socket.socketpair
+
+    def keep(*arguments: Any) -> Pair:
+        made.append(make(*arguments))
+        return made[-1]
+
+    socket.socketpair = keep  # type: ignore[assignment]
+    try:
+        worker = answer.worker.Worker(work)
+    finally:
+        socket.socketpair = make
+    expect(len(made) == 1, expected="one socketpair", happened=f"{len(made)} of them")
+    ours = next((one for one in made[0] if one.fileno() == worker.fileno()), made[0][0])
+    return worker, (ours, made[0][made[0].index(ours) - 1])
 
 
 def _end(pid: int) -> int:
@@ -36,75 +49,76 @@ def _ends_within(pid: int, seconds: float) -> bool:
         os.close(handle)
 
 
-def check_echo(answer: ModuleType) -> None:
-    """start a worker that echoes, and send it b"hello" """
+def check_echo(answer: Any) -> None:
+    """start a Worker that echoes, and send it "hello" """
     parent = os.getpid()
-    pid, sock, _ = _start(answer, _echo)
+    worker, _ = _start(answer, _echo)
     if os.getpid() != parent:
         os._exit(0)  # a later check says what is wrong with that
-    expect(pid > 0, expected="the pid of a child", happened=repr(pid))
-    sock.settimeout(1.0)
-    sock.sendall(b"hello")
-    try:
-        got = sock.recv(100)
-    except TimeoutError:
-        got = b"nothing within a second"
-    expect(got == b"hello", expected="b'hello'", happened=repr(got))
-    os.kill(pid, signal.SIGKILL)
-    _end(pid)
+    expect(worker.pid in children(), expected="the pid of a child", happened=repr(worker.pid))
+    note("a worker was to send back what it got")
+    worker.send("hello")
+    got = worker.recv()
+    expect(got == "hello", expected="'hello'", happened=repr(got))
+    expect(
+        worker.name == f"worker {worker.pid}",
+        expected=f"the name worker {worker.pid}",
+        happened=f"the name {worker.name}",
+    )
+    os.kill(worker.pid, signal.SIGKILL)
+    _end(worker.pid)
 
 
-def check_the_child_ends(answer: ModuleType) -> None:
-    """start a worker whose function returns, and see how many processes go on"""
+def check_the_child_ends(answer: Any) -> None:
+    """fork a child whose function returns, and see how many processes go on"""
     parent = os.getpid()
     read, write = os.pipe()
-    pid, *_ = _start(answer, lambda theirs: None)
+    child = answer.process.fork(lambda: 0)
     if os.getpid() != parent:
         os.write(write, b"x")
         os._exit(0)
     os.close(write)
-    _end(pid)
+    _end(child.pid)
     came_back = os.read(read, 1)
     expect(
         not came_back,
-        expected="one process that goes on after start_worker",
+        expected="one process that goes on after fork",
         happened="two: the child returned into the parent's code",
     )
 
 
-def check_end_of_file_from_the_child(answer: ModuleType) -> None:
-    """start a worker whose function returns, and wait for the end of file"""
-    pid, sock, _ = _start(answer, lambda theirs: None)
-    _end(pid)
+def check_end_of_file_from_the_child(answer: Any) -> None:
+    """start a Worker that is killed, and wait for the end of file"""
+    worker, (ours, _) = _start(answer, lambda channel: os.kill(os.getpid(), signal.SIGKILL))
+    _end(worker.pid)
     note("the worker had ended, and somebody still held its end of the socket")
-    got = sock.recv(1)
+    got = ours.recv(1)
     expect(got == b"", expected="b''", happened=repr(got))
 
 
-def check_end_of_file_from_the_parent(answer: ModuleType) -> None:
-    """start a worker that reads until the end of file, close our end, and wait for its end"""
-    pid, sock, _ = _start(answer, _echo)
-    sock.close()
-    ended = _ends_within(pid, 0.5)
-    os.kill(pid, signal.SIGKILL)
-    status = _end(pid)
+def check_end_of_file_from_the_parent(answer: Any) -> None:
+    """start a Worker that receives until there is no more, close our end, and wait for its end"""
+    worker, (ours, _) = _start(answer, _echo)
+    ours.close()
+    ended = _ends_within(worker.pid, 0.5)
+    os.kill(worker.pid, signal.SIGKILL)
+    _end(worker.pid)
     expect(
         ended,
         expected="the worker to see that we hung up",
         happened="it still waits: it holds the parent's end itself",
     )
-    expect(status == 0, expected="exit status 0", happened=f"exit status {status}")
 
 
-def check_siblings(answer: ModuleType) -> None:
-    """start two workers, close our end of the first, and wait for the first to end"""
-    first, sock, _ = _start(answer, _echo)
-    second, *_ = _start(answer, _echo, sock)
-    sock.close()
-    ended = _ends_within(first, 0.5)
-    for pid in (first, second):
-        os.kill(pid, signal.SIGKILL)
-        _end(pid)
+def check_siblings(answer: Any) -> None:
+    """start two Workers, close our end of the first, and wait for the first to end"""
+    first, (ours, _) = _start(answer, _echo)
+    second, _ = _start(answer, _echo)
+    ours.close()
+    ended = _ends_within(first.pid, 0.5)
+    for worker in (first, second):
+        os.kill(worker.pid, signal.SIGKILL)
+        _end(worker.pid)
     expect(
         ended,
         expected="the first worker to see that we hung up",
@@ -112,31 +126,37 @@ def check_siblings(answer: ModuleType) -> None:
     )
 
 
-def check_failure(answer: ModuleType) -> None:
-    """start a worker whose function raises, and look at its exit status"""
+def check_failure(answer: Any) -> None:
+    """fork a child whose function raises, and look at its exit status"""
 
-    def fail(theirs: socket.socket) -> None:
+    def fail() -> int:
         raise ValueError("as it should")
 
-    pid, *_ = _start(answer, fail)
-    status = _end(pid)
+    status = _end(answer.process.fork(fail).pid)
     expect(status == 1, expected="exit status 1", happened=f"exit status {status}")
 
 
-def check_output(answer: ModuleType) -> None:
-    """start a worker that prints to a pipe, which Python buffers"""
+def check_code(answer: Any) -> None:
+    """fork a child whose function returns 3, and look at its exit status"""
+    status = _end(answer.process.fork(lambda: 3).pid)
+    expect(status == 3, expected="exit status 3", happened=f"exit status {status}")
+
+
+def check_output(answer: Any) -> None:
+    """print "before", fork a child that prints "within", to a pipe, for which Python buffers"""
     read, write = os.pipe()
     before, terminal = sys.stdout, os.dup(1)
     os.dup2(write, 1)
     os.close(write)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     try:
-        pid, *_ = _start(answer, lambda theirs: print("printed by the worker"))
-        _end(pid)
+        print("before")
+        _end(answer.process.fork(lambda: print("within") or 0).pid)
+        sys.stdout.flush()
     finally:
         sys.stdout = before
         os.dup2(terminal, 1)
     with os.fdopen(read) as shown:
         got = shown.read()
-    expect(got == "printed by the worker\n", expected="its line", happened=repr(got))
+    expect(got == "before\nwithin\n", expected="both lines, once", happened=repr(got))
     expect(not children(), expected="no child left", happened=f"{len(children())} left")

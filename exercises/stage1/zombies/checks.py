@@ -2,11 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
-from exercises.checking import children, expect, note
+from exercises.checking import children, expect, expect_raises, note
 
 
 def _fork(run: Callable[[], None]) -> int:
@@ -15,6 +16,7 @@ def _fork(run: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(read)
+        os.setpgid(0, 0)  # as the stage's own fork does
         run()
         os.write(write, b"r")
         while True:
@@ -22,6 +24,15 @@ def _fork(run: Callable[[], None]) -> int:
     os.close(write)
     os.read(read, 1)
     os.close(read)
+    return pid
+
+
+def _ended(code: int) -> int:
+    """Return the pid of a child that has ended, and is not reaped."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(code)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     return pid
 
 
@@ -33,30 +44,53 @@ def _tidy() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
 
 
-def check_one_that_has_ended(answer: ModuleType) -> None:
-    """stop a child that has ended with status 3, with a grace of 10 seconds"""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(3)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has, and is not reaped
+def _expect_end(child: Any, code: int, words: str = "") -> None:
+    """Expect a child's exit code, and that nothing is left of it."""
+    left = children()
+    expect(not left, expected="no child in the process table", happened=f"{len(left)} zombie")
+    happened = repr(child.exit_code)
+    expect(child.exit_code == code, expected=f"exit code {code}{words}", happened=happened)
+
+
+def check_one_that_has_ended(answer: Any) -> None:
+    """stop a Process that has ended with status 3, and give it 20 seconds"""
+    child = answer.process.Process(_ended(3))
     note("the child had ended; nothing had to be waited for")
-    code = answer.stop(pid, 10.0)
-    expect(code == 3, expected="exit code 3", happened=repr(code))
-    left = children()
-    expect(not left, expected="no child in the process table", happened=f"{len(left)} zombie")
+    child.stop(20.0)
+    _expect_end(child, 3)
 
 
-def check_one_that_tidies_up(answer: ModuleType) -> None:
-    """stop a child that catches SIGTERM, tidies up, and ends with status 5"""
-    pid = _fork(_tidy)
-    code = answer.stop(pid, 0.1)
-    expect(code == 5, expected="exit code 5", happened=repr(code))
-    left = children()
-    expect(not left, expected="no child in the process table", happened=f"{len(left)} zombie")
+def check_twice(answer: Any) -> None:
+    """wait for a Process that has ended with status 6, and wait for it again"""
+    child = answer.process.Process(_ended(6))
+    note("the child had ended with status 6")
+    codes = [child.wait(5.0), child.wait(5.0), child.wait()]
+    expect(codes == [6, 6, 6], expected="6, three times", happened=f"{codes}")
+    child.stop()
+    _expect_end(child, 6)
 
 
-def check_one_that_ends_by_itself(answer: ModuleType) -> None:
-    """stop a child that needs 0.15 of its 0.6 seconds of grace to end with status 4"""
+def check_one_that_lives(answer: Any) -> None:
+    """wait 0.1 seconds for a Process that goes on"""
+    child = answer.process.Process(_fork(_tidy))
+    note("0.1 seconds were over, and the child lived")
+    with expect_raises(TimeoutError, when="after 0.1 seconds"):
+        got = child.wait(0.1)
+        expect(False, expected="TimeoutError after 0.1 seconds", happened=f"{got!r} was returned")
+    os.kill(child.pid, signal.SIGTERM)
+    child.wait(5.0)
+    _expect_end(child, 5)
+
+
+def check_one_that_tidies_up(answer: Any) -> None:
+    """stop a Process that catches SIGTERM, tidies up, and ends with status 5"""
+    child = answer.process.Process(_fork(_tidy))
+    child.stop(0.2)
+    _expect_end(child, 5)
+
+
+def check_one_that_ends_by_itself(answer: Any) -> None:
+    """stop a Process that needs 0.15 of its first 0.6 seconds to end with status 4"""
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
@@ -64,26 +98,42 @@ def check_one_that_ends_by_itself(answer: ModuleType) -> None:
         while time.monotonic() < started + 0.15:
             signal.sigtimedwait([signal.SIGUSR1], 0.02)
         os._exit(4)
-    code = answer.stop(pid, 0.6)
-    expect(code == 4, expected="exit code 4, from its own end", happened=repr(code))
+    child = answer.process.Process(pid)
+    child.stop(1.2)
+    _expect_end(child, 4, ", from its own end")
 
 
-def check_one_that_ignores_sigterm(answer: ModuleType) -> None:
-    """stop a child that ignores SIGTERM, with a grace of 0.1 seconds"""
-    pid = _fork(_ignore)
+def check_one_that_ignores_sigterm(answer: Any) -> None:
+    """stop a Process that ignores SIGTERM, and give it 0.2 seconds"""
+    child = answer.process.Process(_fork(_ignore))
     note("SIGTERM had been ignored, and the child went on")
-    code = answer.stop(pid, 0.1)
-    expect(code == -9, expected="exit code -9, which is SIGKILL", happened=repr(code))
-    left = children()
-    expect(not left, expected="no child in the process table", happened=f"{len(left)} zombie")
+    child.stop(0.2)
+    _expect_end(child, -9, ", which is SIGKILL")
 
 
-def check_descriptors(answer: ModuleType) -> None:
-    """stop a child that has ended, and count open descriptors before and after"""
+def check_a_kernel_that_takes_its_time(answer: Any) -> None:
+    """stop a Process that ignores SIGTERM, and that SIGKILL takes 0.15 seconds to end"""
+    child = answer.process.Process(_fork(_ignore))
+    kill = os.kill
+
+    def slow(pid: int, number: int) -> None:
+        if number == signal.SIGKILL:
+            threading.Timer(0.15, kill, (pid, number)).start()
+        else:
+            kill(pid, number)
+
+    os.kill = slow
+    note("SIGKILL had been sent, and the kernel was taking its time")
+    try:
+        child.stop(0.1)
+    finally:
+        os.kill = kill
+    _expect_end(child, -9)
+
+
+def check_descriptors(answer: Any) -> None:
+    """stop a Process that has ended, and count open descriptors before and after"""
     before = len(os.listdir("/proc/self/fd"))
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    answer.stop(pid, 5.0)
+    answer.process.Process(_ended(0)).stop(10.0)
     more = len(os.listdir("/proc/self/fd")) - before
     expect(more == 0, expected="as many as before", happened=f"{more} more: a pidfd is one, too")

@@ -1,59 +1,129 @@
-"""What recv_exactly has to do."""
+"""What receiving a frame has to do."""
 
+import contextlib
 import socket
-from types import ModuleType
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
 
 from exercises.checking import Pieces, expect, expect_raises, note
 
-DATA = bytes(range(1, 251))
+TEXT = "".join(chr(65 + n % 57) for n in range(240))
 
 
-def check_whole(answer: ModuleType) -> None:
-    """send b"abc" through a socketpair, and call recv_exactly(sock, 3)"""
+@contextlib.contextmanager
+def _pair(answer: Any) -> Iterator[tuple[Any, socket.socket]]:
+    """Yield a channel, and the socket at its other end."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"abc")
-        got = answer.recv_exactly(ours, 3)
-        expect(got == b"abc", expected="b'abc'", happened=repr(got))
+    with theirs:
+        channel = answer.channel.Channel(ours, name="worker 7")
+        yield channel, theirs
+        ours.close()
 
 
-def check_pieces(answer: ModuleType) -> None:
-    """send 250 bytes, which arrive 7 at a time, and call recv_exactly(sock, 250)"""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(DATA)
-        note("all 250 bytes had arrived, 7 a read")
-        got = answer.recv_exactly(Pieces(ours, 7), 250)
-        expect(
-            got == DATA, expected="all 250 bytes", happened=f"{len(got or b'')} bytes: {got!r:.40}"
-        )
+def _frame(answer: Any, body: Any) -> bytes:
+    return bytes(answer.wire.encode(answer.wire.MESSAGE, body))
 
 
-def check_no_more(answer: ModuleType) -> None:
-    """send two messages of 4 bytes at once, and call recv_exactly(sock, 4) for the first"""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"one.two.")
-        first = answer.recv_exactly(ours, 4)
-        expect(first == b"one.", expected="b'one.'", happened=repr(first))
-        ours.setblocking(False)
-        rest = ours.recv(100, socket.MSG_PEEK) if _readable(ours) else b""
-        expect(rest == b"two.", expected="b'two.' still in the socket", happened=f"{rest!r} there")
+def check_whole(answer: Any) -> None:
+    """send the frame of "abc", and call recv()"""
+    with _pair(answer) as (channel, theirs):
+        theirs.sendall(_frame(answer, "abc"))
+        got = channel.recv()
+        expect(got == "abc", expected="'abc'", happened=repr(got))
 
 
-def check_hang_up(answer: ModuleType) -> None:
-    """send 3 of 5 bytes, hang up, and call recv_exactly(sock, 5)"""
-    ours, theirs = socket.socketpair()
-    with ours:
-        theirs.sendall(b"abc")
+def check_pieces(answer: Any) -> None:
+    """send a frame of 251 bytes, which arrives 7 bytes at a time, and call recv()"""
+    with _pair(answer) as (channel, theirs):
+        channel._sock = Pieces(channel._sock, 7)
+        theirs.sendall(_frame(answer, TEXT))
+        note("all 251 bytes had arrived, 7 a read")
+        try:
+            got = channel.recv()
+            happened = f"{got!r:.40}"
+        except AttributeError as error:
+            got, happened = None, f"AttributeError: {error}"
+        expect(got == TEXT, expected="the whole text", happened=happened)
+
+
+def check_no_more(answer: Any) -> None:
+    """send the frames of "one" and "two" at once, and call recv() twice"""
+    with _pair(answer) as (channel, theirs):
+        theirs.sendall(_frame(answer, "one") + _frame(answer, "two"))
+        first = channel.recv(1.0)
+        expect(first == "one", expected="'one'", happened=repr(first))
+        try:
+            second = repr(channel.recv(0.2))
+        except Exception as error:
+            second = f"{type(error).__name__}: {error}"
+        expect(second == "'two'", expected="'two' then", happened=f"then {second}")
+
+
+def check_hang_up(answer: Any) -> None:
+    """send 3 of 14 bytes, hang up, and call recv(timeout=5.0)"""
+    with _pair(answer) as (channel, theirs):
+        theirs.sendall(_frame(answer, "hello"[:3])[:3])
         theirs.close()
-        note("3 of 5 bytes had arrived, the peer had closed")
-        with expect_raises(ConnectionResetError, when="after 3 of 5 bytes"):
-            got = answer.recv_exactly(ours, 5)
+        note("3 of 14 bytes had arrived, the peer had closed")
+        with expect_raises(ConnectionResetError, when="after 3 of 14 bytes"):
+            got = channel.recv(5.0)
             expect(False, expected="an error", happened=f"{got!r} was returned")
 
 
-def _readable(sock: socket.socket) -> bool:
-    import select
+def check_late_and_then(answer: Any) -> None:
+    """send half of a frame, call recv(timeout=0.1), send the rest, and call recv() again"""
+    with _pair(answer) as (channel, theirs):
+        frame = _frame(answer, "late")
+        theirs.sendall(frame[:11])
+        note("half of a frame had arrived, and 0.1 s were over")
+        with expect_raises(TimeoutError, when="after 0.1 s"):
+            channel.recv(0.1)
+        theirs.sendall(frame[11:])
+        try:
+            got = repr(channel.recv(1.0))
+        except Exception as error:
+            got = f"{type(error).__name__}: {error}"
+        expect(got == "'late'", expected="'late', once all of it is there", happened=got)
 
-    return bool(select.select([sock], [], [], 0)[0])
+
+def check_ever_after(answer: Any) -> None:
+    """hang up, and call recv() twice"""
+    with _pair(answer) as (channel, theirs):
+        theirs.close()
+        said = []
+        for _ in range(2):
+            try:
+                said.append(repr(channel.recv(0.2)))
+            except Exception as error:
+                said.append(f"{type(error).__name__}: {error}")
+        same = said[0] == said[1] and channel._ended is not None
+        happened = f"first {said[0]}; then {said[1]}; and it keeps {channel._ended!r}"
+        expect(same, expected="the same error twice, which the channel keeps", happened=happened)
+
+
+def check_nonsense(answer: Any) -> None:
+    """send what is no frame, and call recv() twice"""
+    with _pair(answer) as (channel, theirs):
+        theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for _ in range(2):
+            with expect_raises(answer.errors.ProtocolError, when="for what is no frame"):
+                channel.recv(0.5)
+
+
+def check_a_trickle(answer: Any) -> None:
+    """call recv(timeout=0.2), while a byte of a long frame arrives every 0.05 s"""
+    with _pair(answer) as (channel, theirs):
+        frame = _frame(answer, TEXT)
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):
+                for byte in frame:
+                    theirs.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        note("0.2 s were over long ago, and bytes kept coming")
+        with expect_raises(TimeoutError, when="after 0.2 s in all"):
+            channel.recv(0.2)

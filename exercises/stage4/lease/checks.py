@@ -1,109 +1,125 @@
 """What holding a lease means."""
 
+import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 from exercises.checking import expect, is_running, note
 
+Say = Callable[[bytes], object]
 
-class Worker:
-    """A child that leads a group, and a lease on it."""
 
-    def __init__(self, run: Callable[[Callable[[bytes], object]], None]) -> None:
-        self.lease, self.coordinator = os.pipe()
+class Node:
+    """A node that keeps a lease, of which we hold the other end."""
+
+    def __init__(self, answer: Any, serve: Callable[[Say, Any], int], stop_s: float = 10.0) -> None:
+        lease, self.coordinator = os.pipe()
         self.output, say = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.setpgid(0, 0)
             os.close(self.coordinator)
-            run(lambda text: os.write(say, text))
-            os._exit(0)
+            os.close(self.output)
+            os.dup2(lease, 0)
+            os.close(lease)
+            sys.stdin = os.fdopen(0, closefd=False)  # a test runner may have put another there
+            answer.process.STOP_S = stop_s
+            answer.worker_server.serve_node = lambda settings: serve(
+                lambda text: os.write(say, text), settings
+            )
+            try:
+                answer.worker_server.keep_node()
+                os._exit(0)
+            except BaseException as error:
+                os.write(say, f"{type(error).__name__}: {error}".encode())
+                os._exit(1)
         os.close(say)
+        os.close(lease)
+        os.write(self.coordinator, json.dumps({"number": 7}).encode() + b"\n")
 
     def hear(self) -> bytes:
-        """Return what the worker says next."""
-        return os.read(self.output, 100)
+        """Return what the server says next; nothing, once nobody can say anything any more."""
+        return os.read(self.output, 200)
 
     def lose_the_coordinator(self) -> None:
         os.close(self.coordinator)
 
+    def end(self) -> int:
+        """Return the exit status of the node."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
-def _work(say: Callable[[bytes], object]) -> None:
+
+def _work(say: Say, *_: object) -> int:
     say(b"ready")
     while True:
         signal.pause()
 
 
-def check_a_worker_that_ends(answer: ModuleType) -> None:
-    """hold the lease of a worker that ends with 3, while the coordinator is well"""
+def check_settings(answer: Any) -> None:
+    """send the settings, and go on holding the lease"""
 
-    def run(say: Callable[[bytes], object]) -> None:
-        os._exit(3)
+    def serve(say: Say, settings: Any) -> int:
+        say(f"settings {settings}".encode())
+        return 0
 
-    worker = Worker(run)
-    note("the worker had ended, and the coordinator was well")
-    code = answer.hold(worker.lease, worker.pid, 10.0)
-    expect(code == 3, expected="exit code 3", happened=repr(code))
-
-
-def check_a_sign_of_life(answer: ModuleType) -> None:
-    """hold the lease of a worker that ends with 4 once the coordinator has sent three bytes"""
-
-    def run(say: Callable[[bytes], object]) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(9))
-        say(b"ready")
-        signal.sigtimedwait([signal.SIGUSR1], 0.3)
-        os._exit(4)
-
-    worker = Worker(run)
-    worker.hear()
-    os.write(worker.coordinator, b"...")
-    note("the coordinator had sent three bytes, and the worker was at work")
-    code = answer.hold(worker.lease, worker.pid, 0.5)
-    expect(code == 4, expected="exit code 4, of its own", happened=repr(code))
+    node = Node(answer, serve)
+    note("the settings had been sent, and the coordinator was well")
+    said = node.hear().decode()
+    expect(said == "settings {'number': 7}", expected="settings {'number': 7}", happened=said)
 
 
-def check_a_lease_that_ends(answer: ModuleType) -> None:
-    """hold the lease of a worker that tidies up on SIGTERM and ends with 5; its coordinator goes"""
+def check_a_server_that_ends(answer: Any) -> None:
+    """keep the lease of a server that ends, while the coordinator is well"""
+    node = Node(answer, lambda say, settings: 3)
+    note("the server had ended, and the coordinator was well")
+    code = node.end()
+    expect(code == 0, expected="keep_node to return", happened=f"{node.hear()!r}")
 
-    def run(say: Callable[[bytes], object]) -> None:
+
+def check_a_lease_that_ends(answer: Any) -> None:
+    """keep the lease of a server that tidies up on SIGTERM; its coordinator goes"""
+
+    def serve(say: Say, settings: Any) -> int:
         def tidy_up(*_: object) -> None:
             time.sleep(0.1)
+            say(b"tidied up")
             os._exit(5)
 
         signal.signal(signal.SIGTERM, tidy_up)
-        _work(say)
+        return _work(say)
 
-    worker = Worker(run)
-    worker.hear()
-    worker.lose_the_coordinator()
-    note("the coordinator was gone, and the worker at work")
-    code = answer.hold(worker.lease, worker.pid, 10.0)
-    expect(code == 5, expected="exit code 5", happened=repr(code))
+    node = Node(answer, serve)
+    node.hear()
+    node.lose_the_coordinator()
+    note("the coordinator was gone, and the server at work, with 20 s to end")
+    node.end()
+    said = node.hear()
+    expect(said == b"tidied up", expected="tidied up", happened=f"{said!r}: it was killed")
 
 
-def check_one_that_ignores_sigterm(answer: ModuleType) -> None:
-    """hold the lease of a worker that ignores SIGTERM; its coordinator goes; 0.2 s of grace"""
+def check_one_that_ignores_sigterm(answer: Any) -> None:
+    """keep the lease of a server that ignores SIGTERM; its coordinator goes; STOP_S is 0.1"""
 
-    def run(say: Callable[[bytes], object]) -> None:
+    def serve(say: Say, settings: Any) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _work(say)
+        return _work(say)
 
-    worker = Worker(run)
-    worker.hear()
-    worker.lose_the_coordinator()
-    note("SIGTERM had been ignored, and the grace was over")
-    code = answer.hold(worker.lease, worker.pid, 0.2)
-    expect(code == -9, expected="exit code -9, which is SIGKILL", happened=repr(code))
+    node = Node(answer, serve, stop_s=0.1)
+    node.hear()
+    node.lose_the_coordinator()
+    note("SIGTERM had been ignored, and the time was over")
+    node.end()
+    left = node.hear()
+    expect(left == b"", expected="nobody left", happened=repr(left))
 
 
-def check_the_whole_family(answer: ModuleType) -> None:
-    """hold the lease of a worker with a child that ignores SIGTERM; its coordinator goes"""
+def check_the_whole_family(answer: Any) -> None:
+    """keep the lease of a server with a child that ignores SIGTERM; its coordinator goes"""
 
-    def run(say: Callable[[bytes], object]) -> None:
+    def serve(say: Say, settings: Any) -> int:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -111,34 +127,12 @@ def check_the_whole_family(answer: ModuleType) -> None:
         while True:
             signal.pause()
 
-    worker = Worker(run)
-    child = int(worker.hear())
-    worker.lose_the_coordinator()
-    note("the coordinator was gone, and the worker and its child at work")
-    code = answer.hold(worker.lease, worker.pid, 0.2)
-    expect(code == -15, expected="exit code -15", happened=repr(code))
+    node = Node(answer, serve, stop_s=0.1)
+    child = int(node.hear())
+    node.lose_the_coordinator()
+    note("the coordinator was gone, and the server and its child at work")
+    node.end()
     deadline = time.monotonic() + 0.5
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    expect(not is_running(child), expected="nobody left", happened="the worker's child runs on")
-
-
-def check_what_a_worker_leaves(answer: ModuleType) -> None:
-    """hold the lease of a worker that starts a child and ends; the coordinator is well"""
-
-    def run(say: Callable[[bytes], object]) -> None:
-        child = os.fork()
-        if child == 0:
-            _work(lambda text: say(str(os.getpid()).encode()))
-        time.sleep(0.1)
-        os._exit(3)
-
-    worker = Worker(run)
-    child = int(worker.hear())
-    note("the worker had ended, and its child was at work")
-    code = answer.hold(worker.lease, worker.pid, 10.0)
-    expect(code == 3, expected="exit code 3", happened=repr(code))
-    deadline = time.monotonic() + 0.5
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    expect(not is_running(child), expected="nobody left", happened="the worker's child runs on")
+    expect(not is_running(child), expected="nobody left", happened="the server's child runs on")

@@ -1,85 +1,125 @@
 """What arrives on the other side."""
 
 import contextlib
+import io
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-from exercises.checking import expect, expect_raises, note
+from exercises.checking import expect, note
 
 # As ssh does: options, the host, and then words that it joins for the login shell over there,
 # which has an environment of its own.
 SSH = """#!/bin/sh
-while [ "${1#-}" != "$1" ]; do
+while [ "${1#-}" != "$1" ] && [ "$1" != -- ]; do
     case $1 in -[FEIJLRWbceilmopw]) shift ;; esac
     shift
 done
-shift
 [ "$1" != -- ] || shift
-exec env -i PATH="$PATH" sh -c "$*"
+shift
+exec env -i PATH="$PATH" LOGIN_SHELL="$LOGIN_SHELL" "${LOGIN_SHELL:-sh}" -c "$*"
+"""
+# A shell like no other, which knows what all of them know: exec, words, and single quotes.
+FISH = """#!/usr/bin/env python3
+import os, shlex, sys
+words = shlex.split(sys.argv[2])
+if words[:1] != ["exec"] or not words[1].startswith("/"):
+    sys.exit(print(f"fish: Unsupported use of {words[0]}"))
+os.execv(words[1], words[1:])
+"""
+# The Python over there: it says where it is, and what it got.
+PYTHON = """#!/bin/sh
+printf '[%s]' "$(pwd)" "$PYTHONPATH" "$@"
 """
 
 
 @contextlib.contextmanager
-def _an_ssh() -> Iterator[None]:
-    """Put an ssh first in the path that goes nowhere, and else does what ssh does."""
+def _machine(*names: str) -> Iterator[tuple[Path, Path, Path]]:
+    """Yield a workdir, a Python and a place for the code, in folders of these names."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "ssh")
-        file.write_text(SSH)
-        file.chmod(0o755)
-        os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
-        yield
+        root = Path(folder).resolve()
+        kinds = zip(("work", "bin", "code"), names, strict=True)
+        places = [root / f"{kind} {name}".strip() for kind, name in kinds]
+        for place in places:
+            place.mkdir()
+        for file, text in ((root / "ssh", SSH), (root / "fish", FISH), (places[1] / "py", PYTHON)):
+            file.write_text(text)
+            file.chmod(0o755)
+        os.environ["PATH"] = f"{root}:{os.environ['PATH']}"
+        yield places[0], places[1] / "py", places[2]
 
 
-def _run(answer: ModuleType, argv: list[str], environment: dict[str, str]) -> str:
-    with _an_ssh():
-        command = answer.ssh_command("node1", argv, environment)
-        note(f"it ran {command}")
+def _command(answer: Any, workdir: Path, python: Path, code: Path, **options: Any) -> list[str]:
+    answer.cluster.CODE_ROOT = code
+    config = answer.cluster.NodeConfig("node1", workdir=str(workdir), python=str(python), **options)
+    command = answer.cluster.Node(config, "node1", io.StringIO())._command()
+    note(f"it ran {command}")
+    return [*command]
+
+
+def _expect_there(answer: Any, *names: str, **options: Any) -> None:
+    """Have the Python over there say where it is, and what it got."""
+    with _machine(*names) as places:
+        command = _command(answer, *places, **options)
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-    return done.stdout.decode(errors="replace").rstrip("\n")
+        said = done.stdout.decode(errors="replace").rstrip("\n")
+        workdir, _, code = places
+        package = answer.cluster.__package__
+        expected = f"[{workdir}][{code}][-m][{package}.worker_server][--node]"
+        root = str(workdir.parent)
+    expect(
+        said == expected,
+        expected=f"over there: {expected.replace(root, '')}",
+        happened=f"there: {said.replace(root, '')}",
+    )
 
 
-def _expect_words(answer: ModuleType, *words: str) -> None:
-    """Have the words printed over there, each in brackets."""
-    said = _run(answer, ["printf", "[%s]", *words], {})
-    expected = "".join(f"[{word}]" for word in words)
-    expect(said == expected, expected=f"over there: {expected}", happened=f"there: {said}")
+def check_plain(answer: Any) -> None:
+    """start a server in a directory, with a Python and with code that have plain names"""
+    _expect_there(answer, "", "", "")
 
 
-def check_spaces(answer: ModuleType) -> None:
-    """run a program with the words [two words] and [one]"""
-    _expect_words(answer, "two words", "one")
+def check_spaces(answer: Any) -> None:
+    """start a server in the directory [work of two words]"""
+    _expect_there(answer, "of two words", "", "")
 
 
-def check_an_empty_word(answer: ModuleType) -> None:
-    """run a program with the words [a], [] and [b]"""
-    _expect_words(answer, "a", "", "b")
+def check_a_dollar(answer: Any) -> None:
+    """start a server with the Python [bin costs $HOME `id -u`/py]"""
+    _expect_there(answer, "", "costs $HOME `id -u`", "")
 
 
-def check_a_dollar(answer: ModuleType) -> None:
-    """run a program with the words [costs $HOME] and [`id -u`]"""
-    _expect_words(answer, "costs $HOME", "`id -u`")
+def check_an_apostrophe(answer: Any) -> None:
+    """start a server in the directory [work it's], with the Python [bin don't; echo more/py]"""
+    _expect_there(answer, "it's", "don't; echo more", "")
 
 
-def check_an_apostrophe(answer: ModuleType) -> None:
-    """run a program with the words [it's] and [don't; echo more]"""
-    _expect_words(answer, "it's", "don't; echo more")
+def check_environment(answer: Any) -> None:
+    """start a server whose code lies in [code rank 3; part 1]"""
+    _expect_there(answer, "", "", "rank 3; part 1")
 
 
-def check_environment(answer: ModuleType) -> None:
-    """run a program that prints the variable NOTE, which is to be [rank 3; part 1]"""
-    script = 'printf "[%s]" "$NOTE"'
-    said = _run(answer, ["sh", "-c", script], {"LEVEL": "2", "NOTE": "rank 3; part 1"})
-    expected = "[rank 3; part 1]"
-    expect(said == expected, expected=f"over there: {expected}", happened=f"there: {said}")
+def check_another_shell(answer: Any) -> None:
+    """start a server where the login shell is one that knows only exec and words"""
+    os.environ["LOGIN_SHELL"] = "fish"
+    _expect_there(answer, "it's", "two words", "$HOME")
 
 
-def check_a_host_with_a_dash(answer: ModuleType) -> None:
-    """ask for the host [-oProxyCommand=reboot]"""
-    with expect_raises(ValueError, when="for a host that begins with a dash"):
-        answer.ssh_command("-oProxyCommand=reboot", ["true"], {})
+def check_options(answer: Any) -> None:
+    """start a server with the ssh_options -p 2222"""
+    _expect_there(answer, "", "", "", ssh_options=("-p", "2222"))
+
+
+def check_a_launcher(answer: Any) -> None:
+    """start a server with the launcher /bin/sh -c"""
+    _expect_there(answer, "it's", "", "", launcher=("/bin/sh", "-c"))
+    with _machine("", "", "") as places:
+        command = _command(answer, *places, launcher=("run", "there"))
+    happened = repr(command[:3])[:60]
+    right = command[:2] == ["run", "there"] and len(command) == 3
+    expect(right, expected="the launcher's two words, and one more", happened=happened)

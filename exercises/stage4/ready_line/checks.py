@@ -1,110 +1,138 @@
 """What waiting for a server has to do."""
 
+import io
+import json
 import os
-import select
+import threading
 import time
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
-from exercises.checking import expect, expect_raises, note
+from exercises.checking import expect, note
 
-MARKER = b"ready-8f3a21c6"
-TIMEOUT_S = 20.0
+PATIENCE_S = 20.0
 
 
-def _server(run: Callable[[Callable[[bytes], object]], None]) -> int:
-    """Fork a process that runs with a function that prints; return what its output is read from."""
+def _node(
+    answer: Any, run: Callable[[Callable[[bytes], object], bytes], None], **options: Any
+) -> Any:
+    """Return a node whose server runs with a function that prints, and with its marker."""
+    config = answer.cluster.NodeConfig("node1", **options)
+    node = answer.cluster.Node(config, "node1", io.StringIO())
     read, write = os.pipe()
     if os.fork() == 0:
         os.close(read)
-        run(lambda text: os.write(write, text))
+        run(lambda text: os.write(write, text), node._marker.encode())
         os._exit(0)
     os.close(write)
-    return read
+    node._stdout = io.FileIO(read)
+    node._logger = threading.Thread(target=lambda: None)
+    node._logger.start()
+    return node
 
 
-def _ready(answer: ModuleType, *pieces: bytes, timeout_s: float = TIMEOUT_S) -> Any:
-    """Wait for a server that prints these pieces, and then lives on until it is not read."""
-    read, write = os.pipe()
-    go_on, told = os.pipe()
-    if os.fork() == 0:
-        os.close(told)
+def _prints(*pieces: bytes) -> Callable[[Callable[[bytes], object], bytes], None]:
+    """Return a server that prints these, with MARK for its marker, and then lives on."""
+
+    def run(say: Callable[[bytes], object], marker: bytes) -> None:
         for piece in pieces:
-            os.write(write, piece)
+            say(piece.replace(b"MARK", marker))
             time.sleep(0.05)
-        os.read(go_on, 1)
-        os._exit(0)
-    os.close(go_on)
-    os.close(write)
-    port, after = answer.wait_until_ready(read, MARKER, timeout_s)
-    if select.select([read], [], [], 0)[0]:  # one that has read no further is right as well
-        after += os.read(read, 4096)
-    os.close(told)
-    os.wait()
-    return port, after
+        time.sleep(60)
+
+    return run
 
 
-def check_plain(answer: ModuleType) -> None:
+def _report(port: int, **more: Any) -> bytes:
+    return json.dumps({"host": "10.0.0.7", "port": port, **more}).encode() + b"\n"
+
+
+def _wait(node: Any) -> str | None:
+    said: str | None = node.wait_until_ready(time.monotonic() + PATIENCE_S)
+    return said
+
+
+def _expect_ready(node: Any, host: str, port: int) -> None:
+    said = _wait(node)
+    expect(said is None, expected="None: it is ready", happened=repr(said))
+    got = (node._host, node._port)
+    expect(
+        got == (host, port), expected=f"{host}, port {port}", happened=f"{got[0]}, port {got[1]}"
+    )
+
+
+def check_plain(answer: Any) -> None:
     """start a server that prints its ready line, with the port 41825, at once"""
     note("the ready line had come, and the server was waiting to be connected to")
-    got = _ready(answer, MARKER + b" 41825\n")
-    expect(got == (41825, b""), expected="(41825, b'')", happened=repr(got))
+    _expect_ready(_node(answer, _prints(b"MARK" + _report(41825))), "10.0.0.7", 41825)
 
 
-def check_noise(answer: ModuleType) -> None:
-    """start a server behind an rc file that prints two lines, and the command with the marker"""
-    echo = b"+ exec python3 -m server --say " + MARKER + b" --port 0\n"
+def check_noise(answer: Any) -> None:
+    """start a server behind an rc file that prints two lines"""
     note("two lines of noise and the ready line had come")
-    got = _ready(answer, b"Welcome to node1, 3 updates\n\n" + echo + MARKER + b" 40127\n")
-    expect(got == (40127, b""), expected="(40127, b'')", happened=repr(got))
+    server = _prints(b"Welcome to node1\n{3: updates}\n" + b"MARK" + _report(40127))
+    _expect_ready(_node(answer, server), "10.0.0.7", 40127)
 
 
-def check_pieces(answer: ModuleType) -> None:
+def check_a_prompt(answer: Any) -> None:
+    """start a server behind a shell that prints a prompt, and no end of line"""
+    note("a prompt and the ready line had come")
+    _expect_ready(_node(answer, _prints(b"node1> " + b"MARK" + _report(40128))), "10.0.0.7", 40128)
+
+
+def check_pieces(answer: Any) -> None:
     """start a server whose ready line, with the port 40961, comes in two pieces"""
     note("the ready line had come in two pieces")
-    got = _ready(answer, b"hello\n" + MARKER + b" 40", b"961\n")
-    expect(got == (40961, b""), expected="(40961, b'')", happened=repr(got))
+    whole = _report(40961)
+    _expect_ready(
+        _node(answer, _prints(b"hello\nMARK" + whole[:20], whole[20:])), "10.0.0.7", 40961
+    )
 
 
-def check_what_comes_after(answer: ModuleType) -> None:
-    """start a server that prints its ready line and the first line of its log in one piece"""
-    note("the ready line and the first line of the log had come")
-    got = _ready(answer, b"hi\n" + MARKER + b" 41003\nrank 5: loading\n")
-    expected = "(41003, b'rank 5: loading\\n')"
-    expect(got == (41003, b"rank 5: loading\n"), expected=expected, happened=repr(got))
+def check_a_cut_marker(answer: Any) -> None:
+    """start a server whose marker comes in two pieces"""
+    note("the marker had come in two pieces, and all of the ready line")
+
+    def run(say: Callable[[bytes], object], marker: bytes) -> None:
+        say(b"hello\n" + marker[:11])
+        time.sleep(0.05)
+        say(marker[11:] + _report(40962))
+
+    _expect_ready(_node(answer, run), "10.0.0.7", 40962)
 
 
-def check_one_that_ends(answer: ModuleType) -> None:
-    """start a server that says "python3: not found" and ends"""
-    read = _server(lambda say: say(b"sh: 1: python3: not found"))
+def check_an_address(answer: Any) -> None:
+    """start a server that says 10.0.0.7, on a node with NodeConfig(address="192.168.1.4")"""
+    server = _prints(b"MARK" + _report(41003))
+    _expect_ready(_node(answer, server, address="192.168.1.4"), "192.168.1.4", 41003)
+
+
+def check_an_error(answer: Any) -> None:
+    """start a server that reports: ImportError: no module train"""
+    error = json.dumps({"error": "ImportError: no module train"}).encode() + b"\n"
+    said = _wait(_node(answer, _prints(b"MARK" + error)))
+    right = "node1" in str(said) and "no module train" in str(said)
+    expect(right, expected="node1, and what it reported", happened=repr(said))
+
+
+def check_one_that_ends(answer: Any) -> None:
+    """start a server that says "python3: not found" on its stderr, and ends"""
+    node = _node(answer, lambda say, marker: say(b"hi\n") and None)
+    node._last_lines.append("sh: 1: python3: not found")
     note("it had said python3: not found, and ended")
-    with expect_raises(EOFError, when="when the output ends"):
-        try:
-            answer.wait_until_ready(read, MARKER, TIMEOUT_S)
-        except EOFError as error:
-            happened = f"EOFError: {error}"
-            expected = "an EOFError that shows what it said"
-            expect("python3: not found" in str(error), expected=expected, happened=happened)
-            raise
-    os.wait()
+    said = _wait(node)
+    right = "node1" in str(said) and "python3: not found" in str(said)
+    expect(right, expected="node1, and what it said", happened=repr(said))
 
 
-def check_one_that_chatters(answer: ModuleType) -> None:
-    """wait 0.4 s for a server that prints a line each 0.1 s, and is never ready"""
+def check_one_that_chatters(answer: Any) -> None:
+    """wait 0.2 s for a server that prints a line each 0.05 s, and is never ready"""
 
-    def run(say: Callable[[bytes], object]) -> None:
+    def run(say: Callable[[bytes], object], marker: bytes) -> None:
         while True:
             say(b"still resolving\n")
-            time.sleep(0.1)
+            time.sleep(0.05)
 
-    read = _server(run)
-    note("0.4 s had been up long ago, and lines kept coming")
-    with expect_raises(TimeoutError, when="after 0.4 s in all"):
-        try:
-            answer.wait_until_ready(read, MARKER, 0.4)
-        except TimeoutError as error:
-            happened = f"TimeoutError: {error}"
-            expected = "a TimeoutError that shows what it said"
-            expect("still resolving" in str(error), expected=expected, happened=happened)
-            raise
+    note("0.2 s had been up long ago, and lines kept coming")
+    said = _node(answer, run).wait_until_ready(time.monotonic() + 0.2)
+    expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))

@@ -1,49 +1,89 @@
-"""How memory is shared out."""
+"""How memory is shared out, and counted."""
 
-from types import ModuleType
+from types import SimpleNamespace
+from typing import Any
 
 from exercises.checking import expect
 
 
-def _expect_rows(answer: ModuleType, rows: int, *expected: tuple[int, int]) -> None:
-    world_size = len(expected)
-    got = [answer.rows_of(rows, world_size, rank) for rank in range(world_size)]
-    shown = [(one.start, one.stop) for one in got]
-    wanted = ", ".join(f"{start} to {stop}" for start, stop in expected)
-    happened = ", ".join(f"{start} to {stop}" for start, stop in shown)
-    # All empty ranges are equal, and none may begin where there are no rows.
-    same = got == [range(*one) for one in expected] and all(one.start <= rows for one in got)
-    expect(same, expected=wanted, happened=happened)
+class Tensor:
+    """What a count needs of a tensor; `rows_here` are those of a sharded one that this rank has."""
+
+    def __init__(self, rows: int, columns: int, *, each: int = 4) -> None:
+        self.rows, self.columns, self.each = rows, columns, each
+        self.grad: Any = None
+
+    def numel(self) -> int:
+        return self.rows * self.columns
+
+    def element_size(self) -> int:
+        return self.each
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
-def check_even(answer: ModuleType) -> None:
-    """share 12 rows out to 4 ranks"""
-    _expect_rows(answer, 12, (0, 3), (3, 6), (6, 9), (9, 12))
+class Sharded(Tensor):
+    """A tensor of which this rank has some rows."""
+
+    def __init__(self, rows: int, columns: int, *, rows_here: int, each: int = 4) -> None:
+        super().__init__(rows, columns, each=each)
+        self.rows_here = rows_here
+
+    def to_local(self) -> Tensor:
+        return Tensor(self.rows_here, self.columns, each=self.each)
 
 
-def check_uneven(answer: ModuleType) -> None:
-    """share 10 rows out to 4 ranks"""
-    _expect_rows(answer, 10, (0, 3), (3, 6), (6, 9), (9, 10))
+def _adam(*groups: list[Tensor], backward: bool = True, step: Any = None) -> Any:
+    """Return an optimizer like Adam, with two moments for each parameter."""
+    state: dict[Tensor, dict[str, Any]] = {}
+    for parameter in (one for group in groups for one in group):
+        parameter.grad = _like(parameter) if backward else None
+        state[parameter] = {"exp_avg": _like(parameter), "exp_avg_sq": _like(parameter)}
+        if step is not None:
+            state[parameter]["step"] = step
+    return SimpleNamespace(param_groups=[{"params": group} for group in groups], state=state)
 
 
-def check_too_few(answer: ModuleType) -> None:
-    """share 5 rows out to 4 ranks, and 2 rows to 4"""
-    _expect_rows(answer, 5, (0, 2), (2, 4), (4, 5), (5, 5))
-    _expect_rows(answer, 2, (0, 1), (1, 2), (2, 2), (2, 2))
+def _like(tensor: Tensor) -> Tensor:
+    if isinstance(tensor, Sharded):
+        return Sharded(tensor.rows, tensor.columns, rows_here=tensor.rows_here, each=tensor.each)
+    return Tensor(tensor.rows, tensor.columns, each=tensor.each)
 
 
-def _expect_bytes(
-    answer: ModuleType, shapes: list[tuple[int, ...]], size: int, rank: int, expected: int
-) -> None:
-    got = answer.bytes_held(shapes, size, rank)
-    expect(got == expected, expected=f"{expected} bytes", happened=f"{got} bytes")
+def _expect(answer: Any, optimizer: Any, parameters: int, gradients: int, more: int) -> None:
+    got = answer.nccl.memory_bytes(optimizer)
+    expected = {"parameters": parameters, "gradients": gradients, "optimizer": more}
+    shown = [", ".join(f"{name}: {one.get(name)}" for name in expected) for one in (expected, got)]
+    expect(got == expected, expected=shown[0], happened=shown[1])
 
 
-def check_bytes(answer: ModuleType) -> None:
-    """count the bytes of rank 1 of 4, for parameters of the shapes (8, 3) and (4,)"""
-    _expect_bytes(answer, [(8, 3), (4,)], 4, 1, (2 * 3 + 1) * 16)
+def check_plain(answer: Any) -> None:
+    """count for parameters of 10 x 3 and 1 x 7 numbers, 4 bytes each, which are not sharded"""
+    _expect(answer, _adam([Tensor(10, 3), Tensor(1, 7)]), 148, 148, 296)
 
 
-def check_bytes_of_the_last(answer: ModuleType) -> None:
-    """count the bytes of rank 3 of 4, for parameters of the shapes (10, 100) and (2, 7)"""
-    _expect_bytes(answer, [(10, 100), (2, 7)], 4, 3, 100 * 16)
+def check_sharded(answer: Any) -> None:
+    """count on rank 3 of 4, which has 1 of 10 rows of 100 numbers, and none of 2 rows of 7"""
+    shards: list[Tensor] = [Sharded(10, 100, rows_here=1), Sharded(2, 7, rows_here=0)]
+    _expect(answer, _adam(shards), 400, 400, 800)
+
+
+def check_half(answer: Any) -> None:
+    """count for a parameter of 10 x 3 numbers with 2 bytes each"""
+    _expect(answer, _adam([Tensor(10, 3, each=2)]), 60, 60, 120)
+
+
+def check_groups(answer: Any) -> None:
+    """count for two groups of parameters, of 10 and of 6 numbers"""
+    _expect(answer, _adam([Tensor(10, 1)], [Tensor(6, 1)]), 64, 64, 128)
+
+
+def check_plain_numbers(answer: Any) -> None:
+    """count with an optimizer that keeps the number of steps, as an int"""
+    _expect(answer, _adam([Tensor(5, 1)], step=12), 20, 20, 40)
+
+
+def check_before_backward(answer: Any) -> None:
+    """count before the first backward: there are no gradients"""
+    _expect(answer, _adam([Tensor(5, 1)], backward=False), 20, 0, 40)

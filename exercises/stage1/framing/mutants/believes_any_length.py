@@ -1,0 +1,2 @@
+def decode_prelude(prelude):
+    return PRELUDE.unpack(prelude)

@@ -1,0 +1,3 @@
+def encode(kind, body):
+    data = json.dumps(body).encode()
+    return PRELUDE.pack(kind, len(data)) + data

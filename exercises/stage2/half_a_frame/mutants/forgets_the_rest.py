@@ -1,0 +1,12 @@
+def advance(self, nbytes):
+    if nbytes < len(self.want):
+        return None
+    if self._kind is None:
+        self._expect(*_decode_prelude(self._part))
+        return None
+    try:
+        frame = Frame(self._kind, json.loads(self._part))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a body that is no JSON: {error}") from error
+    self._expect(PRELUDE.size, kind=None)
+    return frame

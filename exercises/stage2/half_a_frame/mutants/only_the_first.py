@@ -1,0 +1,11 @@
+def advance(self, nbytes):
+    self.want = self.want[nbytes:]
+    if self.want:
+        return None
+    if self._kind is None:
+        self._expect(*_decode_prelude(self._part))
+        return None
+    try:
+        return Frame(self._kind, json.loads(self._part))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a body that is no JSON: {error}") from error

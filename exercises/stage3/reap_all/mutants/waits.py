@@ -1,0 +1,2 @@
+def poll(self):
+    return self.wait()

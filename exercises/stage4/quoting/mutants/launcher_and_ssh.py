@@ -1,0 +1,9 @@
+def _command(self):
+    config = self.config
+    script = (
+        f"cd {shlex.quote(config.workdir or os.getcwd())} && "
+        f"PYTHONPATH={shlex.quote(str(CODE_ROOT))} "
+        f"exec {shlex.quote(config.python)} -m {__package__}.worker_server --node"
+    )
+    line = f"exec /bin/sh -c {shlex.quote(script)}"
+    return [*(config.launcher or ()), *SSH, *config.ssh_options, "--", config.host, line]

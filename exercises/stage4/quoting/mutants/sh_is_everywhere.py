@@ -1,0 +1,10 @@
+def _command(self):
+    config = self.config
+    line = (
+        f"cd {shlex.quote(config.workdir or os.getcwd())} && "
+        f"PYTHONPATH={shlex.quote(str(CODE_ROOT))} "
+        f"exec {shlex.quote(config.python)} -m {__package__}.worker_server --node"
+    )
+    if config.launcher is not None:
+        return [*config.launcher, line]
+    return [*SSH, *config.ssh_options, "--", config.host, line]

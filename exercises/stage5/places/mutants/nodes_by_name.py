@@ -1,0 +1,14 @@
+def create_nccl_configs(master_addr, nodes, master_port=29500, backend=None):
+    gpus = dict(nodes)
+    world_size = sum(gpus.values())
+    places = [
+        (node_rank, local_rank, num_workers)
+        for node_rank, num_workers in enumerate(gpus.values())
+        for local_rank in range(num_workers)
+    ]
+    return [
+        NCCLConfig(
+            master_addr, master_port, rank, world_size, local_rank, num_workers, node_rank, backend
+        )
+        for rank, (node_rank, local_rank, num_workers) in enumerate(places)
+    ]

@@ -1,0 +1,12 @@
+def create_nccl_configs(master_addr, nodes, master_port=29500, backend=None):
+    places = [
+        (node_rank, local_rank, num_workers)
+        for node_rank, (_, num_workers) in enumerate(nodes)
+        for local_rank in range(num_workers)
+    ]
+    return [
+        NCCLConfig(
+            master_addr, master_port, rank, len(nodes), local_rank, num_workers, node_rank, backend
+        )
+        for rank, (node_rank, local_rank, num_workers) in enumerate(places)
+    ]

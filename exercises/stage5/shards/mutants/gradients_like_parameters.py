@@ -1,0 +1,8 @@
+def memory_bytes(optimizer):
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    states = [value for one in optimizer.state.values() for value in one.values()]
+    return {
+        "parameters": sum(map(_local_bytes, parameters)),
+        "gradients": sum(map(_local_bytes, parameters)),
+        "optimizer": sum(_local_bytes(value) for value in states if hasattr(value, "numel")),
+    }

@@ -1,0 +1,135 @@
+"""Run a stage's own tests and its demo on the reader's copy, where nothing can outlive them."""
+
+import importlib.util
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from exercises.checking import children
+from exercises.mine import Bench
+from exercises.runner import end_all_but, parent_of_orphans
+
+SILENCE_S = 30.0  # a test that takes longer hangs
+FAILURES_SHOWN_MAX = 2
+DONE = re.compile(r"\.\.\. (?:ok|FAIL|ERROR|skipped .*)$|^(?:ok|FAIL|ERROR)$", re.MULTILINE)
+
+
+@dataclass
+class Failure:
+    """A test of the stage that the reader's copy does not pass."""
+
+    test: str
+    happened: str
+    where: list[str]  # file:line, the last call last
+
+
+@dataclass
+class Report:
+    """How a stage's tests went."""
+
+    count: int
+    seconds: float
+    failures: list[Failure]
+
+
+def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
+    """Run the tests of a stage, each of which is told as it ends; kill what hangs."""
+    argv = [sys.executable, "-u", "-m", "unittest", "discover", "-v"]
+    argv += ["-s", bench.package, "-t", "."]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(bench.root)}
+    started, spared = time.monotonic(), {*children()}
+    said, hangs = b"", False
+    with parent_of_orphans():
+        process = subprocess.Popen(
+            argv,
+            cwd=bench.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that all of it can be ended
+        )
+        assert process.stderr
+        output = process.stderr.fileno()
+        try:
+            while not hangs:
+                hangs = not select.select([output], [], [], SILENCE_S)[0]
+                piece = b"" if hangs else os.read(output, 1 << 16)
+                if not piece:
+                    break
+                said += piece
+                tell(len(DONE.findall(said.decode(errors="replace"))))
+            if not hangs:
+                process.wait(SILENCE_S)
+        except subprocess.TimeoutExpired:
+            hangs = True
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            process.stderr.close()
+            end_all_but(spared)
+    text = said.decode(errors="replace")
+    failures = _read_failures(text, bench)
+    if hangs:
+        last = re.findall(r"(?m)^(test_\w+) \(", text)
+        failures.insert(0, Failure(last[-1] if last else "the tests", "it hangs", []))
+    ran = re.search(r"(?m)^Ran (\d+) tests?", text)
+    if process.returncode != 0 and not failures:
+        happened = (text.strip().splitlines() or ["it said nothing"])[-1]
+        failures.append(Failure("the tests", happened, []))
+    return Report(int(ran[1]) if ran else 0, time.monotonic() - started, failures)
+
+
+def _read_failures(text: str, bench: Bench) -> list[Failure]:
+    """Return the failures that unittest has reported."""
+    found = []
+    for block in text.split("=" * 70)[1:]:
+        head = re.match(r"\s*(?:FAIL|ERROR): (\S+)(?: \((\S+)\))?", block)
+        if head is None:
+            continue
+        block = re.split(r"(?m)^-{70}$\n\nRan ", block)[0]
+        calls = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', block)
+        where = [
+            f"{Path(file).name}:{bench.number(Path(file), int(number))} in {name}"
+            for file, number, name in calls
+            if Path(file).parent == bench.folder
+        ]
+        lines = [line for line in block.splitlines() if re.match(r"[A-Za-z_][\w.]*(:|$)", line)]
+        test = head[1] if "." not in head[1] else head[1].rpartition(".")[2]
+        found.append(Failure(test, lines[-1] if lines else "it failed", where))
+    return found
+
+
+def run_demo(bench: Bench, arguments: list[str]) -> int:
+    """Run the demo of a stage, which talks to the terminal itself; return its exit status."""
+    argv = [sys.executable, "-m", f"{bench.package}.demo", *arguments]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(bench.root)}
+    process = subprocess.Popen(argv, cwd=bench.root, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # the terminal has sent it to the demo, too
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def missing_for(stage: int) -> str | None:
+    """Return what a stage needs and this machine has not, with the remedy; None if all is there."""
+    if stage == 5 and importlib.util.find_spec("torch") is None:
+        return "stage 5 needs torch: python -m pip install torch"
+    return None
