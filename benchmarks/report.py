@@ -99,7 +99,7 @@ def as_markdown(results: dict[str, Any]) -> str:
             lines.append(
                 f"| {curve['name']}, at the worst of {len(curve['sizes'])} sizes (values: "
                 f"{curve['sizes'][-1]:,}) | {end[OURS]} | {end[LIMIT]} | "
-                f"{max(curve['ratios']):.2f}x | <= {curve['target']}x | {curve['verdict']} |"
+                f"{max(curve['ratios']):.2f}x | {_target(curve)} | {curve['verdict']} |"
             )
     return "\n".join([*lines, "", f"Measured {results['measured']}: {machine_line(results)}."])
 
@@ -161,13 +161,17 @@ def _contestants(figure: dict[str, Any]) -> Iterable[tuple[str, dict[str, float]
 
 
 def _value(value: float, unit: str) -> str:
-    return f"{value:.3g} {unit}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f} {unit}" if rounded >= 1000 else f"{rounded:g} {unit}"
 
 
 def _target(figure: dict[str, Any]) -> str:
     if figure["target"] is None:
         return "-"
-    return f"{'>=' if figure['higher_is_better'] else '<='} {figure['target']}x"
+    # With a space that does not break: the column is narrow.
+    return (
+        f"{'>=' if figure.get('higher_is_better') else '<='}\N{NO-BREAK SPACE}{figure['target']}x"
+    )
 
 
 def _line(cells: Iterable[str]) -> str:

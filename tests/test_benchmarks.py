@@ -108,7 +108,7 @@ def test_published_curves_are_drawn_and_modelled() -> None:
     assert set(drawn) == set(charts.CHARTS)
     table = beyond.as_markdown(results)
     assert all(cost in table for cost in beyond.COSTS)
-    assert "| 1 | 1000 (1,000 ranks) | 1000 | **10000** |" in table  # a descriptor each
+    assert "| 1 | 1,000 (1,000 ranks) | 1,000 | **10,000** |" in table  # a descriptor each
 
 
 def test_a_chart_stays_within_its_frame_and_says_its_ends() -> None:

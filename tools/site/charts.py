@@ -77,7 +77,7 @@ def draw(curve: dict[str, Any], names: dict[str, str]) -> Figure:
 def value_label(value: float, unit: str) -> str:
     """Return a value of an axis with a unit that makes it short."""
     if unit != "s":
-        return f"{value:g} {unit}".strip()
+        return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:g} {unit}".strip()
     factor, name = next((one for one in UNITS if value >= one[0] * 0.999), UNITS[-1])
     return f"{value / factor:.3g} {name}"
 
