@@ -132,17 +132,6 @@ def _mark(exercise: Exercise, progress: Progress, following: Exercise | None) ->
     return paint("next   ", "blue") if exercise is following else paint("to do  ", "dim")
 
 
-def mistakes_as_markdown(exercises: list[Exercise]) -> str:
-    """Return the catalogue of mistakes, for the site."""
-    lines = ["# Mistakes", "", "Wrong answers that people really give, and what each one teaches."]
-    for one in exercises:
-        lines += ["", f"## {one.title}", "", f"Stage {one.stage}, `{one.name}`."]
-        for wrong in one.wrong_answers:
-            lines += ["", f"### {wrong.misconception}", "", f"*What you see:* {wrong.symptom}", ""]
-            lines += [" ".join(wrong.hint.split())]
-    return "\n".join(lines) + "\n"
-
-
 def exercises_as_markdown(exercises: list[Exercise], stages: dict[int, str]) -> str:
     """Return the exercises with their tasks and folded hints, for the site."""
     lines = [EXERCISES_HEAD]

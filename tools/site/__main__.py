@@ -12,7 +12,7 @@ from exercises import catalogue
 from stages import snapshots
 from stages.__main__ import diff_as_markdown, make_tables
 from tools import count_lines
-from tools.site import blocks, figures, frames, imports, snippets, traces
+from tools.site import blocks, figures, frames, imports, mistakes, snippets, traces
 from tools.site.drawings.sheets import DRAW
 from tools.site.snippets import GENERATED
 
@@ -68,9 +68,10 @@ def generate() -> None:
     _write("path.md", _without_links(count_lines.make_reading_path()))
     _write("benchmarks.md", benchmarks.as_markdown(benchmarks.read_results()) + "\n")
     known = catalogue.load()
-    mistakes = sum(len(one.wrong_answers) for one in known)
+    count = sum(len(one.wrong_answers) for one in known)
     _write("vs.md", vs.as_markdown(vs.read_results()) + "\n")
-    _write("counts.md", f"{len(known)} exercises, and a companion that knows {mistakes} mistakes\n")
+    _write("mistakes.md", mistakes.as_markdown(known))
+    _write("counts.md", f"{len(known)} exercises, and a companion that knows {count} mistakes\n")
     print(
         f"{snippets.write()} pieces of code, {len(vectors)} frames, {len(snapshots.NAMES)} runs",
         file=sys.stderr,
