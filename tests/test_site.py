@@ -417,6 +417,11 @@ class TestBuilt:
         assert done.returncode == 0, done.stdout + done.stderr
         chapter = (tmp_path / "site" / "tutorial" / "stage1.html").read_text()
         assert "frame-inspector" in chapter
+        drawn = [
+            file.read_text().count('<svg xmlns="http://www.w3.org/2000/svg" class="sheet"')
+            for file in (tmp_path / "site").rglob("*.html")
+        ]
+        assert sum(drawn) == len(DRAW)
         assert "def encode" in re.sub(r"<[^>]+>", "", chapter)
 
 
