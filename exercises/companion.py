@@ -95,7 +95,7 @@ def _make_parser() -> argparse.ArgumentParser:
     traced.add_argument("stage", type=int, choices=tuple(STAGES))
     traced.add_argument("--json", action="store_true", help="the events, for a program")
     traced.add_argument("--chrome", metavar="FILE", help="write it for ui.perfetto.dev")
-    add("pages", write_pages, "make the site's pages of exercises and mistakes")
+    add("pages", write_pages, "make the site's page of exercises")
     add("doctor", lambda arguments: doctor.main(), "see whether this machine has what you need")
     return parser
 
@@ -340,9 +340,8 @@ def show_trace(arguments: argparse.Namespace) -> int:
 
 
 def write_pages(arguments: argparse.Namespace) -> int:
-    """Write the pages that the site has of these files."""
+    """Write the page that the site has of these files."""
     docs = catalogue.ROOT.parent / "docs"
     exercises = catalogue.load()
     (docs / "exercises.md").write_text(report.exercises_as_markdown(exercises, STAGES))
-    (docs / "mistakes.md").write_text(report.mistakes_as_markdown(exercises))
     return OK

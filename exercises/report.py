@@ -1,7 +1,6 @@
 """The companion's words: every result has the same shape."""
 
 import os
-import re
 import shlex
 import sys
 import textwrap
@@ -311,24 +310,6 @@ def show_hint(hint: str) -> str:
         elif part.strip():
             parts.append(wrap(part, "  "))
     return "\n\n".join(parts)
-
-
-def mistakes_as_markdown(exercises: list[Exercise]) -> str:
-    """Return the catalogue of mistakes, for the site."""
-    lines = ["# Mistakes", "", "Wrong answers that people really give, and what each one teaches."]
-    for one in exercises:
-        lines += ["", f"## {one.title}", "", f"Stage {one.stage}, `{one.name}`."]
-        for wrong in one.wrong_answers:
-            texts = (wrong.misconception, wrong.symptom, " ".join(wrong.hint.split()))
-            misconception, symptom, hint = (_escape(text) for text in texts)
-            lines += ["", f"### {misconception}", "", f"*What you see:* {symptom}", "", hint]
-    return "\n".join(lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    """Return plain words as Markdown: what looks like HTML or emphasis is neither."""
-    text = text.replace("<", "&lt;").replace("*", r"\*")
-    return re.sub(r"(?<![A-Za-z])_|_(?![A-Za-z])|__", lambda match: r"\_" * len(match[0]), text)
 
 
 def exercises_as_markdown(exercises: list[Exercise], stages: dict[int, str]) -> str:

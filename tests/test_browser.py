@@ -87,6 +87,7 @@ PAGES = [str(page.relative_to(blocks.DOCS).with_suffix(".html")) for page in blo
 
 
 class TestEveryPage:
+    @pytest.mark.timeout(300)  # every page, in three sizes
     def test_it_opens_without_an_error_and_nothing_is_cut_off(self, browser: Browser) -> None:
         """What is wider than its place can be scrolled to, and shows that there is more.
 
@@ -158,7 +159,8 @@ CUT_OFF = """() => {
     if (scrolls(one)) {
       found.scrolled.push(name(one));
       const style = getComputedStyle(one);
-      const marked = style.backgroundImage.includes("gradient") && style.overflowX !== "hidden";
+      const sign = style.backgroundImage + style.maskImage;
+      const marked = sign.includes("gradient") && style.overflowX !== "hidden";
       if (!marked) found.unmarked.push(name(one));
     }
     const place = one.getBoundingClientRect();

@@ -1,8 +1,6 @@
 """The demo as its users run it: a command in a pipe, in a terminal, and interrupted."""
 
 import csv
-import os
-import pty
 import re
 import signal
 import struct
@@ -22,6 +20,7 @@ pytest.importorskip("torch")
 
 DEMO = (sys.executable, "-m", "miniray", "demo")
 DONE_S = 110.0
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "demo.svg"
 
 
 def run_demo(*options: str) -> "subprocess.CompletedProcess[str]":
@@ -153,30 +152,40 @@ def test_over_ssh_it_is_the_same(
 
 
 @pytest.mark.slow
-def test_in_a_terminal_the_display_is_live(tmp_path: Path) -> None:
+def test_in_a_terminal_the_display_is_live_and_the_sites_picture_is_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("rich")
-    ours, theirs = pty.openpty()
-    demo = subprocess.Popen(
-        [*DEMO, "--steps", "3", "--output", str(tmp_path)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"},
-        start_new_session=True,
-    )
-    os.close(theirs)
-    printed = b""
-    try:
-        while data := os.read(ours, 1 << 16):
-            printed += data
-    except OSError:  # Linux says EIO when the other side is closed
-        pass
-    finally:
-        os.close(ours)
-    assert demo.wait(timeout=DONE_S) == 0
-    assert b"\x1b[" in printed
-    assert b"equal: over 3 steps" in printed
-    assert printed.rfind(b"\x1b[?25h") > printed.rfind(b"\x1b[?25l")  # the cursor is back
+    from tools import terminal_picture
+
+    monkeypatch.chdir(tmp_path)  # a path that is longer would need one more line
+    status, printed = terminal_picture.run([*DEMO, "--steps", "3"])
+    assert status == 0
+    assert "\x1b[" in printed
+    assert "equal: over 3 steps" in printed
+    assert printed.rfind("\x1b[?25h") > printed.rfind("\x1b[?25l")  # the cursor is back
+    drawn = terminal_picture.draw("miniray demo", terminal_picture.screen(printed))
+    shown = without_what_it_learnt(terminal_picture.stable(PICTURE.read_text()))
+    found = without_what_it_learnt(terminal_picture.stable(drawn))
+    found = without_logs(found, ends=shown)
+    command = 'python -m tools.terminal_picture "miniray demo" docs/images/demo.svg -- '
+    assert shown == found, f"run: {command} .venv/bin/python -m miniray demo"
+
+
+def without_what_it_learnt(lines: list[str]) -> list[str]:
+    """Return a picture's lines without the model's text, and where the files are."""
+    begin = lines.index("the model writes:")
+    end = next(number for number, line in enumerate(lines) if line.startswith("picture: "))
+    return [*lines[: begin + 1], *lines[end + 1 :]]
+
+
+def without_logs(lines: list[str], *, ends: list[str]) -> list[str]:
+    """Return the lines without what torch has to say: a log goes on until one of `ends`."""
+    kept, in_log = [], False
+    for line in lines:
+        in_log = line.startswith("[node") or (in_log and line not in ends)
+        kept += [] if in_log else [line]
+    return kept
 
 
 def test_defaults_do_not_fit_one_fake_gpu_and_fit_eight() -> None:

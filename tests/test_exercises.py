@@ -868,7 +868,6 @@ def test_a_note_is_what_stands() -> None:
     ("page", "make"),
     [
         ("exercises.md", lambda: report.exercises_as_markdown(EXERCISES, companion.STAGES)),
-        ("mistakes.md", lambda: report.mistakes_as_markdown(EXERCISES)),
     ],
 )
 def test_the_sites_pages_are_made_from_the_same_files(page: str, make: Callable[[], str]) -> None:

@@ -23,7 +23,7 @@ from exercises import catalogue
 from miniray.cli import record
 from stages import parts
 from tools import import_graph
-from tools.site import blocks, frames, imports, snippets, times, traces
+from tools.site import blocks, frames, imports, mistakes, snippets, times, traces
 from tools.site import parts as part_pages
 from tools.site.drawings import pen
 from tools.site.drawings.sheets import DRAW
@@ -295,6 +295,35 @@ class TestPieces:
         with pytest.raises(ValueError, match="has no nothing"):
             snippets.cut("stage1_uds_worker/wire", "nothing")
 
+    def test_an_incident_shows_about_ten_lines_before_and_after(self) -> None:
+        page = (DOCS / "from-stage5-to-miniray.md").read_text()
+        shown = snippets.PIECE.findall(page)
+        assert shown == list(snippets.PIECES)
+        for before, after in zip(shown[::2], shown[1::2], strict=True):
+            assert (before.split("-")[1], after.split("-")[1]) == ("before", "after")
+            assert snippets.PIECES[before][0].startswith("stages/stage5")
+            assert snippets.PIECES[after][0].startswith("miniray/")
+        for name in shown:
+            piece = snippets.cut_piece(name)
+            assert 3 <= len(piece.splitlines()) <= 14
+            assert not piece.startswith(" ")
+            file = (blocks.REPOSITORY / snippets.PIECES[name][0]).read_text()
+            assert f'title="{snippets.PIECES[name][0]}' in page
+            assert all(line.strip() in file for line in piece.splitlines())
+
+    def test_a_piece_that_is_not_there_any_more_is_said(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = "miniray/group.py"
+        for first, last, words in (
+            ("def _explained(", "return", "has 0 lines that begin"),
+            ("    def ", "return", r"has \d+ lines that begin"),
+            ("def _explains(", "nowhere", "no line that begins with 'nowhere' after"),
+        ):
+            monkeypatch.setitem(snippets.PIECES, "broken", (file, first, last))
+            with pytest.raises(ValueError, match=words):
+                snippets.cut_piece("broken")
+
     def test_frames_are_taken_apart_without_a_rest(self) -> None:
         for vector in frames.make_vectors():
             stops = [field["stop"] for field in vector["fields"]]
@@ -353,6 +382,38 @@ class TestPieces:
             ]
 
         assert shape(traces.record(stage)) == shape(traces.record(stage))
+
+
+class TestMistakes:
+    def test_every_wrong_answer_is_in_one_group(self) -> None:
+        assert mistakes.find_misplaced(catalogue.load()) == [], f"see {mistakes.GROUPS.name}"
+
+    def test_the_page_says_what_one_sees_and_not_what_to_do(self) -> None:
+        exercises = catalogue.load()
+        page = mistakes.as_markdown(exercises)
+        assert "## " + mistakes.LAST not in page
+        assert "the process table is full of `<defunct>`" in page
+        for exercise in exercises:
+            for wrong in exercise.wrong_answers:
+                assert wrong.misconception in page
+                assert wrong.hint not in page
+                assert " ".join(wrong.hint.split()) not in page
+
+    def test_what_is_not_sorted_yet_is_shown_all_the_same(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        groups = tmp_path / "mistakes.toml"
+        text = mistakes.GROUPS.read_text().replace("zombies/never_reaped", "zombies/not_there")
+        groups.write_text(text)
+        monkeypatch.setattr(mistakes, "GROUPS", groups)
+        exercises = catalogue.load()
+        assert mistakes.find_misplaced(exercises) == [
+            "zombies/never_reaped is in no group",
+            "zombies/not_there is no wrong answer",
+        ]
+        _, _, rest = mistakes.as_markdown(exercises).partition(mistakes.LAST)
+        assert "After a day the process table" in rest
+        assert rest.count("???") == 1
 
 
 PHONE_PX = 390 - 32  # what the theme leaves of a phone that is 390 wide
@@ -468,6 +529,11 @@ class TestBuilt:
                 if anchor and target in parsed:
                     assert anchor in parsed[target].ids | {"__comments"}, f"{file.name}: {link}"
 
+    def test_no_symptom_is_taken_for_a_tag(self, built: Path) -> None:
+        text = (built / "mistakes.html").read_text()
+        assert "&lt;defunct&gt;" in text
+        assert "<defunct" not in text
+
     def test_nothing_is_loaded_from_elsewhere(self, built: Path) -> None:
         for file in built.rglob("*.html"):
             for address in Page(file.read_text()).loads:
@@ -491,6 +557,11 @@ class TestBuilt:
         assert done.returncode == 0, done.stdout + done.stderr
         chapter = (tmp_path / "site" / "tutorial" / "stage1.html").read_text()
         assert "frame-inspector" in chapter
+        drawn = [
+            file.read_text().count('<svg xmlns="http://www.w3.org/2000/svg" class="sheet"')
+            for file in (tmp_path / "site").rglob("*.html")
+        ]
+        assert sum(drawn) == len(DRAW)
         assert "def encode" in re.sub(r"<[^>]+>", "", chapter)
 
 

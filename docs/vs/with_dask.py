@@ -1,10 +1,7 @@
 """Square numbers on four workers, with Dask: python with_dask.py"""
 
-import json
-import statistics
-import time
-
 from distributed import Client, LocalCluster
+from timing import Clock
 
 
 class Squarer:
@@ -13,7 +10,7 @@ class Squarer:
 
 
 def main():
-    began = time.perf_counter()
+    clock = Clock()
     with (
         LocalCluster(n_workers=4, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
@@ -25,13 +22,7 @@ def main():
         workers = [future.result() for future in futures]
         answers = [worker.square(number) for number, worker in enumerate(workers)]
         squares = [answer.result() for answer in answers]
-        first_s = time.perf_counter() - began
-        trips = []
-        for _ in range(200):
-            start = time.perf_counter()
-            workers[1].square(7).result()
-            trips.append(time.perf_counter() - start)
-    print(json.dumps({"squares": squares, "first_s": first_s, "trip_s": statistics.median(trips)}))
+        clock.report(squares, lambda: workers[1].square(7).result())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,7 @@
 """Square numbers on four ranks, with MPI: mpiexec -n 4 python with_mpi.py"""
 
-import json
-import os
-import statistics
-import time
-
 from mpi4py import MPI
+from timing import TRIPS, Clock
 
 
 def main():
@@ -14,17 +10,10 @@ def main():
     number = world.scatter(list(range(size)) if rank == 0 else None)
     squares = world.gather(number * number)
     if rank == 0:
-        first_s = time.time() - float(os.environ.get("BEGAN", "nan"))
-        trips = []
-        for _ in range(200):
-            start = time.perf_counter()
-            world.send(7, 1)
-            world.recv(source=1)
-            trips.append(time.perf_counter() - start)
-        trip_s = statistics.median(trips)
-        print(json.dumps({"squares": squares, "first_s": first_s, "trip_s": trip_s}))
+        clock = Clock(launched=True)
+        clock.report(squares, lambda: (world.send(7, 1), world.recv(source=1)))
     elif rank == 1:
-        for _ in range(200):
+        for _ in range(TRIPS):
             world.send(world.recv(source=0) ** 2, 0)
 
 

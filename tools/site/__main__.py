@@ -20,6 +20,7 @@ from tools.site import (
     figures,
     frames,
     imports,
+    mistakes,
     parts,
     snippets,
     times,
@@ -84,9 +85,10 @@ def generate() -> None:
     _write("beyond.md", beyond.as_markdown(results) + "\n")
     _write("benchmarks.md", benchmarks.as_markdown(results) + "\n")
     known = catalogue.load()
-    mistakes = sum(len(one.wrong_answers) for one in known)
+    count = sum(len(one.wrong_answers) for one in known)
     _write("vs.md", vs.as_markdown(vs.read_results()) + "\n")
-    _write("counts.md", f"{len(known)} exercises, and a companion that knows {mistakes} mistakes\n")
+    _write("mistakes.md", mistakes.as_markdown(known))
+    _write("counts.md", f"{len(known)} exercises, and a companion that knows {count} mistakes\n")
     for page in blocks.pages():
         _write(times.name_of(page), times.as_markdown(parts.count_chapter(page)))
     for part in stage_parts.load():
