@@ -141,8 +141,10 @@ class TestChapters:
         assert fields["gpu"] in ("never", "optional")
         assert times.count(page.read_text()).words <= CHAPTER_WORDS_MAX
 
-    def test_every_page_of_the_tutorial_says_how_long_it_takes(self) -> None:
-        for page in [*(DOCS / "tutorial").glob("*.md"), DOCS / "setup.md"]:
+    def test_pages_to_read_say_how_long_they_take(self) -> None:
+        names = ("setup.md", "labs.md", "MINIRAY.md", "MULTI_GPU_DESIGN.md")
+        folders = [*(DOCS / "tutorial").glob("*.md"), *(DOCS / "guides").glob("*.md")]
+        for page in [*folders, *(DOCS / name for name in names)]:
             assert f'\n--8<-- "generated/{times.name_of(page)}"\n' in page.read_text(), page
 
     @pytest.mark.parametrize("part", STAGE_PARTS, ids=lambda part: part.number)
