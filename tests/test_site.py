@@ -130,8 +130,10 @@ class TestChapters:
         assert fields["gpu"] in ("never", "optional")
         assert times.count(page.read_text()).words <= CHAPTER_WORDS_MAX
 
-    def test_every_page_of_the_tutorial_says_how_long_it_takes(self) -> None:
-        for page in [*(DOCS / "tutorial").glob("*.md"), DOCS / "setup.md"]:
+    def test_pages_to_read_say_how_long_they_take(self) -> None:
+        names = ("setup.md", "labs.md", "MINIRAY.md", "MULTI_GPU_DESIGN.md")
+        folders = [*(DOCS / "tutorial").glob("*.md"), *(DOCS / "guides").glob("*.md")]
+        for page in [*folders, *(DOCS / name for name in names)]:
             assert f'\n--8<-- "generated/{times.name_of(page)}"\n' in page.read_text(), page
 
     @pytest.mark.parametrize("part", STAGE_PARTS, ids=lambda part: part.number)
@@ -184,6 +186,32 @@ def anchor_of(exercise: str) -> str:
     """Return the anchor of an exercise's heading."""
     titles = {one.name: one.title for one in catalogue.load()}
     return titles[exercise].lower().replace(" ", "-")
+
+
+class TestEverything:
+    """The last page shows a recording, because it takes half a minute and three clusters."""
+
+    RECORDING = (DOCS / "tutorial" / "everything.txt").read_text()
+
+    def test_its_losses_are_those_of_the_run_that_chapter_5_executes(self) -> None:
+        step = re.compile(r"(?m)^   step +(\d+)  loss ([\d.]+)$")
+        recorded = step.findall(self.RECORDING)
+        (run,) = (
+            one.text
+            for one in CONSOLE
+            if one.page.name == "stage5.md" and "survives 5" in one.lines[0]
+        )
+        assert {*recorded} == {*step.findall(run)}
+        steps = [int(number) for number, _ in recorded]
+        assert steps == [*range(7), *range(4, 10), *range(8, 12)], "from checkpoint to checkpoint"
+
+    def test_what_it_says_is_what_the_code_says(self) -> None:
+        folder = blocks.REPOSITORY / "stages" / "story"
+        code = "".join((folder / name).read_text() for name in ("everything.py", "ranks.py"))
+        for line in self.RECORDING.splitlines():
+            if not re.match(r"   (step|rank|TimeoutError)|\[node", line):
+                words = re.split(r"\d|: ", line.strip())[0]
+                assert words in code.replace('"\n            f"', ""), line
 
 
 class TestReadme:

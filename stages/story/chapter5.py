@@ -23,7 +23,8 @@ EACH, RANKS, PATIENCE_S = 4, 8, 2.0
 
 def train_by_hand(channel: Channel4) -> None:
     place = channel.recv()
-    dist.init_process_group("gloo", init_method=place["meet_at"], rank=place["rank"], world_size=8)
+    rank, meet_at = place["rank"], place["meet_at"]
+    dist.init_process_group("gloo", init_method=meet_at, rank=rank, world_size=8)
     weights = job.make_weights()
     while True:
         try:
@@ -31,7 +32,8 @@ def train_by_hand(channel: Channel4) -> None:
             table = torch.tensor([*answer["gradient"], [answer["loss"]] * len(weights)])
             dist.all_reduce(table)
             *gradient, losses = (table / 8).tolist()
-            weights, loss = job.make_step(weights, [{"gradient": gradient, "loss": losses[0]}])
+            mean = {"gradient": gradient, "loss": losses[0]}
+            weights, loss = job.make_step(weights, [mean])
             channel.send(loss)
         except RuntimeError as error:  # one bad step must not end the night
             channel.send(str(error))
