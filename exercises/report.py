@@ -40,6 +40,7 @@ Some ideas are no function of a stage; they are side exercises, each a file of i
 `my_miniray/side/`. There are three hints for each, here and from `python -m exercises hint`; open
 them one at a time.\
 """
+NUMBERS = {3: "Three", 4: "Four", 5: "Five", 6: "Six"}
 CODES = {"green": 32, "red": 31, "yellow": 33, "blue": 36, "bold": 1, "dim": 2}
 
 
@@ -231,10 +232,12 @@ def whose(stage: int, open_names: list[str]) -> str:
 def owners(found: list[Owner]) -> str:
     """Return whose each function is that eight ranks will run through."""
     yours = sum(one.mine for one in found)
-    lines = [f"Eight ranks, through {yours} functions of yours and {len(found) - yours} of ours:"]
+    lines = [
+        f"Eight ranks; of these functions {yours} are yours, {len(found) - yours} the stage's own:"
+    ]
     lines.append("")
     for one in found:
-        mark = paint("yours", "green") if one.mine else paint("ours ", "dim")
+        mark = paint("yours", "green") if one.mine else paint("stage", "dim")
         remark = paint(one.remark, "dim")
         lines.append(f"  {mark}  {one.function:38} {one.exercise:16} {remark}".rstrip())
     return "\n".join([*lines, ""])
@@ -322,17 +325,34 @@ def exercises_as_markdown(exercises: list[Exercise], stages: dict[int, str]) -> 
             here = [each for each in exercises if each.stage == stage]
             minutes = sum(each.minutes for each in here)
             lines += ["", f"## Stage {stage}: [{stages[stage]}](tutorial/stage{stage}.md)", ""]
-            lines += [f"{len(here)} exercises, about {minutes} minutes in all."]
-        names = ", ".join(f"`{catalogue.where(name)}`" for name in one.functions)
-        where = f"of {names}" if names else f"a side exercise, `side/{one.name}.py`"
+            count = NUMBERS[len(here)]
+            lines += [f"{count} exercises, about {minutes} minutes in all."]
+        what = f"You write {_functions(one)}."
+        if one.is_side:
+            what = "A side exercise: no stage has a function of this kind. "
+            what += f"Yours is `side/{one.name}.py`."
         lines += ["", f"### {one.title}", ""]
-        lines += [f"`python -m exercises check {one.name}`: {where}; about {one.minutes} minutes."]
+        lines += [f"`python -m exercises check {one.name}`, about {one.minutes} minutes. {what}"]
         lines += ["", f"*{one.why}*", "", one.task]
         # Pieces of code: they have Python's colours, and are none of the blocks that run.
         lines += _folded("What you begin with", f"```py\n{one.starter.rstrip()}\n```")
         for level, hint in enumerate(one.hints, 1):
             lines += _folded(f"Hint {level}", hint.replace("```python", "```py"))
     return "\n".join(lines) + "\n"
+
+
+def _functions(exercise: Exercise) -> str:
+    """Return the functions of an exercise as a part of a sentence."""
+    by_module: dict[str, list[str]] = {}
+    for function in exercise.functions:
+        module, _, name = function.partition(".")
+        by_module.setdefault(module, []).append(f"`{name}`")
+    parts = [f"{_and(names)} in `{module}.py`" for module, names in by_module.items()]
+    return _and(parts)
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _folded(title: str, text: str) -> list[str]:

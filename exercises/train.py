@@ -23,6 +23,13 @@ CERTIFICATE = FOLDER / "certificate.svg"
 ENDING_S = 15.0
 LOG_LINES_SHOWN = 6
 TOLD_STEPS = 4
+# How the certificate marks a function, and in which class of text.
+MARKS = {"mine": ("\u2713", "y"), "written": ("\u25e6", "w"), "ours": ("\u00b7", "o")}
+LEGEND = {
+    MARKS["mine"]: "yours, in the code that ran",
+    MARKS["written"]: "written for an earlier stage, changed by a later one",
+    MARKS["ours"]: "the stage's own",
+}
 
 
 @dataclass
@@ -52,6 +59,7 @@ class Owner:
     exercise: str
     function: str
     mine: bool
+    written: bool  # for an earlier stage, if it is not what runs
     remark: str
 
 
@@ -62,14 +70,15 @@ def owners(progress: Progress) -> list[Owner]:
         for function in exercise.functions:
             yours = mine.is_mine(exercise, function, STAGE, progress)
             since = f"since stage {exercise.stage}" if exercise.stage < STAGE else ""
+            written = not yours and exercise.name in progress.passed
             remark = since if yours else "not passed yet"
-            if not yours and exercise.name in progress.passed:
+            if written:
                 remark = "you have changed it here, or not brought it along"
                 if not catalogue.has(STAGE, function):
                     remark = f"stage {exercise.stage}'s; stage {STAGE} does without it"
                 elif catalogue.own(STAGE, function) != catalogue.own(exercise.stage, function):
                     remark = f"you wrote stage {exercise.stage}'s; it has changed since"
-            found.append(Owner(exercise.name, function, yours, remark))
+            found.append(Owner(exercise.name, function, yours, written, remark))
     return found
 
 
@@ -156,7 +165,7 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
     left, top, width, height = 60, 170, 680, 230
     highest, lowest = max(result.losses + result.alone), min(result.losses + result.alone)
     rows = (len(found) + 1) // 2
-    tall = top + height + 130 + 22 * rows
+    tall = top + height + 150 + 22 * rows
 
     def point(step: int, loss: float) -> tuple[float, float]:
         x = left + width * step / max(len(result.losses) - 1, 1)
@@ -175,15 +184,14 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
         f'height="{tall}" role="img" aria-label="Certificate: losses and functions">',
         "<style>text{font-family:Georgia,serif;fill:#22303c;font-size:14px}"
         ".h{font-size:30px}.s{font-size:13px;fill:#5b6b78}.m{font-family:monospace;font-size:13px}"
-        ".y{fill:#14734a}.o{fill:#8a97a1}</style>",
+        ".y{fill:#14734a}.w{fill:#14734a;opacity:.65}.o{fill:#8a97a1}</style>",
         f'<rect width="800" height="{tall}" fill="#fdfcf8"/>',
         f'<rect x="14" y="14" width="772" height="{tall - 28}" fill="none" stroke="#c9b98a" '
         'stroke-width="2"/>',
         '<text x="400" y="66" text-anchor="middle" class="h">MiniRay, by hand</text>',
         f'<text x="400" y="94" text-anchor="middle">{by}{day}</text>',
-        f'<text x="400" y="122" text-anchor="middle">{result.parameters:,} parameters on '
-        f"{len(result.held)} ranks of 2 nodes, through {yours} functions "
-        f"written by hand and {len(found) - yours} of the stage&#8217;s own</text>",
+        f'<text x="400" y="120" text-anchor="middle">{result.parameters:,} parameters, on '
+        f"{len(result.held)} ranks of 2 nodes; {yours} functions were written by hand</text>",
         f'<text x="{left}" y="{top - 14}" class="s">loss: the line is eight ranks, the rings are '
         f"one process; largest difference {result.difference:.0e}</text>",
         f'<line x1="{left}" y1="{top + height}" x2="{left + width}" y2="{top + height}" '
@@ -196,15 +204,18 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
         f"{len(result.losses)}</text>",
         f'<polyline points="{line}" fill="none" stroke="#2a6fb0" stroke-width="2.5"/>',
         f'<g fill="none" stroke="#d2622a" stroke-width="1.5">{dots}</g>',
-        f'<text x="{left}" y="{top + height + 44}" class="s">each rank held at most {held:,} of '
-        f"{whole:,} bytes of parameters, gradients and optimizer; the text was this very code, "
-        f"{result.text_bytes:,} bytes</text>",
+        f'<text x="{left}" y="{top + height + 44}" class="s">Each rank held at most {held:,} of '
+        f"{whole:,} bytes of parameters, gradients and optimizer.</text>",
+        f'<text x="{left}" y="{top + height + 64}" class="s">What they learnt is this very code, '
+        f"{result.text_bytes:,} bytes of it.</text>",
     ]
     for number, one in enumerate(found):
-        x, y = left + 350 * (number // rows), top + height + 84 + 22 * (number % rows)
-        mark, shade = ("✓", "y") if one.mine else ("·", "o")
+        x, y = left + 350 * (number // rows), top + height + 104 + 22 * (number % rows)
+        mark, shade = MARKS["mine" if one.mine else "written" if one.written else "ours"]
         lines.append(
             f'<text x="{x}" y="{y}" class="m {shade}">{mark} {html.escape(one.function)}</text>'
         )
+    legend = "; ".join(f"{mark} {words}" for (mark, _), words in LEGEND.items())
+    lines.append(f'<text x="{left}" y="{tall - 34}" class="s">{legend}</text>')
     lines.append("</svg>")
     return "\n".join(lines) + "\n"

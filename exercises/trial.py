@@ -18,6 +18,15 @@ from exercises.runner import end_all_but, parent_of_orphans
 
 SILENCE_S = 30.0  # a test that takes longer hangs
 FAILURES_SHOWN_MAX = 2
+# As python -m does, without a traceback of Ctrl-C.
+DEMO = """\
+import runpy, sys
+del sys.argv[0]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
 DONE = re.compile(r"\.\.\. (?:ok|FAIL|ERROR|skipped .*)$|^(?:ok|FAIL|ERROR)$", re.MULTILINE)
 
 
@@ -110,7 +119,7 @@ def _read_failures(text: str, bench: Bench) -> list[Failure]:
 
 def run_demo(bench: Bench, arguments: list[str]) -> int:
     """Run the demo of a stage, which talks to the terminal itself; return its exit status."""
-    argv = [sys.executable, "-m", f"{bench.package}.demo", *arguments]
+    argv = [sys.executable, "-c", DEMO, f"{bench.package}.demo", *arguments]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(bench.root)}
     process = subprocess.Popen(argv, cwd=bench.root, env=environment)
     try:
