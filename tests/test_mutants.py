@@ -1,6 +1,7 @@
 """The tool that tests the tests: which mutants it makes, and that it tells killed from alive."""
 
 import ast
+import dataclasses
 import subprocess
 import time
 from pathlib import Path
@@ -196,6 +197,7 @@ def outer(a=LIMIT):
     ("line", "expected"),
     [
         (6, ["toy.py:8"]),  # a default is used inside
+        (7, ["toy.py:8"]),  # a mutant by hand may begin where the docstring does
         (8, ["toy.py:8"]),
         (10, ["toy.py:9"]),
         (12, ["toy.py:12"]),
@@ -214,9 +216,11 @@ def test_a_line_matters_where_it_is_executed(line: int, expected: list[str] | No
 
 
 def test_the_quickest_of_the_tests_that_execute_a_place_come_first() -> None:
-    reach = Reach({"a": 3.0, "b": 2.0, "c": 1.0}, {"toy.py:1": ["a"], "toy.py:2": ["a", "b"]})
+    seconds = {"a": 3.0, "b": 2.0, "c": 1.0}
+    reach = Reach(seconds, {"toy.py:1": ["a"], "toy.py:2": ["a", "b"]}, failed=[])
     assert reach.tests_for(["toy.py:1", "toy.py:2"]) == ["b", "a"]
     assert reach.tests_for(["toy.py:3"]) == []
+    assert dataclasses.replace(reach, failed=["c"]).tests_for(["toy.py:1"]) == ["c", "a"]
     assert reach.tests_for(None) == ["c", "b", "a"]
 
 

@@ -167,12 +167,12 @@ class Laboratory:
             add_notes(tree, sources)
             marked = ["-m", MARKED, "-k", NOT_THE_STAGES]
             self._pytest(tree, ["-p", "tools.mutants.reach", *marked, *files])
-            reach, failed = read_notes(tree)
+            reach = read_notes(tree)
         finally:
             for file, source in sources.items():
                 (tree / file).write_text(source)
             self._trees.put(tree)
-        if failure := self._find_failure(tree, failed):
+        if failure := self._find_failure(tree, reach.failed):
             raise RuntimeError(f"a test fails without any mutant: {failure}")
         return reach
 

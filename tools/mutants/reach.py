@@ -38,12 +38,12 @@ class Reach:
 
     seconds: dict[str, float]
     executed: dict[str, list[str]]
+    failed: list[str]  # while they were watched: what else they execute is not known
 
     def tests_for(self, places: Iterable[str] | None) -> list[str]:
         """Return the tests that execute one of some places, or all; the quickest come first."""
-        found = set(self.seconds)
-        if places is not None:
-            found &= {test for place in places for test in self.executed.get(place, ())}
+        found = {test for place in places or () for test in self.executed.get(place, ())}
+        found = set(self.seconds) if places is None else found | set(self.failed)
         return sorted(found, key=lambda test: (self.seconds[test], test))
 
 
@@ -83,10 +83,10 @@ def add_notes(tree: Path, files: Iterable[str]) -> None:
         (tree / file).write_text(ast.unparse(module))
 
 
-def read_notes(tree: Path) -> tuple[Reach, list[str]]:
-    """Return who executed what in a copy of the tree, and the tests that failed."""
+def read_notes(tree: Path) -> Reach:
+    """Return who executed what in a copy of the tree."""
     executed: dict[str, list[str]] = {}
-    for row in (tree / EXECUTED).read_text().splitlines():
+    for row in sorted(set((tree / EXECUTED).read_text().splitlines())):
         place, _, test = row.partition("\t")
         executed.setdefault(place, []).append(test)
     seconds: dict[str, float] = {}
@@ -95,7 +95,7 @@ def read_notes(tree: Path) -> tuple[Reach, list[str]]:
         outcome, took_s, test = row.split("\t", maxsplit=2)
         seconds[test] = seconds.get(test, 0.0) + float(took_s)
         failed += [test] if outcome == "failed" else []
-    return Reach(seconds, {place: sorted(set(tests)) for place, tests in executed.items()}), failed
+    return Reach(seconds, executed, failed)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -139,8 +139,8 @@ def _statement_at(module: ast.Module, line: int) -> int | None:
             (node.lineno for node in function.body if not _is_docstring(node)), function.lineno
         )
         for node in ast.walk(function):
-            if node is not function and isinstance(node, ast.stmt) and _has(node, line):
-                found = node.lineno
+            if isinstance(node, ast.stmt) and node is not function and not _is_docstring(node):
+                found = node.lineno if _has(node, line) else found
     return found
 
 
