@@ -119,8 +119,12 @@ class Laboratory:
         self._trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._running: set[subprocess.Popen[bytes]] = set()
         for index in range(copies):
-            copy_files(repository, Path(self._directory, str(index)))
-            self._trees.put(Path(self._directory, str(index)))
+            tree = Path(self._directory, str(index))
+            copy_files(repository, tree)
+            # What is compiled is told by the source's hash: two mutants may share time and size.
+            compiler = ["-m", "compileall", "-qq", "--invalidation-mode", "checked-hash", "."]
+            subprocess.run([sys.executable, *compiler], cwd=tree)
+            self._trees.put(tree)
 
     def how_it_died(self, mutant: Mutant, tests: Sequence[str]) -> str | None:
         """Return how the tests noticed a mutant, or None."""
@@ -180,8 +184,7 @@ class Laboratory:
         """Run pytest in a namespace of its own; return its exit status and what it said."""
         user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
         pytest = ["-m", "pytest", "-q", f"--timeout={TEST_S}", "-p", "no:cacheprovider"]
-        # A compiled module is told by its time and size, which two mutants may share.
-        environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
+        environment = os.environ | {"COLUMNS": "200"}
         environment["PYTHONPATH"] = os.pathsep.join(map(str, (tree, REPOSITORY)))
         with tempfile.TemporaryDirectory(prefix="m", ignore_cleanup_errors=True) as temporary:
             output = Path(temporary, "output")
