@@ -83,7 +83,7 @@ def obey(channel: Channel) -> None:
                 return
             case "leave a holder":
                 # As C code may: inheritable, and then it runs another program.
-                copy = os.dup(channel.fileno())
+                copy = os.dup(channel.descriptor())
                 sleep = ["sleep", "600"]
                 holder = subprocess.Popen(sleep, pass_fds=[copy], start_new_session=True)
                 channel.send(holder.pid)

@@ -19,16 +19,18 @@ FOLDER = Path(".mutants")
 NOW, EXECUTED, WENT = FOLDER / "now", FOLDER / "executed", FOLDER / "went"
 # Nothing stays open, as tests count descriptors; and nothing is kept back for the end of a process.
 NOTE = """
-def _executes(line, *, posix=__import__("posix"), noted=set()):
+def _executes(line, *, posix=__import__("posix"), noted=set(), rows=[]):
     try:
         test = posix.readlink({now!r})
         if (test, line) not in noted:
             noted.add((test, line))
+            rows.append(f"{file}:{{line}}\\t{{test}}\\n")
             descriptor = posix.open({executed!r}, posix.O_WRONLY | posix.O_APPEND)
-            posix.write(descriptor, f"{file}:{{line}}\\t{{test}}\\n".encode())
+            posix.write(descriptor, "".join(rows).encode())
+            rows.clear()
             posix.close(descriptor)
     except OSError:
-        pass  # no test runs now; or this one has used up the descriptors
+        pass  # no test runs now; or this one has used up the descriptors, and sets some free
 """
 
 
