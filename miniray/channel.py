@@ -10,7 +10,7 @@ from miniray import wire
 from miniray.endings import read_ending
 from miniray.endpoint import Endpoint
 from miniray.errors import MiniRayError, ProtocolError
-from miniray.waiting import READABLE, WRITABLE, Late, deadline_after, time_left, wait_until
+from miniray.waiting import HANG_UP, READABLE, WRITABLE, Late, deadline_after, time_left, wait_until
 from miniray.waiting import wait as wait  # for whoever looks for it beside the channels
 
 LAST_WORDS_S = 1.0
@@ -103,13 +103,13 @@ class Channel(Endpoint):
         """
         try:
             for _ in self.frames.send(frame) if self.ended is None else ():
-                if self.is_gone():  # and somewhere is a copy of its end, which nobody reads
+                if self.is_gone() or self.frames.has_hung_up():  # a copy of its end may be left
                     raise BrokenPipeError(errno.EPIPE, "it has ended")
                 if not time_left(deadline):
                     late = f"{self.name} took nothing in for {timeout}s; half a message may be out"
                     self.end(TimeoutError(f"{late}, so the channel is closed"), deadline)
                 if self.ended is None:
-                    yield WRITABLE if self._take_in() else WRITABLE | READABLE
+                    yield WRITABLE | HANG_UP | (0 if self._take_in() else READABLE)
                 if self.ended is not None:
                     return
         except OSError as error:  # what had arrived, the reason too, can still be received

@@ -11,7 +11,7 @@ from typing import Any
 
 from miniray import wire
 from miniray.decoding import Decoder
-from miniray.waiting import time_left
+from miniray.waiting import HANG_UP, time_left
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 PATIENCE_S = 0.2
@@ -134,6 +134,12 @@ class FrameSocket:
         self._in_kernel = False
         if self.next is None:
             self.next = self._decoder.next_frame()
+
+    def has_hung_up(self) -> bool:
+        """Return whether the other side has hung up, which nobody does halfway."""
+        poller = select.poll()
+        poller.register(self.sock, HANG_UP)
+        return bool(poller.poll(0))
 
     def drop_unread(self) -> None:
         """Drop what has arrived; raises OSError once there is no more."""

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from miniray import Channel, RemoteWorker, Worker, WorkerDied, broadcast, loans, process
+from miniray import (
+    Channel,
+    Cluster,
+    NodeConfig,
+    RemoteWorker,
+    Worker,
+    WorkerDied,
+    broadcast,
+    loans,
+    process,
+)
 from tests import work
 from tests.support.servers import serving
 
@@ -30,6 +40,14 @@ def test_local_and_remote_workers_have_it() -> None:
                 arrived = worker.recv(T)
                 assert torch.equal(arrived["x"], message["x"])
                 assert (arrived["step"], arrived["y"]) == (1, (1, b"raw"))
+
+
+def test_all_ranks_of_a_cluster_have_it() -> None:
+    nodes = [NodeConfig.local(2, host="node1"), NodeConfig.local(1, host="node2")]
+    with Cluster(nodes) as cluster:
+        ranks = cluster.start("tests.work.echo")
+        cluster.broadcast({"step": 1}, T)
+        assert [rank.recv(T) for rank in ranks] == [{"step": 1}] * 3
 
 
 def test_local_workers_share_one_copy() -> None:

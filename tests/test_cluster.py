@@ -1,6 +1,7 @@
 """Starting nodes: what is sent along, what is said when they cannot, and every odd shell."""
 
 import io
+import os
 import socket
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from miniray import Cluster, ClusterError, NodeConfig, WorkerServer
+from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, WorkerServer
 from miniray.worker_server import load_work_fn
 from tests import work
 from tests.support import ssh
@@ -54,6 +55,13 @@ def test_stop_is_idempotent_and_a_cluster_can_start_again() -> None:
         assert worker.recv(T) == 1
         cluster.stop()
         cluster.stop()
+
+
+def test_a_worker_of_a_stopped_cluster_says_why_nobody_knows_its_end() -> None:
+    with Cluster([NodeConfig.local()]) as cluster:
+        (worker,) = cluster.start("tests.work.echo")
+    with pytest.raises(WorkerDied, match="is lost: its cluster was stopped"):
+        worker.wait(T)
 
 
 def test_env_and_workdir_are_the_nodes(tmp_path: Path) -> None:
@@ -119,6 +127,23 @@ def test_a_node_without_python_or_with_an_old_one_says_so(tmp_path: Path) -> Non
     assert "old: python there is 3.9.1, MiniRay needs 3.11" in str(caught.value)
     with pytest.raises(ClusterError, match=r"cannot run /no/such/launcher: No such file"):
         Cluster(nodes).start("tests.work.echo")
+
+
+def test_a_node_that_takes_no_code_in_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute = tmp_path / "python"
+    mute.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "${{2%%;exec*}}; import time; time.sleep(600)"\n'
+    )
+    mute.chmod(0o755)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "__init__.py").write_text("def work_fn(channel): pass\n")
+    (tmp_path / "large" / "data").write_bytes(os.urandom(1 << 20))  # more than pipes hold
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = NodeConfig("mute", launcher=("/bin/sh", "-c"), python=str(mute))
+    with pytest.raises(ClusterError, match=r"not ready after .*, while it took its code in"):
+        Cluster([node], start_timeout=3.0).start("large.work_fn")
 
 
 def test_all_ranks_or_none() -> None:

@@ -28,6 +28,7 @@ from miniray import (
     WorkerError,
     WorkerExited,
     WorkerFailed,
+    endpoint,
     wait,
     waiting,
     wire,
@@ -199,6 +200,16 @@ def test_an_exception_arrives_with_its_traceback(start: Start) -> None:
     assert other.recv(T) == "unharmed"
 
 
+def test_an_exception_is_printed_where_it_was_raised(capfd: pytest.CaptureFixture[str]) -> None:
+    with Worker(work.obey) as worker:
+        worker.send("raise")
+        with pytest.raises(WorkerFailed):
+            worker.recv(T)
+    printed = capfd.readouterr().err
+    assert printed.startswith("Traceback")
+    assert "ValueError: no such batch: 7" in printed
+
+
 class OddAttributes(Exception):
     def __getattr__(self, name: str) -> Any:
         raise ZeroDivisionError(name)
@@ -286,6 +297,20 @@ def test_a_death_is_noticed_though_another_program_holds_the_connection(
         assert processes.is_running(holder)
     finally:
         os.kill(holder, signal.SIGKILL)
+
+
+def test_a_local_worker_that_hangs_up_and_stays_is_said_to_run() -> None:
+    with Worker(work.obey) as worker:
+        worker.send("hang up and stay")
+        with pytest.raises(WorkerDied, match=f"closed its end and still runs, as pid {worker.pid}"):
+            worker.recv(T)
+
+
+def test_a_link_that_is_lost_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(work.echo) as server, server.worker() as worker:
+        monkeypatch.setattr(endpoint, "link_is_lost", lambda sock: True)
+        with pytest.raises(WorkerDied, match="its machine or the link to it is lost"):
+            worker.recv(T)
 
 
 @pytest.mark.parametrize("status", [7, 0])

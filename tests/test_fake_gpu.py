@@ -57,7 +57,7 @@ def test_a_step_that_does_not_fit_changes_nothing(
 
 
 def test_a_step_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINIRAY_FAKE_GPU_MEMORY", "17KiB")
+    monkeypatch.setenv("MINIRAY_FAKE_GPU_MEMORY", str(4 * 4096 + 4))  # to the last byte
     model, optimizer = train(torch.optim.AdamW)
     before = model.weight.detach().clone()
     with fake_gpu.limited_memory(0):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,10 @@ def rank(channel: Channel) -> None:
             raise SystemExit(rest[0])
         if order == "die":
             os.kill(os.getpid(), rest[0])
+        if order == "hang up and stay":
+            with socket.socket(fileno=os.dup(channel.descriptor())) as copy:
+                copy.shutdown(socket.SHUT_RDWR)
+            signal.pause()
         if order == "return":
             return
         if order == "stream":
@@ -291,3 +296,28 @@ def test_a_check_that_has_no_time_for_every_rank_ends_none(ranks: list[RemoteWor
     for worker in ranks:
         worker.send(["say", "well"])
         assert worker.recv(T) == "well"
+
+
+def test_a_rank_whose_server_says_no_more_is_lost(
+    server: Server, ranks: list[RemoteWorker]
+) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        ranks[2].send(["hang up and stay"])
+        assert_all_end_with(ranks, WorkerDied, "rank 2 is lost: its server does not answer")
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def test_a_search_for_the_culprit_that_was_interrupted_is_begun_anew(
+    ranks: list[RemoteWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(group: Group, deadline: float) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Group, "_find_culprit", interrupt)
+    ranks[2].send(["die", int(signal.SIGKILL)])
+    with pytest.raises(KeyboardInterrupt):
+        ranks[2].recv(T)
+    assert_all_end_with(ranks, WorkerDied, "rank 2 was killed by SIGKILL")

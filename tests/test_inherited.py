@@ -87,6 +87,18 @@ def test_a_forked_child_holds_no_socket_of_its_parents(fork: Any) -> None:
         assert count() > before
 
 
+def test_nor_one_that_is_still_being_connected(fork: Any) -> None:
+    with inherited.OwnedSocket(socket.AF_INET) as sock:
+        path = f"/proc/self/fd/{sock.fileno()}"
+        name = os.readlink(path)
+
+        def is_held() -> int:
+            return int(os.path.exists(path) and os.readlink(path) == name)
+
+        assert is_held()
+        assert fork(is_held) == 0
+
+
 def test_a_child_can_fork_though_another_thread_held_the_lock() -> None:
     """It is held while a descriptor has no owner; the thread that would release it is not there."""
     held, done = threading.Event(), threading.Event()

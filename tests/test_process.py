@@ -97,6 +97,12 @@ def test_a_status_that_somebody_else_took_is_said_to_be_unknown() -> None:
     assert "took its status" in process.describe(process.STATUS_TAKEN)
 
 
+def test_a_signal_reaches_one_that_has_no_group_yet() -> None:
+    with subprocess.Popen(["sleep", "600"]) as ungrouped:
+        process._kill_group(ungrouped.pid, signal.SIGKILL)
+    assert ungrouped.returncode == -signal.SIGKILL
+
+
 def test_a_number_that_another_process_has_now_is_not_signalled() -> None:
     """After somebody else's wait, our child's number and its group's may be a stranger's."""
     child = process.fork(lambda: 0)

@@ -293,6 +293,22 @@ def test_what_no_encoder_makes_is_a_protocol_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (frame_of('{"body":{"$":"call","items":[]}}'), "an unknown mark 'call' in a message"),
+        (
+            frame_of(spec(dtype="n" * 100), kind=RAW),
+            r"kind of buffer 'torch' with dtype 'n+\.\.\.n+'$",
+        ),
+    ],
+    ids=["a mark", "a dtype"],
+)
+def test_a_protocol_error_quotes_what_came_but_not_all_of_it(data: bytes, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        feed(Decoder(), data)
+
+
+@pytest.mark.parametrize(
     "data",
     [
         frame_of(spec(type="shared"), kind=DESCRIBED),

@@ -496,6 +496,13 @@ class TestStrangers:
                 what="one line for each stranger",
             )
 
+    def test_a_hello_in_a_frame_of_another_kind_is_not_answered(self, server: Server) -> None:
+        with server.connect() as stranger:
+            stranger.settimeout(T)
+            stranger.sendall(wire.encode(wire.MESSAGE, auth.hello("0" * 64)).head)
+            with contextlib.suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+
     @pytest.mark.slow
     def test_slow_ones_take_nobodys_place(self, server: Server) -> None:
         slow = [server.connect() for _ in range(strangers.STRANGERS_MAX + 10)]

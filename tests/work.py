@@ -4,6 +4,7 @@ import ctypes
 import faulthandler
 import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -83,10 +84,14 @@ def obey(channel: Channel) -> None:
                 return
             case "leave a holder":
                 # As C code may: inheritable, and then it runs another program.
-                copy = os.dup(channel.fileno())
+                copy = os.dup(channel.descriptor())
                 sleep = ["sleep", "600"]
                 holder = subprocess.Popen(sleep, pass_fds=[copy], start_new_session=True)
                 channel.send(holder.pid)
+            case "hang up and stay":
+                with socket.socket(fileno=os.dup(channel.descriptor())) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)
+                signal.pause()
             case "grandchildren":
                 quiet: Any = {"stdin": subprocess.DEVNULL, "start_new_session": False}
                 ours = subprocess.Popen(["sleep", "600"], **quiet)

@@ -1,11 +1,13 @@
 """Test the tests: break the core in small ways, one at a time, and say what no test noticed.
 
-A mutant is tested in a copy of the tree: first by the tests that are most likely to notice it,
-which `tests/mutants.toml` names, then by all that know the core. What is found out is kept, so that
-a run that was interrupted goes on, and that new tests meet only the mutants that had survived.
+All tests that `tests/mutants.toml` names run once, to see which of them execute which statement.
+A mutant is tested in a copy of the tree, by those that execute what it changed, the quickest first.
+What is found out is kept, so that a run that was interrupted goes on, and that new tests meet only
+the mutants that had survived.
 """
 
 import argparse
+import ast
 import dataclasses
 import hashlib
 import json
@@ -27,41 +29,36 @@ from typing import Any
 
 from tools.count_lines import PACKAGE, REPOSITORY
 from tools.mutants.edits import Mutant, make_mutants
+from tools.mutants.reach import Reach, add_notes, places_of, read_notes
 
 LIST = REPOSITORY / "tests" / "mutants.toml"
-RESULTS = REPOSITORY / ".mutants" / "results.jsonl"
+KEPT = REPOSITORY / ".mutants"
+RESULTS, REACH = KEPT / "results.jsonl", KEPT / "reach.json"
 NOT_CORE = ("__init__", "__main__")
 NAMED = "made by hand"
 KILLED_SHARE_MIN = 0.9
 # A test that takes longer has been made to hang: those that run here take a few seconds.
-TEST_S, DEADLINE_S = 30, 1200.0
-# Which tests of a file run: the quick ones of all files come first.
-KINDS = ("not slow and not thorough", "thorough and not slow")
+TEST_S, DEADLINE_S = 20, 1800.0
+MARKED = "not slow and not gpu and not netns"
+NOT_THE_STAGES = "not stage"  # they have their own copies of what is broken here
 TEST = re.compile(r"(?:FAILED|ERROR) (.*?)(?: - |$)")  # as pytest names one that failed
-PASSED, NOTHING_RAN, NO_TEST = 0, (4, 5), 5  # pytest's exit statuses
+PASSED, NOT_FOUND = 0, "ERROR: not found: "
 
-Work = tuple[Mutant, Sequence[Sequence[str]]]
-"""A mutant and the tests for it: those that are the most likely to notice it, then others."""
+Work = tuple[Mutant, Sequence[str]]
+"""A mutant and the tests for it, in the order in which they run."""
 
 
 class Plan:
-    """What `tests/mutants.toml` says: who tests what, mutants by hand, and who may survive."""
+    """What `tests/mutants.toml` says: where the tests are, mutants by hand, and who may survive."""
 
     def __init__(self, path: Path = LIST) -> None:
         table = tomllib.loads(path.read_text())
-        self.tests: dict[str, list[str]] = table["tests"]
+        self.tests: list[str] = table["tests"]
         self.named: list[dict[str, Any]] = table.get("named", [])
         self.survivors: list[dict[str, str]] = table.get("survivor", [])
 
-    def steps(self, file: str) -> list[list[str]]:
-        """Return the tests that are the most likely to notice a change of a file, then others."""
-        module = Path(file).stem
-        first = [f"tests/test_{module}.py", *self.tests.get(module, [])]
-        first = [name for name in dict.fromkeys(first) if (REPOSITORY / name).exists()]
-        return [first, [name for name in self.tests["all"] if name not in first]]
-
-    def make_named(self) -> Iterator[Work]:
-        """Yield each mutant that was made by hand, with the tests that have to notice it."""
+    def make_named(self) -> Iterator[Mutant]:
+        """Yield each mutant that was made by hand."""
         for one in self.named:
             before = (REPOSITORY / one["file"]).read_text()
             if (count := before.count(one["old"])) != 1:
@@ -71,8 +68,7 @@ class Plan:
                 )
             line = before[: before.index(one["old"])].count("\n") + 1
             after = before.replace(one["old"], one["new"])
-            mutant = Mutant(one["file"], NAMED, one["name"], line, before, after)
-            yield mutant, [one["tests"]] if "tests" in one else self.steps(one["file"])
+            yield Mutant(one["file"], NAMED, one["name"], line, before, after)
 
     def gives_a_reason_for(self, mutant: Mutant) -> bool:
         """Say whether it is written down why this mutant may survive."""
@@ -82,9 +78,13 @@ class Plan:
 
 def make_all() -> list[Mutant]:
     """Return every mutant of the core."""
+    return [mutant for file, text in read_core().items() for mutant in make_mutants(file, text)]
+
+
+def read_core() -> dict[str, str]:
+    """Return the core's modules, by their paths in the repository."""
     paths = [path for path in sorted(PACKAGE.glob("*.py")) if path.stem not in NOT_CORE]
-    files = [(str(path.relative_to(REPOSITORY)), path.read_text()) for path in paths]
-    return [mutant for file, source in files for mutant in make_mutants(file, source)]
+    return {str(path.relative_to(REPOSITORY)): path.read_text() for path in paths}
 
 
 def sample(mutants: Sequence[Mutant], number: int, seed: int) -> list[Mutant]:
@@ -119,77 +119,98 @@ class Laboratory:
         self._trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._running: set[subprocess.Popen[bytes]] = set()
         for index in range(copies):
-            copy_files(repository, Path(self._directory, str(index)))
-            self._trees.put(Path(self._directory, str(index)))
+            tree = Path(self._directory, str(index))
+            copy_files(repository, tree)
+            # What is compiled is told by the source's hash: two mutants may share time and size.
+            compiler = ["-m", "compileall", "-qq", "--invalidation-mode", "checked-hash", "."]
+            subprocess.run([sys.executable, *compiler], cwd=tree)
+            self._trees.put(tree)
 
-    def how_it_died(self, mutant: Mutant, steps: Iterable[Sequence[str]]) -> str | None:
+    def how_it_died(self, mutant: Mutant, tests: Sequence[str]) -> str | None:
         """Return how the tests noticed a mutant, or None."""
         tree = self._trees.get()
         try:
             (tree / mutant.file).write_text(mutant.after)
-            runs = [(tests, kind) for kind in KINDS for tests in steps if tests]
-            deaths = (self._find_failure(tree, tests, kind) for tests, kind in runs)
-            return next(filter(None, deaths), None)
+            return self._find_failure(tree, tests)
         finally:
             (tree / mutant.file).write_text(mutant.before)
             self._trees.put(tree)
 
-    def _find_failure(self, tree: Path, tests: Sequence[str], kind: str) -> str | None:
+    def _find_failure(self, tree: Path, tests: Sequence[str]) -> str | None:
         """Return which test fails, and alone fails again: a busy machine makes one fail, too."""
-        doubtful: list[str] = []
-        while failure := self._run(
-            tree, [*tests, *(f"--deselect={one}" for one in doubtful)], kind
-        ):
+        while failure := self._run(tree, tests):
             test = TEST.match(failure)
-            if test is None or self._run(tree, [test[1]], kind):
+            if test is None or self._run(tree, [test[1]]):
                 return failure
-            doubtful.append(test[1])
+            tests = [other for other in tests if other != test[1]]
         return None
 
-    def _run(self, tree: Path, tests: Sequence[str], kind: str) -> str | None:
-        """Return which test of a kind failed first, or None."""
-        if "::" in tests[0]:  # named one by one, they may be of any kind
-            kind = "not gpu"
+    def _run(self, tree: Path, tests: Sequence[str]) -> str | None:
+        """Return which of these tests failed first, or None."""
+        if not tests:
+            return None
+        try:
+            status, said = self._pytest(tree, ["-x", "-m", "", *tests])
+        except subprocess.TimeoutExpired:
+            return f"hung for {self._deadline_s:.0f}s"
+        if status == PASSED:
+            return None
+        failure = next(filter(TEST.match, said.splitlines()), None)
+        if failure is None and NOT_FOUND in said:
+            raise RuntimeError(f"no test ran: {tests}\n{said[-2000:]}")
+        return failure or f"status {status}: {said[-200:].strip()!r}"
+
+    def find_reach(self, files: Sequence[str], modules: Iterable[str]) -> Reach:
+        """Run all tests, and return which of them execute what in these modules.
+
+        Raises RuntimeError if one fails, also alone: it would seem to notice every mutant.
+        """
+        tree = self._trees.get()
+        sources = {file: (tree / file).read_text() for file in modules}
+        try:
+            add_notes(tree, sources)
+            marked = ["-m", MARKED, "-k", NOT_THE_STAGES]
+            self._pytest(tree, ["-p", "tools.mutants.reach", *marked, *files])
+            reach = read_notes(tree)
+        finally:
+            for file, source in sources.items():
+                (tree / file).write_text(source)
+            self._trees.put(tree)
+        if failure := self._find_failure(tree, reach.failed):
+            raise RuntimeError(f"a test fails without any mutant: {failure}")
+        return reach
+
+    def _pytest(self, tree: Path, arguments: Sequence[str]) -> tuple[int, str]:
+        """Run pytest in a namespace of its own; return its exit status and what it said."""
         user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
-        # The stages have their own copies of what is broken here, and tests that are named one by
-        # one may be slow.
-        marked = f"not gpu and not netns and {kind}"
-        pytest = ["-m", "pytest", "-xq", f"--timeout={TEST_S}", "-p", "no:cacheprovider"]
-        # A compiled module is told by its time and size, which two mutants may share.
-        environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        pytest = ["-m", "pytest", "-q", f"--timeout={TEST_S}", "-p", "no:cacheprovider"]
+        environment = os.environ | {"COLUMNS": "200"}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (tree, REPOSITORY)))
         with tempfile.TemporaryDirectory(prefix="m", ignore_cleanup_errors=True) as temporary:
             output = Path(temporary, "output")
             command = [
                 *("unshare", *user, "--pid", "--fork", "--mount-proc", "--kill-child"),
                 # The namespace's first process is a shell: a test could not be interrupted.
                 *("sh", "-c", '"$@" >"$0" 2>&1; exit $?', str(output)),
-                *(sys.executable, *pytest, "-k", "not stage", "-m", marked, *tests),
+                *(sys.executable, *pytest, *arguments),
             ]
             process = subprocess.Popen(
                 command,
                 cwd=tree,
-                env=environment | {"TMPDIR": temporary, "COLUMNS": "200"},
+                env=environment | {"TMPDIR": temporary},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
             self._running.add(process)
             try:
                 status = process.wait(self._deadline_s)
-            except subprocess.TimeoutExpired:
-                return f"hung for {self._deadline_s:.0f}s"
             finally:
                 process.kill()
                 process.wait()
                 self._running.discard(process)
-            said = output.read_text(errors="replace") if output.exists() else "no namespace"
-        if status == NO_TEST and kind == KINDS[1]:
-            return None
-        if status < 0 or status in NOTHING_RAN or said == "no namespace":
-            raise RuntimeError(f"no test ran: {' '.join(command)}\n{said[-2000:]}")
-        if status == PASSED:
-            return None
-        failed = filter(TEST.match, said.splitlines())
-        return next(failed, f"status {status}: {said[-200:].strip()!r}")
+            if status < 0 or not output.exists():
+                raise RuntimeError(f"there was no namespace to test in: {' '.join(command)}")
+            return status, output.read_text(errors="replace")
 
     def close(self) -> None:
         """End what runs and remove the copies."""
@@ -272,15 +293,18 @@ def run_all(work: Sequence[Work], jobs: int) -> Iterator[tuple[Mutant, str | Non
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def check_unbroken(work: Sequence[Work]) -> None:
-    """Raise RuntimeError if a test fails as it is: every mutant would seem to be noticed."""
-    tests = dict.fromkeys(test for _, steps in work for step in steps for test in step)
-    mutant = dataclasses.replace(work[0][0], after=work[0][0].before)
-    with Laboratory(1) as laboratory:
-        for slow in (False, True):
-            step = [test for test in tests if ("::" in test) == slow]
-            if death := laboratory.how_it_died(mutant, [step]):
-                raise RuntimeError(f"a test fails without any mutant: {death}")
+def get_reach(plan: Plan) -> Reach:
+    """Return which tests execute what, as it is known for this package and these tests."""
+    about = [_hash_of(PACKAGE), _hash_of(REPOSITORY / "tests"), plan.tests]
+    known = json.loads(REACH.read_text()) if REACH.exists() else {}
+    if known.get("about") != about:
+        print("looking which tests execute what: all of them run once", flush=True)
+        with Laboratory(1) as laboratory:
+            reach = laboratory.find_reach(plan.tests, read_core())
+        known = {"about": about, "reach": dataclasses.asdict(reach)}
+        REACH.parent.mkdir(exist_ok=True)
+        REACH.write_text(json.dumps(known))
+    return Reach(**known["reach"])
 
 
 def report(plan: Plan, mutants: Sequence[Mutant], deaths: dict[str, str | None]) -> int:
@@ -316,18 +340,21 @@ def main() -> int:
     def is_chosen(mutant: Mutant) -> bool:
         return not options.modules or Path(mutant.file).stem in options.modules
 
-    work = [one for one in plan.make_named() if is_chosen(one[0])]
+    mutants = list(filter(is_chosen, plan.make_named()))
     if not options.named:
-        drawn = sample(list(filter(is_chosen, make_all())), options.number, options.seed)
-        work += [(mutant, plan.steps(mutant.file)) for mutant in drawn]
-    unknown = [one for one in work if one[0].key not in results.known]
-    print(f"{len(work)} mutants, {len(work) - len(unknown)} of them known", flush=True)
-    if unknown and (unbroken := _hash_of(PACKAGE)) not in results.known:
-        check_unbroken(unknown)
-        results.add(unbroken, "nothing", None)
-    for mutant, death in run_all(unknown, options.jobs):
-        results.add(mutant.key, f"{mutant.file}:{mutant.line}", death)
-    return report(plan, [mutant for mutant, _ in work], results.known)
+        mutants += sample(list(filter(is_chosen, make_all())), options.number, options.seed)
+    unknown = [mutant for mutant in mutants if mutant.key not in results.known]
+    print(f"{len(mutants)} mutants, {len(mutants) - len(unknown)} of them known", flush=True)
+    if unknown:
+        reach = get_reach(plan)
+        modules = {file: ast.parse(source) for file, source in read_core().items()}
+        places = [places_of(mutant.file, mutant.line, modules) for mutant in unknown]
+        work = [
+            (mutant, reach.tests_for(place)) for mutant, place in zip(unknown, places, strict=True)
+        ]
+        for mutant, death in run_all(work, options.jobs):
+            results.add(mutant.key, f"{mutant.file}:{mutant.line}", death)
+    return report(plan, mutants, results.known)
 
 
 if __name__ == "__main__":
