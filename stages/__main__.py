@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         "--in",
         dest="folder",
         metavar="FOLDER",
-        help="of your own copy: my_miniray, which has stage1 and so on in it",
+        help="of your own copies of the stages: my_miniray",
     )
     diff = commands.add_parser("diff", help="what changes from one stage to another")
     diff.add_argument("before", help="1, 2, 3, 4 or 5")
@@ -118,8 +118,11 @@ def test(number: str, folder: str | None) -> int:
     package = f"stages.{part.package}"
     if folder:
         path = Path(folder).resolve()
-        sys.path.insert(0, str(path.parent))
-        package = f"{path.name}.stage{part.stage}"
+        if not (path / part.package).is_dir():
+            make = f"python -m exercises start {part.stage}"
+            raise ValueError(f"there is no {part.package} in {folder}; {make} makes my_miniray's")
+        sys.path.insert(0, str(path))
+        package = part.package
     return 0 if parts.run_tests(part, package) else 1
 
 
