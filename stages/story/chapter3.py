@@ -55,6 +55,7 @@ def dies() -> None:
         train(workers, crashes_at=3)
     except WorkerDied2 as error:
         print(f"   WorkerDied: {error}")
+    servers[2].wait(timeout=10.0)  # the kernel closes its listener last
     try:
         stage2.RemoteWorker("127.0.0.1", ports[2])
     except ConnectionError as error:
