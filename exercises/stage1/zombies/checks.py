@@ -85,7 +85,7 @@ def check_one_that_lives(answer: Any) -> None:
 def check_one_that_tidies_up(answer: Any) -> None:
     """stop a Process that catches SIGTERM, tidies up, and ends with status 5"""
     child = answer.process.Process(_fork(_tidy))
-    child.stop(0.2)
+    child.stop(0.6)
     _expect_end(child, 5)
 
 
