@@ -823,6 +823,11 @@ def test_half_a_message_is_not_one_for_wait() -> None:
             assert channel.recv(T) == {"x": b"0123456789"}
 
 
+def test_no_time_is_left_once_a_deadline_has_passed() -> None:
+    assert waiting.time_left(waiting.deadline_after(0.0)) == 0.0
+    assert waiting.time_left(waiting.deadline_after(-5.0)) == 0.0
+
+
 @pytest.mark.parametrize("timeout", [float("inf"), 3e6, None])
 def test_any_timeout_will_do(timeout: float | None) -> None:
     left, right = map(Channel, socket.socketpair())
