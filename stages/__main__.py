@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         "--in",
         dest="folder",
         metavar="FOLDER",
-        help="of your own copy: my_miniray, which has stage1 and so on in it",
+        help="of your own copy: my_miniray, with stage1_uds_worker and so on in it",
     )
     diff = commands.add_parser("diff", help="what changes from one stage to another")
     diff.add_argument("before", help="1, 2, 3, 4 or 5")
@@ -119,7 +119,7 @@ def test(number: str, folder: str | None) -> int:
     if folder:
         path = Path(folder).resolve()
         sys.path.insert(0, str(path.parent))
-        package = f"{path.name}.stage{part.stage}"
+        package = f"{path.name}.{part.package}"
     return 0 if parts.run_tests(part, package) else 1
 
 

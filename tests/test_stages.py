@@ -265,7 +265,7 @@ class TestParts:
         assert "zombie" not in done.stderr
 
     def test_test_runs_on_the_readers_own_copy(self, tmp_path: Path) -> None:
-        copy = tmp_path / "mine" / "stage1"
+        copy = tmp_path / "mine" / snapshots.NAMES[0]
         shutil.copytree(STAGES / snapshots.NAMES[0], copy, ignore=shutil.ignore_patterns("test_*"))
         argv = ("-m", "stages", "test", "1.1", "--in", str(tmp_path / "mine"))
         assert "OK" in run(*argv).stderr
@@ -289,7 +289,7 @@ class TestParts:
         ("argv", "words"),
         [
             (("show", "7.1"), "there is no part '7.1'; name one of 1.1, 1.2, 2.1"),
-            (("test", "1.1", "--in", "/no/such"), "there is no such/stage1 here"),
+            (("test", "1.1", "--in", "/no/such"), "there is no such/stage1_uds_worker here"),
         ],
     )
     def test_what_is_not_there_is_said(self, argv: tuple[str, ...], words: str) -> None:
