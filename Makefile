@@ -23,7 +23,7 @@ test: $(VENV)/.dev ## Run every test that this machine can run, slow ones too
 test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest
 
-mutants: $(VENV)/.dev ## Test the tests: break the core in 300 ways and see what they notice (an hour or two)
+mutants: $(VENV)/.dev ## Test the tests: break the core in 300 ways and see what they notice (some hours)
 	@$(BIN)/python -m tools.mutants
 
 test-core: ## Run the core's tests without torch: make test-core PYTHON=python3.13

@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, WorkerServer
+from miniray.node import Node
+from miniray.waiting import deadline_after
 from miniray.worker_server import load_work_fn
 from tests import work
 from tests.support import ssh
@@ -144,6 +146,14 @@ def test_a_node_that_takes_no_code_in_says_so(
     node = NodeConfig("mute", launcher=("/bin/sh", "-c"), python=str(mute))
     with pytest.raises(ClusterError, match=r"not ready after .*, while it took its code in"):
         Cluster([node], start_timeout=3.0).start("large.work_fn")
+
+
+def test_a_node_that_was_never_started_can_be_stopped() -> None:
+    """So it is if no thread can be had for its start."""
+    node = Node(NodeConfig.local(), "node1", io.StringIO())
+    node.begin_stop(T)
+    node.hang_up(deadline_after(T))
+    node.end(deadline_after(T))
 
 
 def test_all_ranks_or_none() -> None:

@@ -33,6 +33,7 @@ from miniray import (
     waiting,
     wire,
 )
+from miniray.decoding import Decoder
 from miniray.group import Group
 from tests import work
 from tests.support import poll, processes
@@ -768,6 +769,31 @@ def receive_while_it_rings(worker: Worker, delays_s: random.Random) -> str:
         except ConnectionError as error:
             return str(error)[-len("was interrupted") :]
     return ""
+
+
+def test_a_handler_that_raises_while_recv_looks_ahead_ends_the_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    next_frame = Decoder.next_frame
+    calls = itertools.count(1)
+
+    def ring_after_the_second(decoder: Decoder) -> Any:
+        frame = next_frame(decoder)
+        if next(calls) == 2:
+            raise Rung
+        return frame
+
+    left, right = map(Channel, socket.socketpair())
+    with left, right:
+        left.fileno()  # so `recv` finds out whether there is more
+        right.send(1)
+        right.send(2)
+        monkeypatch.setattr(Decoder, "next_frame", ring_after_the_second)
+        with pytest.raises(Rung):
+            left.recv(T)
+        assert left.recv(T) == 1
+        with pytest.raises(ConnectionError, match="was interrupted"):
+            left.recv(T)
 
 
 class Big:

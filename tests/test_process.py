@@ -1,5 +1,6 @@
 """Forking, the shutdown ladder, and how a process died."""
 
+import io
 import os
 import signal
 import subprocess
@@ -38,6 +39,16 @@ def test_output_before_the_fork_is_written_once(tmp_path: object) -> None:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
     assert ended.stdout == "once\n", ended.stderr
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["none", "closed"])
+def test_whoever_has_no_stdout_may_fork(monkeypatch: pytest.MonkeyPatch, is_closed: bool) -> None:
+    stdout = None
+    if is_closed:
+        stdout = io.StringIO()
+        stdout.close()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert process.fork(lambda: 7).wait(T) == 7
 
 
 def test_a_signal_is_named() -> None:
