@@ -145,9 +145,7 @@ class TestChapters:
         assert text.strip().startswith(f'--8<-- "generated/part-{name}.md"')
         assert f'--8<-- "generated/point-{name}.md"' in text
         assert len(re.findall(r"(?m)^\?\?\? predict ", text)) == 1
-        picture = (
-            r'<!-- drawing: [\w-]+ -->|generated/[\w-]+\.(svg|html)"|!\[[^]]+\]\([^)]+\.svg'
-        )
+        picture = r'<!-- drawing: [\w-]+ -->|generated/[\w-]+\.(svg|html)"|!\[[^]]+\]\([^)]+\.svg'
         assert re.search(picture, text), "it has no picture"
         assert re.search(r"(?m)^ *\$ |^python -m stages\.", text), "it runs nothing"
         for exercise in part.exercises:
