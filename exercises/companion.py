@@ -192,6 +192,7 @@ def _check(exercise: Exercise, *, quick: bool) -> int:
             return STUCK if last.kind == HUNG else WRONG
         tests = None
         if not exercise.is_side and not quick:
+            print(report.now_its_tests(exercise, len(outcomes)), flush=True)
             with _counting(f"stage {exercise.stage}'s own tests, on your copy") as tell:
                 tests = trial.run_tests(bench, tell)
             if tests.failures:
@@ -305,7 +306,7 @@ def run_training(arguments: argparse.Namespace) -> int:
         print(report.training_failed(result), file=sys.stderr)
         return WRONG
     train.CERTIFICATE.write_text(train.certificate(result, found, arguments.name))
-    print(report.trained(result, found))
+    print(report.trained(result, found, report.next_of(catalogue.load(), progress)))
     return OK if result.difference <= train.SAME else WRONG
 
 

@@ -111,7 +111,7 @@ def run(bench: Bench, steps: int, tell: Callable[[str], None]) -> Run:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
             result.fault = "\n".join(said[-LOG_LINES_SHOWN:]) or f"status {process.returncode}"
-            result.fault = result.fault.replace(f"{bench.root}/", "")
+            result.fault = bench.translate(result.fault)
     return result
 
 
