@@ -178,6 +178,7 @@ def _stamp(exercise: Exercise) -> Stamp:
 
 def _check(exercise: Exercise, *, quick: bool) -> int:
     progress = Progress.load()
+    progress.last = exercise.name
     for line in mine.prepare(exercise.stage, progress):
         print(f"  {line}")
     progress.save()
@@ -230,8 +231,9 @@ def _counting(what: str) -> Iterator[Callable[[int], None]]:
 
 def show_hint(arguments: argparse.Namespace) -> int:
     """Show the hints seen so far and one more."""
-    exercise = find(arguments.name)
     progress = Progress.load()
+    last = "" if progress.last in progress.passed else progress.last
+    exercise = find(arguments.name or last or None)
     level = min(progress.hints.get(exercise.name, 0) + 1, len(exercise.hints))
     progress.hints[exercise.name] = level
     progress.save()
@@ -295,6 +297,10 @@ def run_training(arguments: argparse.Namespace) -> int:
     if missing := trial.missing_for(train.STAGE):
         raise LookupError(missing)
     progress = Progress.load()
+    if not mine.is_there(train.STAGE):
+        print(
+            f"making {report.show_path(mine.folder_of(train.STAGE))}, your copy of the last stage"
+        )
     for line in mine.prepare(train.STAGE, progress):
         print(f"  {line}")
     progress.save()

@@ -600,6 +600,13 @@ class TestCompanion:
         assert "hint 1 of 3" in said[3]
         assert "--give-up" in said[3]
 
+    def test_a_hint_is_for_what_was_checked_last(self, copy: Path) -> None:
+        run_companion("check", "zombies", root=copy)
+        assert "check zombies" in run_companion("hint", root=copy).stdout
+        self.solve(copy, "zombies")
+        run_companion("check", "zombies", "--quick", root=copy)
+        assert "check framing" in run_companion("hint", root=copy).stdout
+
     def test_the_solution_is_for_those_who_passed_or_insist(self, copy: Path) -> None:
         refused = run_companion("solution", "framing", root=copy)
         assert refused.returncode == 1

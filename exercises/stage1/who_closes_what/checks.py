@@ -155,6 +155,12 @@ def check_code(answer: Any) -> None:
     expect(status == 3, expected="exit status 3", happened=f"exit status {status}")
 
 
+def check_group(answer: Any) -> None:
+    """fork a child that looks at the process group that it is in"""
+    status = _end(answer.process.fork(lambda: 0 if os.getpgid(0) == os.getpid() else 1).pid)
+    expect(status == 0, expected="a group of its own", happened="that of its parent")
+
+
 def check_output(answer: Any) -> None:
     """print "before", fork a child that prints "within", to a pipe, for which Python buffers"""
     read, write = os.pipe()
