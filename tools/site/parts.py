@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from exercises import catalogue
 from stages import parts
 from tools.site import times
 from tools.site.blocks import DOCS
@@ -26,7 +27,8 @@ def count(part: parts.Part) -> times.Counts:
     counts = times.count(text_of(part))
     counts.skimmed_lines = max(part.size - counts.code_lines, 0)
     counts.runs += 1
-    counts.exercises = len(part.exercises)
+    mine = [one for one in catalogue.load() if one.name in part.exercises]
+    counts.exercises, counts.exercise_minutes = len(mine), sum(one.minutes for one in mine)
     return counts
 
 
