@@ -178,6 +178,7 @@ def _stamp(exercise: Exercise) -> Stamp:
 
 def _check(exercise: Exercise, *, quick: bool) -> int:
     progress = Progress.load()
+    progress.last = exercise.name
     for line in mine.prepare(exercise.stage, progress):
         print(f"  {line}")
     progress.save()
@@ -192,6 +193,7 @@ def _check(exercise: Exercise, *, quick: bool) -> int:
             return STUCK if last.kind == HUNG else WRONG
         tests = None
         if not exercise.is_side and not quick:
+            print(report.now_its_tests(exercise, len(outcomes)), flush=True)
             with _counting(f"stage {exercise.stage}'s own tests, on your copy") as tell:
                 tests = trial.run_tests(bench, tell)
             if tests.failures:
@@ -229,8 +231,9 @@ def _counting(what: str) -> Iterator[Callable[[int], None]]:
 
 def show_hint(arguments: argparse.Namespace) -> int:
     """Show the hints seen so far and one more."""
-    exercise = find(arguments.name)
     progress = Progress.load()
+    last = "" if progress.last in progress.passed else progress.last
+    exercise = find(arguments.name or last or None)
     level = min(progress.hints.get(exercise.name, 0) + 1, len(exercise.hints))
     progress.hints[exercise.name] = level
     progress.save()
@@ -294,6 +297,10 @@ def run_training(arguments: argparse.Namespace) -> int:
     if missing := trial.missing_for(train.STAGE):
         raise LookupError(missing)
     progress = Progress.load()
+    if not mine.is_there(train.STAGE):
+        print(
+            f"making {report.show_path(mine.folder_of(train.STAGE))}, your copy of the last stage"
+        )
     for line in mine.prepare(train.STAGE, progress):
         print(f"  {line}")
     progress.save()
@@ -305,7 +312,7 @@ def run_training(arguments: argparse.Namespace) -> int:
         print(report.training_failed(result), file=sys.stderr)
         return WRONG
     train.CERTIFICATE.write_text(train.certificate(result, found, arguments.name))
-    print(report.trained(result, found))
+    print(report.trained(result, found, report.next_of(catalogue.load(), progress)))
     return OK if result.difference <= train.SAME else WRONG
 
 

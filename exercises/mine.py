@@ -5,6 +5,7 @@ later stages by itself, wherever the stage's own is still the same there.
 """
 
 import contextlib
+import re
 import shutil
 import tempfile
 import time
@@ -212,6 +213,7 @@ class Bench:
 
     root: Path  # what to put into Python's path
     package: str  # "" for a side exercise
+    own: Path  # where the reader's files lie, of which these are copies
     # By the name of a file: the reader's line numbers.
     lines: dict[str, list[int]] = field(default_factory=dict)
 
@@ -225,13 +227,26 @@ class Bench:
         lines = self.lines.get(file.name, [])
         return lines[number - 1] if 0 < number <= len(lines) else number
 
+    def translate(self, text: str) -> str:
+        """Return what a program has said of these files, with the reader's own and their lines."""
+
+        here = Path.cwd()
+        own = self.own.relative_to(here) if self.own.is_relative_to(here) else self.own
+
+        def place(match: re.Match[str]) -> str:
+            return f'{own / match[1]}", line {self.number(Path(match[1]), int(match[2]))}'
+
+        copied = re.escape(str(self.folder))
+        text = re.sub(rf'{copied}/([\w.]+)", line (\d+)', place, text)
+        return text.replace(str(self.folder), str(own))
+
 
 @contextlib.contextmanager
 def bench_for(exercise: Exercise, progress: Progress) -> Iterator[Bench]:
     """Yield what to check an exercise on: the reader's functions, and whatever they need."""
     if exercise.is_side:
         (file,) = files_of(exercise)
-        with _bench("", {file.name: (file.read_bytes(), {})}) as made:
+        with _bench("", file.parent, {file.name: (file.read_bytes(), {})}) as made:
             yield made
         return
     with bench(exercise.stage, progress.passed, checked=exercise) as made:
@@ -248,7 +263,7 @@ def bench(stage: int, trusted: list[str], checked: Exercise | None = None) -> It
         file.name: (file.read_bytes(), _stand_ins(stage, file.stem, trusted, checked))
         for file in sorted(folder_of(stage).glob("*.py"))
     }
-    with _bench(folder_of(stage).name, files) as made:
+    with _bench(folder_of(stage).name, folder_of(stage), files) as made:
         yield made
 
 
@@ -257,10 +272,10 @@ def bench_of(exercise: Exercise, texts: dict[str, str]) -> Iterator[Bench]:
     """Yield the stage's own with other functions, or the text of a side exercise under ""."""
     files: dict[str, tuple[bytes, dict[str, str]]] = {}
     if exercise.is_side:
-        package = ""
+        package, own = "", SIDE
         files[f"{exercise.name}.py"] = (texts[""].encode(), {})
     else:
-        package = folder_of(exercise.stage).name
+        package, own = folder_of(exercise.stage).name, catalogue.folder_of(exercise.stage)
         for file in sorted(catalogue.folder_of(exercise.stage).glob("*.py")):
             here = {
                 name.partition(".")[2]: text
@@ -268,14 +283,16 @@ def bench_of(exercise: Exercise, texts: dict[str, str]) -> Iterator[Bench]:
                 if name.partition(".")[0] == file.stem
             }
             files[file.name] = (file.read_bytes(), here)
-    with _bench(package, files) as made:
+    with _bench(package, own, files) as made:
         yield made
 
 
 @contextlib.contextmanager
-def _bench(package: str, files: dict[str, tuple[bytes, dict[str, str]]]) -> Iterator[Bench]:
+def _bench(
+    package: str, own: Path, files: dict[str, tuple[bytes, dict[str, str]]]
+) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="my_miniray-") as root:
-        made = Bench(Path(root).resolve(), package)
+        made = Bench(Path(root).resolve(), package, own)
         made.folder.mkdir(exist_ok=True)
         for name, (data, stand_ins) in files.items():
             with contextlib.suppress(SyntaxError, ValueError):  # then it is tried as it is

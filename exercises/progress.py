@@ -19,6 +19,7 @@ class Progress:
     hints: dict[str, int] = field(default_factory=dict)
     gave_up: list[str] = field(default_factory=list)
     carried: dict[str, str] = field(default_factory=dict)  # text, by "STAGE/FUNCTION"
+    last: str = ""  # what was checked last
 
     @classmethod
     def load(cls) -> "Progress":
@@ -27,7 +28,14 @@ class Progress:
             found = cls(**json.loads((FOLDER / ".progress.json").read_text()))
         except (OSError, ValueError, TypeError):
             return cls()
-        same = [type(value) for value in asdict(found).values()] == [int, list, dict, list, dict]
+        same = [type(value) for value in asdict(found).values()] == [
+            int,
+            list,
+            dict,
+            list,
+            dict,
+            str,
+        ]
         return found if same else cls()
 
     def save(self) -> None:

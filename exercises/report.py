@@ -10,7 +10,7 @@ from exercises import catalogue, functions, mine
 from exercises.catalogue import Exercise, WrongAnswer
 from exercises.progress import Progress
 from exercises.runner import HUNG, PASSED, RAISED, Outcome
-from exercises.train import CERTIFICATE, SAME, Owner, Run
+from exercises.train import CERTIFICATE, SAME, STAGE, Owner, Run
 from exercises.trial import FAILURES_SHOWN_MAX, Report
 
 WIDTH = 96
@@ -25,14 +25,19 @@ nothing but Python:
 python -m exercises start      # makes my_miniray/, which git ignores
 python -m exercises            # the map: where you are, and what is next
 python -m exercises check      # check the next one; it says where to write
+python -m exercises hint       # one more of three hints for what you have checked last
+python -m exercises solution framing    # ours, once you have passed
+python -m exercises reset framing       # begin again; what you wrote is kept
 python -m exercises demo 1     # stage 1's demo, on your code
 python -m exercises train      # in the end: eight ranks, on your code
 ```
 
 A check runs what you wrote in a process of its own, so it may hang, crash or fork: nothing is
-left. It answers within two seconds; then the stage's own tests run on your copy. If your mistake
-is among the [usual ones](mistakes.md), it says so. What you have not written yet the stage lends
-you, so you may begin at any stage, `python -m exercises start 4`, and leave out what you like.
+left. What is wrong it finds within two seconds, and if your mistake is among the
+[usual ones](mistakes.md), it says so. When nothing is wrong any more, the stage's own tests run on
+your copy: that takes some seconds, and about a minute in stage 5 (`--quick` leaves them out).
+What you have not written yet the stage lends you, so you may begin at any stage,
+`python -m exercises start 4`, and leave out what you like.
 What has passed goes along into the later stages by itself, wherever they have the same function
 still.
 
@@ -194,6 +199,13 @@ def success(
     return "\n".join(lines)
 
 
+def now_its_tests(exercise: Exercise, checks: int) -> str:
+    """Return what to say before the stage's own tests, which take a while."""
+    takes = "about a minute" if exercise.stage == STAGE else "some seconds"
+    words = f"its {checks} checks pass; now stage {exercise.stage}'s own tests, on your copy"
+    return paint(f"{exercise.name}: {words}, {takes}", "dim")
+
+
 def _tests(exercise: Exercise, tests: Report) -> str:
     return f"stage {exercise.stage}'s own {tests.count} tests, on your copy, {tests.seconds:.1f} s"
 
@@ -243,7 +255,7 @@ def owners(found: list[Owner]) -> str:
     return "\n".join([*lines, ""])
 
 
-def trained(result: Run, found: list[Owner]) -> str:
+def trained(result: Run, found: list[Owner], following: Exercise | None) -> str:
     """Return what to tell of a training that went to its end."""
     same = result.difference <= SAME
     yours = sum(one.mine for one in found)
@@ -259,8 +271,8 @@ def trained(result: Run, found: list[Owner]) -> str:
         "",
         f"  your certificate: {show_path(CERTIFICATE)} (a browser shows it)",
     ]
-    if yours < len(found) and (name := next((o.exercise for o in found if not o.mine), None)):
-        lines.append(f"  next: {paint(command(f'check {name}'), 'blue')}")
+    if following:
+        lines.append(f"  next: {paint(command(f'check {following.name}'), 'blue')}")
     return "\n".join(lines)
 
 

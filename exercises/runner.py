@@ -136,7 +136,9 @@ def _run_one(name: str, check: Check, answer: Bench, deadline: float) -> Outcome
                 os.killpg(pid, signal.SIGKILL)  # at once, or it might fork faster than we kill
             end_all_but(spared)
         output.seek(0)
-        printed = output.read(OUTPUT_CHARS_MAX).decode(errors="replace").splitlines()
+        said = output.read(OUTPUT_CHARS_MAX).decode(errors="replace")
+        printed = answer.translate(said).splitlines()
+        outcome.happened = answer.translate(outcome.happened)
         if printed and outcome.kind != PASSED:
             shown = printed[:OUTPUT_LINES_MAX]
             outcome.details += ["it printed:", *(f"  {line[:LINE_CHARS_MAX]}" for line in shown)]

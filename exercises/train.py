@@ -111,7 +111,7 @@ def run(bench: Bench, steps: int, tell: Callable[[str], None]) -> Run:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()
             result.fault = "\n".join(said[-LOG_LINES_SHOWN:]) or f"status {process.returncode}"
-            result.fault = result.fault.replace(f"{bench.root}/", "")
+            result.fault = bench.translate(result.fault)
     return result
 
 
@@ -176,6 +176,7 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
         '<circle cx="{:.1f}" cy="{:.1f}" r="3.5"/>'.format(*point(*one))
         for one in enumerate(result.alone)
     )
+    title = "MiniRay, by hand" if yours else "MiniRay"
     by = f"trained by {html.escape(name)}, " if name else ""
     day = time.strftime("%d %B %Y").lstrip("0")
     whole, held = 16 * result.parameters, max(result.held, default=0)
@@ -188,7 +189,7 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
         f'<rect width="800" height="{tall}" fill="#fdfcf8"/>',
         f'<rect x="14" y="14" width="772" height="{tall - 28}" fill="none" stroke="#c9b98a" '
         'stroke-width="2"/>',
-        '<text x="400" y="66" text-anchor="middle" class="h">MiniRay, by hand</text>',
+        f'<text x="400" y="66" text-anchor="middle" class="h">{title}</text>',
         f'<text x="400" y="94" text-anchor="middle">{by}{day}</text>',
         f'<text x="400" y="120" text-anchor="middle">{result.parameters:,} parameters, on '
         f"{len(result.held)} ranks of 2 nodes; {yours} functions were written by hand</text>",

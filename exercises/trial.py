@@ -118,11 +118,15 @@ def _read_failures(text: str, bench: Bench) -> list[Failure]:
 
 
 def run_demo(bench: Bench, arguments: list[str]) -> int:
-    """Run the demo of a stage, which talks to the terminal itself; return its exit status."""
+    """Run the demo of a stage, and pass on what it says; return its exit status."""
     argv = [sys.executable, "-c", DEMO, f"{bench.package}.demo", *arguments]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(bench.root)}
-    process = subprocess.Popen(argv, cwd=bench.root, env=environment)
+    environment["PYTHONUNBUFFERED"] = "1"
+    process = subprocess.Popen(
+        argv, cwd=bench.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
+        _pass_on(process, bench)
         return process.wait()
     except KeyboardInterrupt:  # the terminal has sent it to the demo, too
         try:
@@ -135,6 +139,34 @@ def run_demo(bench: Bench, arguments: list[str]) -> int:
         if process.poll() is None:
             process.kill()
             process.wait()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe
+            pipe.close()
+
+
+def _pass_on(process: "subprocess.Popen[bytes]", bench: Bench) -> None:
+    """Print each line of a demo as it comes, with the reader's files in it, until it has ended."""
+    assert process.stdout
+    assert process.stderr
+    ends = {process.stdout.fileno(): sys.stdout, process.stderr.fileno(): sys.stderr}
+    begun = dict.fromkeys(ends, b"")
+    ended = os.pidfd_open(process.pid)  # a process that it leaves behind may keep the pipes open
+    try:
+        while ready := select.select([*begun, ended], [], [])[0]:
+            spoke = [end for end in ready if end != ended]
+            for end in spoke:
+                piece = os.read(end, 1 << 16)
+                whole, newline, rest = (begun[end] + piece).rpartition(b"\n")
+                said = whole + newline if piece else rest
+                print(bench.translate(said.decode(errors="replace")), end="", file=ends[end])
+                ends[end].flush()
+                begun[end] = rest
+                if not piece:
+                    del begun[end]
+            if not spoke:
+                break
+    finally:
+        os.close(ended)
 
 
 def missing_for(stage: int) -> str | None:

@@ -30,7 +30,7 @@ from exercises import (
     trace,
 )
 from exercises.catalogue import Exercise, WrongAnswer
-from stages import snapshots
+from stages import parts, snapshots
 from tests.support import poll, processes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ class TestCatalogue:
         assert len(exercise.hints) == 3
         assert exercise.why
         assert 5 <= exercise.minutes <= 30
-        assert 3 <= len(exercise.wrong_answers) <= 9
+        assert 3 <= len(exercise.wrong_answers) <= 12
         checks = [name for name, _ in runner.find_checks(exercise)]
         for wrong in exercise.wrong_answers:
             assert any(re.fullmatch(wrong.check, name) for name in checks), wrong.check
@@ -123,6 +123,24 @@ class TestCatalogue:
         names = [name for one in EXERCISES for name in one.functions]
         assert len(set(names)) == len(names)
         assert sum(not one.is_side for one in EXERCISES) >= 15
+
+    def test_a_function_is_an_exercise_of_the_stage_that_brings_it(self) -> None:
+        """Else it would stand in the reader's copy of an earlier stage, complete."""
+        for exercise in EXERCISES:
+            for name in exercise.functions:
+                before = exercise.stage > 1 and catalogue.has(exercise.stage - 1, name)
+                if before:
+                    assert catalogue.own(exercise.stage - 1, name) != catalogue.own(
+                        exercise.stage, name
+                    ), name
+
+    def test_the_map_follows_the_chapters(self) -> None:
+        """Part by part, and at a stage's end what is for those who have not had enough."""
+        for stage in companion.STAGES:
+            here = [part for part in parts.load() if part.stage == stage]
+            told = [name for part in here for name in part.exercises]
+            told += [name for part in here for name in part.more]
+            assert [one.name for one in EXERCISES if one.stage == stage] == told
 
     def test_the_companion_needs_nothing_but_python(self) -> None:
         script = (
@@ -571,7 +589,7 @@ class TestCompanion:
         after = run_companion(root=copy)
         assert "passed   framing" in after.stdout
         assert "1 of " in after.stdout
-        assert "next: python -m exercises check who_closes_what" in normalise(after.stdout, copy)
+        assert "next: python -m exercises check last_words" in normalise(after.stdout, copy)
 
     def test_hints_come_one_by_one_and_are_remembered(self, copy: Path) -> None:
         said = [run_companion("hint", "framing", root=copy).stdout for _ in range(4)]
@@ -581,6 +599,13 @@ class TestCompanion:
         assert "hint 2 of 3" not in said[0]
         assert "hint 1 of 3" in said[3]
         assert "--give-up" in said[3]
+
+    def test_a_hint_is_for_what_was_checked_last(self, copy: Path) -> None:
+        run_companion("check", "zombies", root=copy)
+        assert "check zombies" in run_companion("hint", root=copy).stdout
+        self.solve(copy, "zombies")
+        run_companion("check", "zombies", "--quick", root=copy)
+        assert "check framing" in run_companion("hint", root=copy).stdout
 
     def test_the_solution_is_for_those_who_passed_or_insist(self, copy: Path) -> None:
         refused = run_companion("solution", "framing", root=copy)
@@ -661,6 +686,16 @@ class TestCompanion:
                 process.wait()
 
 
+def test_after_a_training_comes_what_the_map_says() -> None:
+    record = progress.Progress(passed=["framing"])
+    following = report.next_of(EXERCISES, record)
+    assert following
+    run = report.Run(losses=[1.0], alone=[1.0], held=[1])
+    said = report.trained(run, [], following)
+    assert said.endswith("check last_words")
+    assert "next:" not in report.trained(run, [], None)
+
+
 class TestMine:
     """What the reader writes stays, counts, and goes along."""
 
@@ -705,6 +740,22 @@ class TestMine:
         assert done.returncode == 1
         assert "is yours to write: zombies" in " ".join(done.stdout.split())
         assert "one of its functions is not written yet" in done.stdout
+
+    def test_a_traceback_names_the_readers_file_and_line(self, copy: Path) -> None:
+        self.solve(copy, "who_closes_what")
+        raising = "    try:\n        raise ValueError(run)\n"
+        broken = f"def fork(run):\n{raising}    finally:\n        traceback.print_exc()\n"
+        write(copy, named("who_closes_what"), {"process.fork": broken})
+        file = file_of(copy, 1, "process")
+        number = file.read_text().splitlines().index("        raise ValueError(run)") + 1
+        said = self.check(copy, "who_closes_what").stdout
+        assert "/my_miniray-" not in said
+        assert f'File "{file.relative_to(copy)}", line {number}, in fork' in said
+        run_companion("start", "1", root=copy)
+        demo = run_companion("demo", "1", root=copy)
+        assert demo.returncode == 0, demo.stderr
+        assert "/my_miniray-" not in demo.stdout + demo.stderr
+        assert f'File "{file_of(copy, 1, "channel").relative_to(copy)}", line ' in demo.stdout
 
     def test_an_exercise_needs_no_other_one(self, copy: Path) -> None:
         self.solve(copy, "last_words")

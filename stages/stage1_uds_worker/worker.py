@@ -19,7 +19,7 @@ class Worker(Channel):
     ...         channel.send(2 * message)
     >>> with Worker(double) as worker:
     ...     worker.send(21)
-    ...     worker.recv(timeout=10.0)
+    ...     worker.recv()
     42
     """
 

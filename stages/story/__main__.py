@@ -1,7 +1,7 @@
 """Watch the job die, or live: python -m stages.story dies 1"""
 
 import argparse
-import importlib
+import importlib.util
 import os
 import sys
 
@@ -22,6 +22,9 @@ def main() -> None:
         command.add_argument("chapter", type=int, choices=range(1, 6))
     commands.add_parser("everything", help="see it survive all of it in one run")
     arguments = parser.parse_args()
+    needs_torch = arguments.how == "everything" or arguments.chapter == 5
+    if needs_torch and importlib.util.find_spec("torch") is None:
+        parser.error("this one needs torch: python -m pip install torch")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no remarks on how hosts are named
     if arguments.how == "everything":
         importlib.import_module("stages.story.everything").run()

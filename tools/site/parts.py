@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from exercises import catalogue
 from stages import parts
 from tools.site import times
 from tools.site.blocks import DOCS
@@ -26,7 +27,8 @@ def count(part: parts.Part) -> times.Counts:
     counts = times.count(text_of(part))
     counts.skimmed_lines = max(part.size - counts.code_lines, 0)
     counts.runs += 1
-    counts.exercises = len(part.exercises)
+    mine = [one for one in catalogue.load() if one.name in part.exercises]
+    counts.exercises, counts.exercise_minutes = len(mine), sum(one.minutes for one in mine)
     return counts
 
 
@@ -51,9 +53,10 @@ def point(part: parts.Part) -> str:
     many = len(parts.test_ids(part))
     tests = f"{many} tests" if many > 1 else "its test"
     commands = {
+        f"python -m exercises start {part.stage}": "your own copy; what is there stays",
         f"python -m stages show {part.number}": "all of its code",
         f"python -m stages test {part.number}": f"{tests}, on our stage",
-        f"python -m stages test {part.number} --in my_miniray": "and on your own copy",
+        f"python -m stages test {part.number} --in my_miniray": "and on your copy",
     }
     commands |= {f"python -m exercises check {name}": "" for name in part.exercises}
     width = max(map(len, commands))

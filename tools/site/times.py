@@ -7,16 +7,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from exercises import catalogue
 from tools.site import snippets
 from tools.site.blocks import DOCS, FENCE
 
-WORDS_A_MINUTE = 200  # prose that explains, read once
+WORDS_A_MINUTE = 190  # prose that explains, read once
 CODE_LINES_A_MINUTE = 12  # until one could say what each line is for
 SHOWN_LINES_A_MINUTE = 40  # what a command prints: compared, not studied
-RUN_MINUTES = 0.75  # type it, wait, look
+RUN_MINUTES = 1.0  # type it, wait, look
 PREDICTION_MINUTES = 0.75  # make up one's mind
 LAB_MINUTES = 3.0
-EXERCISE_MINUTES = 4.5
 SKIMMED_LINES_A_MINUTE = 40  # code of a part that the page does not show
 
 PIECE = snippets.REFERENCE
@@ -37,10 +37,11 @@ class Counts:
     predictions: int = 0
     labs: int = 0
     exercises: int = 0
+    exercise_minutes: int = 0  # what the exercises say of themselves
 
     @property
     def minutes(self) -> int:
-        """How long it takes, in whole minutes, at least one."""
+        """How long it takes without the exercises, in whole minutes, at least one."""
         exact = (
             self.words / WORDS_A_MINUTE
             + self.code_lines / CODE_LINES_A_MINUTE
@@ -49,7 +50,6 @@ class Counts:
             + self.runs * RUN_MINUTES
             + self.predictions * PREDICTION_MINUTES
             + self.labs * LAB_MINUTES
-            + self.exercises * EXERCISE_MINUTES
         )
         return max(round(exact), 1)
 
@@ -86,8 +86,17 @@ def count(text: str) -> Counts:
             _count_code(line.strip(), language, counts)
         else:
             _count_prose(line, counts)
-    counts.exercises = len({*EXERCISE.findall(text)})
+    anchors = {*EXERCISE.findall(text)}
+    counts.exercises = len(anchors)
+    counts.exercise_minutes = sum(
+        one.minutes for one in catalogue.load() if anchor_of(one.title) in anchors
+    )
     return counts
+
+
+def anchor_of(title: str) -> str:
+    """Return the anchor of an exercise's heading."""
+    return title.lower().replace(" ", "-")
 
 
 def _count_code(line: str, language: str, counts: Counts) -> None:
@@ -122,11 +131,14 @@ def sections(page: Path) -> dict[str, str]:
 
 def as_markdown(counts: Counts) -> str:
     """Return the line that says how long a page takes, and of what."""
-    minutes = counts.minutes
-    long = f"{minutes} minute{'s' if minutes > 1 else ''}"
+    more = f" and {_long(counts.exercise_minutes)} of exercises" if counts.exercises else ""
+    return f'<p class="time"><b>About {_long(counts.minutes)}</b>{more}: {counts}.</p>\n'
+
+
+def _long(minutes: int) -> str:
     if minutes > 90:
-        long = f"{round(minutes / 30) / 2:g} hours"
-    return f'<p class="time"><b>About {long}</b>: {counts}.</p>\n'
+        return f"{round(minutes / 30) / 2:g} hours"
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"
 
 
 def name_of(page: Path) -> str:

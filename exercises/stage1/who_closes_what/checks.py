@@ -71,20 +71,33 @@ def check_echo(answer: Any) -> None:
 
 def check_the_child_ends(answer: Any) -> None:
     """fork a child whose function returns, and see how many processes go on"""
-    parent = os.getpid()
+    _fork_and_look(answer, lambda: 0)
+
+
+def _fork_and_look(answer: Any, run: Callable[[], int]) -> int:
+    """Fork a child, which must not come back from that; return its exit status."""
+    parent, child = os.getpid(), None
     read, write = os.pipe()
-    child = answer.process.fork(lambda: 0)
-    if os.getpid() != parent:
-        os.write(write, b"x")
-        os._exit(0)
+    try:
+        child = answer.process.fork(run)
+        how = "returned"
+    except BaseException as error:
+        how = f"went up by {type(error).__name__}"
+        if os.getpid() == parent:
+            raise
+    finally:
+        if os.getpid() != parent:
+            os.write(write, how.encode())
+            os._exit(0)
     os.close(write)
-    _end(child.pid)
-    came_back = os.read(read, 1)
+    status = _end(child.pid)
+    came_back = os.read(read, 80).decode()
     expect(
         not came_back,
         expected="one process that goes on after fork",
-        happened="two: the child returned into the parent's code",
+        happened=f"two: the child {came_back} into the parent's code",
     )
+    return status
 
 
 def check_end_of_file_from_the_child(answer: Any) -> None:
@@ -132,7 +145,7 @@ def check_failure(answer: Any) -> None:
     def fail() -> int:
         raise ValueError("as it should")
 
-    status = _end(answer.process.fork(fail).pid)
+    status = _fork_and_look(answer, fail)
     expect(status == 1, expected="exit status 1", happened=f"exit status {status}")
 
 
@@ -140,6 +153,12 @@ def check_code(answer: Any) -> None:
     """fork a child whose function returns 3, and look at its exit status"""
     status = _end(answer.process.fork(lambda: 3).pid)
     expect(status == 3, expected="exit status 3", happened=f"exit status {status}")
+
+
+def check_group(answer: Any) -> None:
+    """fork a child that looks at the process group that it is in"""
+    status = _end(answer.process.fork(lambda: 0 if os.getpgid(0) == os.getpid() else 1).pid)
+    expect(status == 0, expected="a group of its own", happened="that of its parent")
 
 
 def check_output(answer: Any) -> None:

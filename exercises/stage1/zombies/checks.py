@@ -66,6 +66,14 @@ def check_twice(answer: Any) -> None:
     note("the child had ended with status 6")
     codes = [child.wait(5.0), child.wait(5.0), child.wait()]
     expect(codes == [6, 6, 6], expected="6, three times", happened=f"{codes}")
+    _expect_end(child, 6)
+
+
+def check_one_that_is_reaped(answer: Any) -> None:
+    """wait for a Process that has ended with status 6, and then stop it"""
+    child = answer.process.Process(_ended(6))
+    child.wait(5.0)
+    note("the child had been reaped, and child.exit_code was 6")
     child.stop()
     _expect_end(child, 6)
 

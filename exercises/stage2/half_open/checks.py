@@ -34,15 +34,16 @@ def check_nothing_under_way(answer: Any) -> None:
 
 
 def _silent_until(sock: socket.socket) -> int:
-    """Return after how many seconds of silence Linux gives up, from tcp_keepalive_timer()."""
+    """Return after how many seconds of silence Linux gives up."""
     idle_s, interval_s = _tcp(sock, socket.TCP_KEEPIDLE), _tcp(sock, socket.TCP_KEEPINTVL)
-    user_timeout_ms = _tcp(sock, socket.TCP_USER_TIMEOUT)
-    if not user_timeout_ms:
-        return idle_s + interval_s * _tcp(sock, socket.TCP_KEEPCNT)
-    after_s = idle_s + interval_s  # with a user timeout the number of probes does not count
-    while after_s * 1000 < user_timeout_ms:
-        after_s += interval_s
-    return after_s
+    return idle_s + interval_s * _tcp(sock, socket.TCP_KEEPCNT)
+
+
+def check_one_that_is_busy(answer: Any) -> None:
+    """look when a peer is given up that is well, and does not read what we send"""
+    with _watched(answer) as sock:
+        after_ms = _tcp(sock, socket.TCP_USER_TIMEOUT)
+        expect(not after_ms, expected="never", happened=f"after {after_ms} ms of not reading")
 
 
 def check_a_lost_packet(answer: Any) -> None:

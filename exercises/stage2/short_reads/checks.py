@@ -79,7 +79,12 @@ def check_late_and_then(answer: Any) -> None:
         theirs.sendall(frame[:11])
         note("half of a frame had arrived, and 0.1 s were over")
         with expect_raises(TimeoutError, when="after 0.1 s"):
-            channel.recv(0.1)
+            try:
+                channel.recv(0.1)
+            except TimeoutError as error:
+                words, said = "worker 7 sent nothing for 0.1s", str(error)
+                expect(words in said, expected=f"the words {words!r}", happened=f"{said!r}")
+                raise
         theirs.sendall(frame[11:])
         try:
             got = repr(channel.recv(1.0))

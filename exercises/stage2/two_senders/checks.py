@@ -54,6 +54,7 @@ def check_an_answer(answer: ModuleType) -> None:
     def run(sock: socket.socket) -> None:
         if sock.recv(4) == b"ping":
             sock.sendall(b"pong-pongagain")
+            sock.recv(1)  # it stays until we hang up
 
     with _peer(run) as ours:
         note("all was sent, and the answer was on its way")
@@ -74,6 +75,7 @@ def check_both_at_once(answer: ModuleType) -> None:
         while count < OURS:
             count += len(sock.recv(65536))
         sock.sendall(b"all")
+        sock.recv(1)
 
     with _peer(run) as ours:
         got = answer.exchange(Watched(ours), b"o" * OURS, THEIRS)
@@ -88,6 +90,7 @@ def check_both_at_once(answer: ModuleType) -> None:
 def check_a_peer_that_hangs_up(answer: ModuleType) -> None:
     """expect 9 bytes of a peer that sends 3 and hangs up"""
     with _peer(lambda sock: sock.sendall(b"abc")) as ours:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         note("3 of 9 bytes had come, and the peer had hung up")
         with expect_raises(EOFError, when="for a peer that has hung up"):
             answer.exchange(ours, b"", 9)

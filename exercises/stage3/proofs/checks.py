@@ -1,5 +1,7 @@
 """What a proof is good for."""
 
+import hmac
+import importlib
 import string
 from typing import Any
 
@@ -77,3 +79,21 @@ def check_borders(answer: Any) -> None:
         KEY, "client", B, A, WORKER
     )
     expect(not swapped, expected="another proof", happened="the same proof with the nonces swapped")
+
+
+def check_hmac(answer: Any) -> None:
+    """look whether an HMAC is made for a proof"""
+    made = []
+
+    def watch(function: Any) -> Any:
+        return lambda *arguments, **named: made.append(1) or function(*arguments, **named)
+
+    before = {name: getattr(hmac, name) for name in ("new", "digest", "HMAC")}
+    for name, function in before.items():
+        setattr(hmac, name, watch(function))
+    try:
+        importlib.reload(answer.auth)._prove(KEY, "client", A, B, WORKER)
+    finally:
+        for name, function in before.items():
+            setattr(hmac, name, function)
+    expect(made, expected="an HMAC", happened="a hash, and no HMAC")

@@ -136,3 +136,17 @@ def check_one_that_chatters(answer: Any) -> None:
     note("0.2 s had been up long ago, and lines kept coming")
     said = _node(answer, run).wait_until_ready(time.monotonic() + 0.2)
     expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))
+
+
+def check_one_that_is_loud(answer: Any) -> None:
+    """make READY_NOISE_BYTES_MAX 1000, and start a server that prints without end"""
+    answer.cluster.READY_NOISE_BYTES_MAX = 1000
+
+    def run(say: Callable[[bytes], object], marker: bytes) -> None:
+        while True:
+            say(b"." * 500)
+            time.sleep(0.01)
+
+    note("thousands of bytes had come, no marker among them, and 20 s were not over")
+    said = _wait(_node(answer, run))
+    expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))

@@ -1,0 +1,18 @@
+def _recv_frame(self, timeout):
+    self._check_open()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    frame = None
+    try:
+        while frame is None:
+            _wait_for(self._sock, select.POLLIN, deadline)
+            nbytes = self._sock.recv_into(self._decoder.want)
+            if nbytes == 0:
+                self._ended = ConnectionError(f"{self.name} hung up")
+                raise self._ended
+            frame = self._decoder.advance(nbytes)
+        return frame
+    except _Late:
+        raise TimeoutError(f"{self.name} sent nothing for {timeout}s") from None
+    except ProtocolError as error:
+        self._ended = error
+    raise self._ended
