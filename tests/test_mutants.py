@@ -220,6 +220,7 @@ def test_the_quickest_of_the_tests_that_execute_a_place_come_first() -> None:
     reach = Reach(seconds, {"toy.py:1": ["a"], "toy.py:2": ["a", "b"]}, failed=[])
     assert reach.tests_for(["toy.py:1", "toy.py:2"]) == ["b", "a"]
     assert reach.tests_for(["toy.py:3"]) == []
+    assert reach.tests_for(None, seconds=3.5) == ["c", "b"]
     assert dataclasses.replace(reach, failed=["c"]).tests_for(["toy.py:1"]) == ["c", "a"]
     assert reach.tests_for(None) == ["c", "b", "a"]
 

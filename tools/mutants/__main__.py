@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import queue
 import random
@@ -253,12 +254,12 @@ def _hash_of(folder: Path) -> str:
 class Results:
     """How each mutant died, or None, in a file of JSON lines.
 
-    A death is known for good, a survival for as long as the tests stay the same.
+    A death is known for good, a survival for as long as the tests stay the same, and their limit.
     """
 
-    def __init__(self, path: Path = RESULTS) -> None:
+    def __init__(self, seconds: float, path: Path = RESULTS) -> None:
         self._path = path
-        self._tests = _hash_of(REPOSITORY / "tests")
+        self._tests = f"{_hash_of(REPOSITORY / 'tests')}, {seconds} s"
         self.known: dict[str, str | None] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             row = json.loads(line)
@@ -329,13 +330,16 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="only these of the core's modules")
     parser.add_argument("--number", type=int, default=300, help="how many mutants to draw")
     parser.add_argument("--seed", type=int, default=1, help="which ones are drawn")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="of tests for each, the quickest"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many are tested at once")
     parser.add_argument("--named", action="store_true", help="only those made by hand")
     parser.add_argument("--fresh", action="store_true", help="forget what is known")
     options = parser.parse_args()
     if options.fresh:
         RESULTS.unlink(missing_ok=True)
-    plan, results = Plan(), Results()
+    plan, results = Plan(), Results(options.seconds)
 
     def is_chosen(mutant: Mutant) -> bool:
         return not options.modules or Path(mutant.file).stem in options.modules
@@ -350,7 +354,8 @@ def main() -> int:
         modules = {file: ast.parse(source) for file, source in read_core().items()}
         places = [places_of(mutant.file, mutant.line, modules) for mutant in unknown]
         work = [
-            (mutant, reach.tests_for(place)) for mutant, place in zip(unknown, places, strict=True)
+            (mutant, reach.tests_for(place, options.seconds))
+            for mutant, place in zip(unknown, places, strict=True)
         ]
         for mutant, death in run_all(work, options.jobs):
             results.add(mutant.key, f"{mutant.file}:{mutant.line}", death)

@@ -7,6 +7,8 @@ node: it is sent the core as it stands there. As a plugin of pytest this says wh
 
 import ast
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -42,11 +44,16 @@ class Reach:
     executed: dict[str, list[str]]
     failed: list[str]  # while they were watched: what else they execute is not known
 
-    def tests_for(self, places: Iterable[str] | None) -> list[str]:
-        """Return the tests that execute one of some places, or all; the quickest come first."""
+    def tests_for(self, places: Iterable[str] | None, seconds: float = math.inf) -> list[str]:
+        """Return the tests that execute one of some places, or all; the quickest come first.
+
+        What they take together is no more than `seconds`.
+        """
         found = {test for place in places or () for test in self.executed.get(place, ())}
         found = set(self.seconds) if places is None else found | set(self.failed)
-        return sorted(found, key=lambda test: (self.seconds[test], test))
+        tests = sorted(found, key=lambda test: (self.seconds[test], test))
+        sums = itertools.accumulate(self.seconds[test] for test in tests)
+        return [test for test, total in zip(tests, sums, strict=True) if total <= seconds]
 
 
 def places_of(file: str, line: int, modules: Mapping[str, ast.Module]) -> list[str] | None:
