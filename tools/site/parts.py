@@ -54,11 +54,11 @@ def point(part: parts.Part) -> str:
     tests = f"{many} tests" if many > 1 else "its test"
     commands = {
         f"python -m exercises start {part.stage}": "your own copy; what is there stays",
-        f"python -m stages show {part.number}": "all of its code",
+        **dict.fromkeys((f"python -m exercises check {name}" for name in part.exercises), ""),
+        f"python -m stages show {part.number}": "all of its code, and ours",
         f"python -m stages test {part.number}": f"{tests}, on our stage",
         f"python -m stages test {part.number} --in my_miniray": "and on your copy",
     }
-    commands |= {f"python -m exercises check {name}": "" for name in part.exercises}
     width = max(map(len, commands))
     lines = [
         f"{command:{width}}   # {says}" if says else command for command, says in commands.items()
