@@ -287,9 +287,15 @@ def run_demo(arguments: argparse.Namespace) -> int:
         raise LookupError(missing)
     mine.prepare(stage, progress)
     progress.save()
+    _expect_readable(stage)
     print(report.whose(stage, mine.open_names(stage, progress)), flush=True)
     with mine.bench(stage, progress.passed) as bench:
         return WRONG if trial.run_demo(bench, []) else OK
+
+
+def _expect_readable(stage: int) -> None:
+    if fault := mine.unreadable(stage):
+        raise LookupError(f"Python cannot read your {fault}")
 
 
 def run_training(arguments: argparse.Namespace) -> int:
@@ -304,6 +310,7 @@ def run_training(arguments: argparse.Namespace) -> int:
     for line in mine.prepare(train.STAGE, progress):
         print(f"  {line}")
     progress.save()
+    _expect_readable(train.STAGE)
     found = train.owners(progress)
     print(report.owners(found), flush=True)
     with mine.bench(train.STAGE, progress.passed) as bench:

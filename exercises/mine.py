@@ -63,6 +63,17 @@ def text_of(stage: int, function: str) -> str | None:
     return None
 
 
+def unreadable(stage: int) -> str:
+    """Return which of the reader's files Python cannot read, and where; "" if it can."""
+    for file in sorted(folder_of(stage).glob("*.py")):
+        try:
+            compile(file.read_bytes(), file, "exec")
+        except (SyntaxError, ValueError) as error:
+            line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            return f"{folder_of(stage).name}/{file.name}{line}, {error.__class__.__name__}: {error}"
+    return ""
+
+
 def is_started(exercise: Exercise) -> bool:
     """Return whether the reader has written something, or made the file unreadable."""
     if exercise.is_side:

@@ -28,6 +28,7 @@ python -m exercises check      # check the next one; it says where to write
 python -m exercises hint       # one more of three hints for what you have checked last
 python -m exercises solution framing    # ours, once you have passed
 python -m exercises reset framing       # begin again; what you wrote is kept
+python -m exercises diff 1 2   # what changes from one stage to the next
 python -m exercises demo 1     # stage 1's demo, on your code
 python -m exercises train      # in the end: eight ranks, on your code
 ```

@@ -757,6 +757,14 @@ class TestMine:
         assert "/my_miniray-" not in demo.stdout + demo.stderr
         assert f'File "{file_of(copy, 1, "channel").relative_to(copy)}", line ' in demo.stdout
 
+    def test_a_demo_says_which_file_python_cannot_read(self, copy: Path) -> None:
+        run_companion("start", "1", root=copy)
+        file_of(copy, 1, "wire").write_text("def encode(:\n")
+        done = run_companion("demo", "1", root=copy)
+        assert done.returncode == 2
+        assert "cannot read your stage1_uds_worker/wire.py:1, SyntaxError" in done.stderr
+        assert "Traceback" not in done.stderr
+
     def test_an_exercise_needs_no_other_one(self, copy: Path) -> None:
         self.solve(copy, "last_words")
         write(copy, named("framing"), {"wire.encode": "def encode(kind, body):\n    return 7\n"})

@@ -52,10 +52,11 @@ def point(part: parts.Part) -> str:
     """Return a part's commands: its code, its tests, its exercises."""
     many = len(parts.test_ids(part))
     tests = f"{many} tests" if many > 1 else "its test"
-    commands = {f"python -m exercises start {part.stage}": "your own copy; what is there stays"}
-    commands |= {f"python -m exercises check {name}": "" for name in part.exercises}
-    commands |= {
+    commands = {
+        f"python -m exercises start {part.stage}": "your own copy; what is there stays",
+        **dict.fromkeys((f"python -m exercises check {name}" for name in part.exercises), ""),
         f"python -m stages test {part.number} --in my_miniray": f"{tests}, on your copy",
+        f"python -m stages test {part.number}": "the same, on our stage",
         f"python -m stages show {part.number}": "all of our code",
     }
     width = max(map(len, commands))

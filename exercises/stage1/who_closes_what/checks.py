@@ -51,10 +51,18 @@ def _ends_within(pid: int, seconds: float) -> bool:
 
 def check_echo(answer: Any) -> None:
     """start a Worker that echoes, and send it "hello" """
-    parent = os.getpid()
-    worker, _ = _start(answer, _echo)
+    parent, ran_here = os.getpid(), []
+
+    def work(channel: Any) -> None:
+        if os.getpid() == parent:
+            ran_here.append(True)
+        _echo(channel)
+
+    worker, _ = _start(answer, work)
     if os.getpid() != parent:
         os._exit(0)  # a later check says what is wrong with that
+    happened = "it ran in the parent, before the fork"
+    expect(not ran_here, expected="the work function to run in the child", happened=happened)
     expect(worker.pid in children(), expected="the pid of a child", happened=repr(worker.pid))
     note("a worker was to send back what it got")
     worker.send("hello")
@@ -155,12 +163,6 @@ def check_code(answer: Any) -> None:
     expect(status == 3, expected="exit status 3", happened=f"exit status {status}")
 
 
-def check_group(answer: Any) -> None:
-    """fork a child that looks at the process group that it is in"""
-    status = _end(answer.process.fork(lambda: 0 if os.getpgid(0) == os.getpid() else 1).pid)
-    expect(status == 0, expected="a group of its own", happened="that of its parent")
-
-
 def check_output(answer: Any) -> None:
     """print "before", fork a child that prints "within", to a pipe, for which Python buffers"""
     read, write = os.pipe()
@@ -179,3 +181,9 @@ def check_output(answer: Any) -> None:
         got = shown.read()
     expect(got == "before\nwithin\n", expected="both lines, once", happened=repr(got))
     expect(not children(), expected="no child left", happened=f"{len(children())} left")
+
+
+def check_group(answer: Any) -> None:
+    """fork a child that looks at the process group that it is in"""
+    status = _end(answer.process.fork(lambda: 0 if os.getpgid(0) == os.getpid() else 1).pid)
+    expect(status == 0, expected="a group of its own", happened="that of its parent")
