@@ -26,6 +26,12 @@ json_values = st.recursive(
 )
 
 
+def test_a_new_key_is_256_random_bits() -> None:
+    first, second = (bytes.fromhex(auth.make_key().decode()) for _ in range(2))
+    assert len(first) == len(second) == 32
+    assert first != second
+
+
 def test_both_sides_with_one_key_agree() -> None:
     assert auth.read_response(KEY, HELLO, CHALLENGE, RESPONSE) == REQUEST
     assert auth.read_welcome(KEY, HELLO, CHALLENGE, RESPONSE, WELCOME) == REPLY

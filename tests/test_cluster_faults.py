@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -287,6 +288,18 @@ class TestTheSession:
     def test_a_shell_that_ignores_the_command_gets_nothing_to_run(self, sshd: MakeNodes) -> None:
         fault = fault_of(node(sshd(force_command="exec /bin/bash -v")), start_timeout=2.0)
         assert "not ready after 2.0s, before Python answered; it said nothing" in fault
+
+    def test_of_much_that_is_said_the_beginning_and_the_end_are_shown(self) -> None:
+        launcher = (*SH, "for i in $(seq 10 40); do echo line $i >&2; done; exit 3")
+        fault = fault_of(NodeConfig("node1", launcher=launcher))
+        shown = [*range(10, 15), *range(36, 41)]
+        assert "exited with status 3 before Python answered: " in fault
+        assert re.findall(r"line (\d+)", fault) == list(map(str, shown))
+
+    def test_of_a_long_line_only_the_beginning_is_shown(self) -> None:
+        fault = fault_of(NodeConfig("node1", launcher=(*SH, "printf %05000d 7 >&2; exit 3")))
+        assert "000" in fault
+        assert len(fault) < 1000
 
     def test_a_tunnel_that_sshd_forbids_is_told_in_its_words(self, sshd: MakeNodes) -> None:
         fault = fault_of(node(sshd(settings="AllowStreamLocalForwarding no\n"), tunnel=True))

@@ -566,6 +566,12 @@ def test_repr_states_the_status(start: Start) -> None:
     assert "is done" in repr(worker)
 
 
+def test_to_a_worker_the_other_side_is_the_coordinator(start: Start) -> None:
+    (worker,) = start()
+    worker.send("repr")
+    assert worker.recv(T) == "<Channel coordinator: open>"
+
+
 def test_wait_returns_those_with_something_to_say(start: Start) -> None:
     workers = start(count=3)
     assert wait(workers, timeout=0.05) == []

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, bootstrap
+from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, bootstrap, pacemaker
 from tests.support import poll, processes, ssh
 
 pytestmark = pytest.mark.thorough
@@ -138,6 +139,17 @@ def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> 
         if victim == "coordinator":
             # The pacemaker and ssh, and the folder of the tunnel's socket, which the fixture sees.
             processes.wait_until_gone([process.pid for process in own], timeout_s=15)
+
+
+def test_a_tunnels_socket_is_removed_with_its_folder(tmp_path: Path) -> None:
+    """An ssh that was killed leaves both."""
+    folder = tmp_path / "tunnel"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(folder / "socket"))
+    for _ in range(2):
+        pacemaker.remove(str(folder / "socket"))
+        assert not folder.exists()
 
 
 @pytest.mark.ssh

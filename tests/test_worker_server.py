@@ -304,7 +304,8 @@ class TestWorkers:
             "os.closerange(0, 3)\n"
             "sys.stdin = sys.stdout = sys.stderr = None\n"
             "server = WorkerServer(obey)\n"
-            "os.write(address, str(server.port).encode())\n"
+            "streams = [os.readlink(f'/proc/self/fd/{number}') for number in range(3)]\n"
+            "os.write(address, ' '.join([str(server.port), *streams]).encode())\n"
             "os.close(address)\n"
             "server.serve_forever()\n"
         )
@@ -314,9 +315,10 @@ class TestWorkers:
         )
         os.close(write_end)
         with open(read_end) as pipe:
-            port = int(pipe.read())
+            port, *streams = pipe.read().split()
+        assert streams == [os.devnull] * 3
         for _ in range(2):
-            with RemoteWorker("127.0.0.1", port) as worker:
+            with RemoteWorker("127.0.0.1", int(port)) as worker:
                 worker.send(("print", 3))
                 assert worker.recv(T) == "printed"
         child.terminate()

@@ -92,6 +92,8 @@ def obey(channel: Channel) -> None:
                 with socket.socket(fileno=os.dup(channel.descriptor())) as copy:
                     copy.shutdown(socket.SHUT_RDWR)
                 signal.pause()
+            case "repr":
+                channel.send(repr(channel))
             case "grandchildren":
                 quiet: Any = {"stdin": subprocess.DEVNULL, "start_new_session": False}
                 ours = subprocess.Popen(["sleep", "600"], **quiet)
