@@ -777,6 +777,21 @@ def receive_while_it_rings(worker: Worker, delays_s: random.Random) -> str:
     return ""
 
 
+def test_a_handler_that_raises_while_nothing_has_come_leaves_the_channel_usable() -> None:
+    class Ringing:
+        def poll(self, timeout_ms: float) -> None:
+            raise Rung
+
+    left, right = map(Channel, socket.socketpair())
+    with left, right:
+        poller, left.frames._poller = left.frames._poller, Ringing()
+        with pytest.raises(Rung):
+            left.recv(T)
+        left.frames._poller = poller
+        right.send(1)
+        assert left.recv(T) == 1
+
+
 def test_a_handler_that_raises_while_recv_looks_ahead_ends_the_channel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -439,6 +439,16 @@ def processes_of(server: Server) -> list[str]:
     return Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
 
 
+def test_it_listens_on_an_ipv6_address() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"there is no IPv6 here: {error}")
+    with serving(work.obey, host="::1") as server, server.worker() as worker:
+        worker.send("served")
+        assert worker.recv(T) == "served"
+
+
 class TestUnixSocket:
     def test_its_file_is_gone_after_a_clean_stop(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
