@@ -53,7 +53,7 @@ def run(quick: bool) -> Iterator[Figure | Curve]:
             OURS: partial(start, count),
             LIMIT: partial(start_bare, count),
         }
-        samples = interleave(contestants, 3)
+        samples = interleave(contestants, 2 if quick else 5)
         curve.add(count, samples)
     yield curve
     asked = {OURS: samples[OURS], LIMIT: [START_S] * len(samples[OURS])}
