@@ -1,5 +1,6 @@
 """What every worker does, whatever carries its messages: a socketpair, TCP, ssh, a cluster."""
 
+import collections
 import contextlib
 import gc
 import itertools
@@ -790,6 +791,22 @@ def test_a_handler_that_raises_while_nothing_has_come_leaves_the_channel_usable(
         left.frames._poller = poller
         right.send(1)
         assert left.recv(T) == 1
+
+
+def test_a_handler_that_raises_just_before_a_message_is_taken_does_not_double_it() -> None:
+    class Ringing(collections.deque[Any]):
+        def __delitem__(self, index: Any) -> None:
+            raise Rung
+
+    left, right = map(Channel, socket.socketpair())
+    with left, right:
+        right.send(1)
+        left.inbox = Ringing()
+        with pytest.raises(Rung):
+            left.recv(T)
+        left.inbox = collections.deque(left.inbox)
+        assert left.recv(T) == 1
+        assert wait([left], 0) == []
 
 
 def test_a_handler_that_raises_while_recv_looks_ahead_ends_the_channel(

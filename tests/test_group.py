@@ -321,3 +321,15 @@ def test_a_search_for_the_culprit_that_was_interrupted_is_begun_anew(
     with pytest.raises(KeyboardInterrupt):
         ranks[2].recv(T)
     assert_all_end_with(ranks, WorkerDied, "rank 2 was killed by SIGKILL")
+
+
+def test_what_others_suffer_from_a_lost_node_is_put_down_to_it(server: Server) -> None:
+    with serving(rank) as lost, server.worker() as well, lost.worker(name="far") as gone:
+        gone.name = "rank 1"
+        Group([well, gone])
+        os.kill(lost.pid, signal.SIGSTOP)
+        try:
+            well.send(["collective"])
+            assert_all_end_with([well, gone], WorkerDied, "rank 1 is lost: its server does not")
+        finally:
+            os.kill(lost.pid, signal.SIGCONT)

@@ -588,6 +588,15 @@ class TestStrangers:
         assert sum(int(one[1].replace(",", "")) for one in counted if one) == more
         assert any(counted) == bool(more)
 
+    def test_and_said_while_the_server_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(strangers, "REFUSALS_S", 1.0)
+        with serving(work.obey, log=tmp_path / "log") as server:
+            for _ in range(3 * strangers.REFUSALS_SAID_MAX):
+                server.connect().close()
+            poll.until(lambda: "more connections within 1s" in server.text(), timeout_s=T)
+
 
 def is_flooded(server: Server) -> bool:
     return server.text().count("closed the connection") == strangers.REFUSALS_SAID_MAX
