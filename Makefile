@@ -6,6 +6,11 @@ BIN := $(VENV)/bin
 # The core needs nothing but Python: it is tested without torch, under any Python.
 CORE_VENV ?= .venv-core
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py every_worker.py group.py inherited.py process.py wire.py worker_server.py)
+# Two halves of the tests that touch no file of each other's: make test HALF=course, HALF=package.
+COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py demo.py examples.py exercises.py \
+	labs.py mutants.py site.py stages.py tidy.py)
+TESTS_course := $(COURSE_TESTS)
+TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -18,7 +23,7 @@ demo: $(VENV)/.demo ## Train a small GPT with FSDP on 2 x 4 fake GPUs (under two
 	@$(BIN)/miniray demo
 
 test: $(VENV)/.dev ## Run every test that this machine can run, slow ones too
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(BIN)/python -m pytest -m "not gpu" $(TESTS_$(HALF))
 
 test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest
