@@ -47,6 +47,7 @@ def tell_environment(channel: Channel) -> None:
     with process_group(channel.recv()):
         inside = {name: os.environ[name] for name in TORCHRUN}
         os.environ["SET_INSIDE"] = "mine"
+        dist.barrier()  # who leaves while others still connect takes them along
     after = {name: os.environ[name] for name in TORCHRUN if name in os.environ}
     channel.send((inside, after, os.environ.get("SET_INSIDE")))
 
