@@ -1,6 +1,7 @@
 """What sending and receiving at the same time has to do."""
 
 import os
+import select
 import socket
 from collections.abc import Callable
 from types import ModuleType
@@ -78,6 +79,7 @@ def check_both_at_once(answer: ModuleType) -> None:
         sock.recv(1)
 
     with _peer(run) as ours:
+        select.select([ours], [], [])  # it has begun
         got = answer.exchange(Watched(ours), b"o" * OURS, THEIRS)
         happened = f"{len(got)} bytes"
         expect(got == b"t" * THEIRS, expected=f"{THEIRS} bytes", happened=happened)
