@@ -52,7 +52,7 @@ def dies() -> None:
             for number, port in enumerate(ports)
         ]
         try:
-            train(workers)
+            job.train(workers, STEPS, lambda worker: worker.recv())
         except ProtocolError as error:
             print(f"   ProtocolError: {error}")
         for worker in workers:
@@ -73,15 +73,6 @@ def serve_as_before(channel: Channel, share: str) -> None:
         with Channel1(listener.accept()[0]) as coordinator:
             for weights in coordinator:
                 coordinator.send(job.compute(weights, share))
-
-
-def train(workers: list[Any]) -> None:
-    weights = job.make_weights()
-    for step in range(STEPS):
-        for worker in workers:
-            worker.send(weights)
-        weights, loss = job.make_step(weights, [worker.recv() for worker in workers])
-        print(f"   step {step:2}  loss {loss:.4f}")
 
 
 def stumble(channel: Channel) -> None:
@@ -113,14 +104,7 @@ def survives() -> None:
             RemoteWorker("127.0.0.1", port, name=f"worker {number}")
             for number, port in enumerate(ports)
         ]
-        weights = job.make_weights()
-        losses = []
-        for step in range(STEPS):
-            for worker in workers:
-                worker.send(weights)
-            weights, loss = job.make_step(weights, [receive(worker) for worker in workers])
-            losses.append(loss)
-            print(f"   step {step:2}  loss {loss:.4f}")
+        losses = job.train(workers, STEPS, receive)
         for worker in workers:
             worker.close()
     for machine in machines:

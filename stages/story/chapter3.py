@@ -83,13 +83,7 @@ def connect_stage2(ports: list[int]) -> list[Channel2]:
 def train(workers: list[Any], crashes_at: int | None) -> None:
     for number, (worker, share) in enumerate(zip(workers, job.read_shares(WORKERS), strict=True)):
         worker.send([share, crashes_at if number == 2 else None])
-    weights = job.make_weights()
-    for step in range(STEPS):
-        for worker in workers:
-            worker.send(weights)
-        answers = [worker.recv(timeout=PATIENCE_S) for worker in workers]
-        weights, loss = job.make_step(weights, answers)
-        print(f"   step {step:2}  loss {loss:.4f}")
+    job.train(workers, STEPS, lambda worker: worker.recv(timeout=PATIENCE_S))
 
 
 def survives() -> None:

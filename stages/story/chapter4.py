@@ -4,9 +4,7 @@ The two machines are this one, twice. The servers are started as one starts them
 `nohup python -m ... &`.
 """
 
-import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from typing import Any
 from stages.stage3_worker_server.remote_worker import RemoteWorker
 from stages.stage4_ssh_cluster.channel import Channel
 from stages.stage4_ssh_cluster.cluster import Cluster, NodeConfig
+from stages.stage4_ssh_cluster.demo import wait_for_end
 from stages.stage4_ssh_cluster.worker import Worker
 
 from . import job
@@ -92,13 +91,7 @@ def connect(servers: list[Server]) -> list[Any]:
 def train(workers: list[Any]) -> None:
     for worker, share in zip(workers, job.read_shares(2 * EACH), strict=True):
         worker.send(share)
-    weights = job.make_weights()
-    for step in range(STEPS):
-        for worker in workers:
-            worker.send(weights)
-        answers = [worker.recv(timeout=PATIENCE_S) for worker in workers]
-        weights, loss = job.make_step(weights, answers)
-        print(f"   step {step:2}  loss {loss:.4f}")
+    job.train(workers, STEPS, lambda worker: worker.recv(timeout=PATIENCE_S))
 
 
 def run_and_kill(coordinate: Callable[[], object]) -> None:
@@ -136,15 +129,3 @@ def survives() -> None:
         work.write_text(WORK.format(sign=""))
         with Cluster(nodes) as cluster:
             train(cluster.start("work.compute"))
-
-
-def wait_for_end(pids: list[int]) -> list[int]:
-    """Wait for processes that are nobody's children here; return those that still run."""
-    left = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):  # it has ended already
-            handle = os.pidfd_open(pid)
-            if not select.select([handle], [], [], 10.0)[0]:
-                left.append(pid)
-            os.close(handle)
-    return left

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
+from stages.stage4_ssh_cluster.demo import wait_for_end
 from stages.stage5_nccl_fsdp.channel import Channel
 from stages.stage5_nccl_fsdp.errors import WorkerError
 from stages.stage5_nccl_fsdp.remote_worker import RemoteWorker
 from stages.stage5_nccl_fsdp.worker import Worker
 
 from . import ranks
-from .chapter4 import wait_for_end
 
 LATE_S, STOPPED_S = 2.0, 3.0
 

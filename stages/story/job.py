@@ -7,7 +7,7 @@ share, the coordinator takes their mean, makes a step, and sends the new weights
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,18 @@ def make_step(weights: Table, answers: list[dict[str, Any]]) -> tuple[Table, flo
     ]
     losses: list[float] = [answer["loss"] for answer in answers]
     return moved, sum(losses) / count
+
+
+def train(workers: list[Any], steps: int, receive: Callable[[Any], Any]) -> list[float]:
+    """Have workers that know their shares compute, and make steps; return and print the losses."""
+    weights, losses = make_weights(), []
+    for step in range(steps):
+        for worker in workers:
+            worker.send(weights)
+        weights, loss = make_step(weights, [receive(worker) for worker in workers])
+        losses.append(loss)
+        print(f"   step {step:2}  loss {loss:.4f}")
+    return losses
 
 
 def write(weights: Table, length: int = 48) -> Iterator[str]:
