@@ -62,7 +62,7 @@ def grow_ranks(quick: bool) -> Iterator[Curve]:
 
 
 def grow_nodes(quick: bool) -> Iterator[Curve]:
-    """Start more and more local nodes: descriptors, and memory of the helpers beside us."""
+    """Start more and more local nodes, and count our descriptors."""
     counts = (1, 2) if quick else (1, 2, 4, 8, 16)
     descriptors = Curve("descriptors for N nodes with a rank each", "nodes", "")
     for count in counts:

@@ -5,13 +5,14 @@ import functools
 import socket
 from collections.abc import Callable, Iterator
 
+from benchmarks.growth import answer, give, give_bytes, read_bytes
 from benchmarks.measure import (
     KEY,
     LIMIT,
     OURS,
     Figure,
-    forked,
     interleave,
+    other_end,
     pin,
     seconds,
     serving,
@@ -19,8 +20,8 @@ from benchmarks.measure import (
 )
 from benchmarks.small import tcp_pair
 from benchmarks.start import free_port
-from benchmarks.tensor import GIB, TARGET, fill, give, give_bytes
-from miniray import Channel, RemoteWorker
+from benchmarks.tensor import GIB, TARGET
+from miniray import RemoteWorker
 
 MEBIBYTES = (64, 512)
 
@@ -34,9 +35,9 @@ def run(quick: bool) -> Iterator[Figure]:
         our_core, their_core = two_cores()
         pin(their_core)
         with (
-            serving(take, key=KEY, core=their_core) as server,
+            serving(answer, key=KEY, core=their_core) as server,
             RemoteWorker(server.host, server.port, key=KEY) as remote,
-            bare_taker(tcp_pair(), nbytes) as tcp,
+            other_end(tcp_pair(), read_bytes) as tcp,
             gloo_taker(tcp_pair(), nbytes) as gloo,
         ):
             pin(our_core)
@@ -64,39 +65,15 @@ def speed(transfer: Callable[[], object], nbytes: int) -> float:
     return nbytes / GIB / seconds(transfer, max(1, (256 << 20) // nbytes))
 
 
-def take(channel: Channel) -> None:
-    """Say of each message that it is here."""
-    for _ in channel:
-        channel.send("taken")
-
-
-@contextlib.contextmanager
-def bare_taker(pair: tuple[socket.socket, socket.socket], nbytes: int) -> Iterator[socket.socket]:
-    """Yield a socket whose other end, in a child, takes so many bytes into one buffer."""
-    ours, theirs = pair
-
-    def run_child() -> None:
-        ours.close()
-        buffer = memoryview(bytearray(nbytes))
-        while theirs.recv(1):
-            fill(theirs, buffer)
-            theirs.sendall(b"t")
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
-
-
 @contextlib.contextmanager
 def gloo_taker(pair: tuple[socket.socket, socket.socket], nbytes: int) -> Iterator[socket.socket]:
     """Yield a socket that answers for a child whose tensor gloo fills: rank 1, and we are 0."""
-    ours, theirs = pair
+    import torch.distributed as dist
+
     port = free_port()
 
-    def run_child() -> None:
-        ours.close()
+    def take(theirs: socket.socket) -> None:
         import torch
-        import torch.distributed as dist
 
         join_gloo(1, port)
         buffer = torch.zeros(nbytes // 4)
@@ -104,10 +81,7 @@ def gloo_taker(pair: tuple[socket.socket, socket.socket], nbytes: int) -> Iterat
             dist.recv(buffer, 0)
             theirs.sendall(b"t")
 
-    import torch.distributed as dist
-
-    with ours, forked(run_child):
-        theirs.close()
+    with other_end(pair, take) as ours:
         join_gloo(0, port)
         try:
             yield ours

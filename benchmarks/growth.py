@@ -1,7 +1,6 @@
 """How costs grow: with a message's size, with the number of its buffers, and with the workers."""
 
 import contextlib
-import multiprocessing
 import multiprocessing.connection
 import socket
 import struct
@@ -15,8 +14,8 @@ from benchmarks.measure import (
     OURS,
     Curve,
     Figure,
-    forked,
     interleave,
+    other_end,
     pinned,
     seconds,
     serving,
@@ -28,6 +27,7 @@ from miniray import Channel, RemoteWorker, Worker, broadcast
 
 BUFFER_BYTES = 64
 BROADCAST_BYTES = 4 * 1024 * 1024
+BYTES_MAX = 1 << 30
 LINEAR = 1.25
 LENGTH = struct.Struct("!Q")
 
@@ -52,8 +52,8 @@ def grow_message(quick: bool) -> Iterator[Curve]:
         serving(answer, key=KEY) as server,
         RemoteWorker(server.host, server.port, key=KEY) as remote,
         Worker(answer) as local,
-        bare_reader(socket.socketpair(), len(raw)) as unix,
-        bare_reader(tcp_pair(), len(raw)) as tcp,
+        other_end(socket.socketpair(), read_bytes) as unix,
+        other_end(tcp_pair(), read_bytes) as tcp,
         pinned(two_cores()[0]),
     ):
         for power in powers:
@@ -72,7 +72,7 @@ def grow_buffers(quick: bool) -> Iterator[Figure | Curve]:
     """Send a list of more and more small `bytes`, and wait for a short answer."""
     powers, repetitions = ((1, 2), 3) if quick else ((1, 2, 3, 4, 5), 7)
     curve = Curve(f"a list of `bytes` of {BUFFER_BYTES} each, to a Worker", "buffers", "s")
-    with Worker(answer) as worker, pipe_reader() as pipe:
+    with Worker(answer) as worker, other_end(multiprocessing.Pipe(), answer_pickles) as pipe:
         for power in powers:
             message, rounds = [bytes(BUFFER_BYTES)] * 10**power, max(1, 10_000 // 10**power)
             contestants = {
@@ -151,37 +151,16 @@ def give_bytes(sock: socket.socket, raw: memoryview) -> None:
     assert sock.recv(1) == b"t"
 
 
-@contextlib.contextmanager
-def bare_reader(
-    pair: tuple[socket.socket, socket.socket], nbytes_max: int
-) -> Iterator[socket.socket]:
-    """Yield a socket whose other end, in a child, reads what is announced into one buffer."""
-    ours, theirs = pair
-
-    def run_child() -> None:
-        ours.close()
-        buffer = memoryview(bytearray(nbytes_max))
-        while length := theirs.recv(LENGTH.size, socket.MSG_WAITALL):
-            fill(theirs, buffer[: LENGTH.unpack(length)[0]])
-            theirs.sendall(b"t")
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
+def read_bytes(sock: socket.socket) -> None:
+    """Read what is announced into one buffer, and say that it is here."""
+    buffer = memoryview(bytearray(BYTES_MAX))  # costs nothing until bytes arrive in it
+    while length := sock.recv(LENGTH.size, socket.MSG_WAITALL):
+        fill(sock, buffer[: LENGTH.unpack(length)[0]])
+        sock.sendall(b"t")
 
 
-@contextlib.contextmanager
-def pipe_reader() -> Iterator["multiprocessing.connection.Connection"]:
-    """Yield a multiprocessing.Pipe whose other end, in a child, does what `answer` does."""
-    ours, theirs = multiprocessing.Pipe()
-
-    def run_child() -> None:
-        ours.close()
-        with contextlib.suppress(EOFError):
-            while True:
-                theirs.recv()
-                theirs.send("taken")
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
+def answer_pickles(pipe: multiprocessing.connection.Connection) -> None:
+    """Do what `answer` does through multiprocessing."""
+    while True:
+        pipe.recv()
+        pipe.send("taken")

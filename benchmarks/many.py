@@ -14,8 +14,8 @@ from benchmarks.measure import (
     Curve,
     Figure,
     allow_descriptors,
-    forked,
     interleave,
+    other_end,
     seconds,
 )
 from benchmarks.small import FRAME, MESSAGE, echo
@@ -102,13 +102,10 @@ def start_bare(count: int) -> float:
     """Do the same with a fork and a socketpair each."""
     begun = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        ends = []
-        for _ in range(count):
-            ours, theirs = socket.socketpair()
-            stack.enter_context(ours)
-            stack.enter_context(forked(lambda theirs=theirs: theirs.send(FRAME)))
-            theirs.close()
-            ends.append(ours)
+        ends = [
+            stack.enter_context(other_end(socket.socketpair(), lambda end: end.send(FRAME)))
+            for _ in range(count)
+        ]
         for end in ends:
             assert end.recv(len(FRAME)) == FRAME
         return time.perf_counter() - begun

@@ -5,16 +5,19 @@ import dataclasses
 import os
 import resource
 import signal
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from multiprocessing.connection import Connection
+from typing import NamedTuple, TypeVar
 
 from miniray import Channel, process
 from miniray.worker_server import WorkerServer
 
 KEY = b"benchmark" * 4
 OURS, LIMIT = "ours", "limit"
+End = TypeVar("End", socket.socket, "Connection[object, object]")
 
 
 @dataclasses.dataclass
@@ -116,6 +119,21 @@ def forked(run: Callable[[], object], *, core: int | None = None) -> Iterator[pr
         yield child
     finally:
         process.stop([child], 0.0)
+
+
+@contextlib.contextmanager
+def other_end(pair: tuple[End, End], serve: Callable[[End], object]) -> Iterator[End]:
+    """Yield one end of a connected pair, while a child serves the other until we hang up."""
+    ours, theirs = pair
+
+    def run_child() -> None:
+        ours.close()
+        with contextlib.suppress(EOFError):
+            serve(theirs)
+
+    with ours, forked(run_child):
+        theirs.close()
+        yield ours
 
 
 class Served(NamedTuple):

@@ -55,30 +55,26 @@ def heading() -> str:
 
 
 def rows(measured: Figure | Curve) -> str:
-    """Return the table's line of one figure, and one more for each peer; of a curve its last."""
+    """Return the table's line of one figure, and one more for each peer.
+
+    Of a curve these are its values at the largest size, with the ratio where it is worst.
+    """
+    below = []
     if isinstance(measured, Curve):
-        return _curve_rows(measured)
-    figure = _figure_as_json(measured)
-    value = {name: _value(one["median"], figure["unit"]) for name, one in _contestants(figure)}
-    cells = (figure["name"], value[OURS], value[LIMIT], f"{figure['ratio']:.2f}x")
-    lines = [_line((*cells, _target(figure), figure["verdict"]))]
+        one = _curve_as_json(measured)
+        value = {name: _value(values[-1], one["unit"]) for name, values in one["series"].items()}
+        ratio = f"{measured.worst:.2f}x" if measured.ratios else ""
+        below.append(f"  at {measured.sizes[-1]:,} {measured.axis}; the worst ratio of all")
+    else:
+        one = _figure_as_json(measured)
+        value = {name: _value(of["median"], one["unit"]) for name, of in _contestants(one)}
+        ratio = f"{one['ratio']:.2f}x"
+    cells = (one["name"], value[OURS], value.get(LIMIT, ""), ratio, _target(one), one["verdict"])
+    lines = [_line(cells), *(_line((words, *[""] * 5)) for words in below)]
     for name in value:
         if name not in (OURS, LIMIT):
             lines.append(_line((f"  beside it: {name}", value[name], "", "", "", "")))
     return "\n".join(lines)
-
-
-def _curve_rows(curve: Curve) -> str:
-    size = f"{curve.sizes[-1]:,}"
-    value = {name: _value(values[-1], curve.unit) for name, values in curve.series.items()}
-    worst = f"{curve.worst:.2f}x" if curve.ratios else ""
-    target = "-" if curve.target is None else f"<= {curve.target}x"
-    cells = (curve.name, value[OURS], value.get(LIMIT, ""), worst, target, curve.verdict)
-    lines = [_line(cells), _line((f"  at {size} {curve.axis}; the worst ratio of all", *[""] * 5))]
-    peers = [name for name in value if name not in (OURS, LIMIT)]
-    return "\n".join(
-        lines + [_line((f"  beside it: {name}", value[name], "", "", "", "")) for name in peers]
-    )
 
 
 def as_markdown(results: dict[str, Any]) -> str:

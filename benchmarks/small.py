@@ -1,6 +1,5 @@
 """A small dict there and back, both ends on one core, beside the same bytes over a bare socket."""
 
-import contextlib
 import multiprocessing.connection
 import socket
 import time
@@ -11,8 +10,8 @@ from benchmarks.measure import (
     LIMIT,
     OURS,
     Figure,
-    forked,
     interleave,
+    other_end,
     pin,
     serving,
     two_cores,
@@ -30,8 +29,8 @@ def run(quick: bool) -> Iterator[Figure]:
     repetitions, rounds = (9, 300) if quick else (101, 1000)
     with (
         Worker(echo) as ours,
-        bare_echo(socket.socketpair()) as limit,
-        pipe_echo() as pipe,
+        other_end(socket.socketpair(), echo_bytes) as limit,
+        other_end(multiprocessing.Pipe(), echo_pickles) as pipe,
     ):
         contestants = {
             OURS: lambda: time_channel(ours, rounds),
@@ -43,7 +42,7 @@ def run(quick: bool) -> Iterator[Figure]:
     with (
         serving(echo, key=KEY) as server,
         RemoteWorker(server.host, server.port, key=KEY) as ours,
-        bare_echo(tcp_pair()) as limit,
+        other_end(tcp_pair(), echo_bytes) as limit,
     ):
         contestants = {
             OURS: lambda: time_channel(ours, rounds),
@@ -93,35 +92,17 @@ def time_pipe(pipe: multiprocessing.connection.Connection, rounds: int) -> float
     return elapsed / rounds * 1e6
 
 
-@contextlib.contextmanager
-def bare_echo(pair: tuple[socket.socket, socket.socket]) -> Iterator[socket.socket]:
-    """Yield a socket whose other end, in a child, sends back all that it receives."""
-    ours, theirs = pair
-
-    def run_child() -> None:
-        ours.close()
-        nbytes = len(FRAME)
-        while data := theirs.recv(nbytes):
-            theirs.send(data)
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
+def echo_bytes(sock: socket.socket) -> None:
+    """Send back all that is received."""
+    nbytes = len(FRAME)
+    while data := sock.recv(nbytes):
+        sock.send(data)
 
 
-@contextlib.contextmanager
-def pipe_echo() -> Iterator[multiprocessing.connection.Connection]:
-    """Yield a multiprocessing.Pipe whose other end, in a child, sends everything back."""
-    ours, theirs = multiprocessing.Pipe()
-
-    def run_child() -> None:
-        ours.close()
-        while True:
-            theirs.send(theirs.recv())
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
+def echo_pickles(pipe: multiprocessing.connection.Connection) -> None:
+    """Send every message back."""
+    while True:
+        pipe.send(pipe.recv())
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,11 +1,11 @@
 """A hundred thousand small messages one way, beside `multiprocessing.Pipe`; 64 workers at once."""
 
 import contextlib
-import multiprocessing
+import multiprocessing.connection
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.measure import KEY, LIMIT, OURS, Figure, forked, interleave, serving
+from benchmarks.measure import KEY, LIMIT, OURS, Figure, interleave, other_end, serving
 from benchmarks.small import MESSAGE
 from miniray import Channel, RemoteWorker, Worker, wait
 
@@ -21,7 +21,7 @@ def run(quick: bool) -> Iterator[Figure]:
         Worker(pour_when_told) as local,
         serving(pour_when_told, key=KEY) as server,
         RemoteWorker(server.host, server.port, key=KEY) as remote,
-        pouring_pipe() as pipe,
+        other_end(multiprocessing.Pipe(), pour_pickles) as pipe,
     ):
 
         def compare(name: str, ours: Callable[[], float]) -> Figure:
@@ -80,7 +80,7 @@ def receive_from_all(workers: list[Worker], each: int) -> float:
     return each * len(workers) / (time.perf_counter() - start)
 
 
-def receive_from_pipe(pipe: "multiprocessing.connection.Connection", count: int) -> float:
+def receive_from_pipe(pipe: multiprocessing.connection.Connection, count: int) -> float:
     """Return how many messages a second come in through multiprocessing, with pickle."""
     start = time.perf_counter()
     pipe.send(count)
@@ -89,18 +89,8 @@ def receive_from_pipe(pipe: "multiprocessing.connection.Connection", count: int)
     return count / (time.perf_counter() - start)
 
 
-@contextlib.contextmanager
-def pouring_pipe() -> Iterator["multiprocessing.connection.Connection"]:
-    """Yield a multiprocessing.Pipe whose other end does what `pour_when_told` does."""
-    ours, theirs = multiprocessing.Pipe()
-
-    def run_child() -> None:
-        ours.close()
-        with contextlib.suppress(EOFError):
-            while True:
-                for _ in range(theirs.recv()):
-                    theirs.send(MESSAGE)
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
+def pour_pickles(pipe: multiprocessing.connection.Connection) -> None:
+    """Do what `pour_when_told` does through multiprocessing."""
+    while True:
+        for _ in range(pipe.recv()):
+            pipe.send(MESSAGE)

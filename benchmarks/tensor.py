@@ -4,7 +4,6 @@ import contextlib
 import functools
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.measure import (
@@ -12,9 +11,10 @@ from benchmarks.measure import (
     LIMIT,
     OURS,
     Figure,
-    forked,
     interleave,
+    other_end,
     pin,
+    seconds,
     serving,
     two_cores,
 )
@@ -41,10 +41,10 @@ def run(quick: bool) -> Iterator[Figure]:
         serving(take_and_give, key=KEY, core=their_core) as server,
         RemoteWorker(server.host, server.port, key=KEY) as remote,
         # One connection a contestant: what one does shapes TCP's windows for all that follows.
-        bare_peer(tcp_pair()) as tcp,
-        bare_peer(tcp_pair()) as tcp_of_sendall,
+        other_end(tcp_pair(), take_and_give_bytes) as tcp,
+        other_end(tcp_pair(), take_and_give_bytes) as tcp_of_sendall,
         Worker(take_and_give) as local,
-        bare_peer(socket.socketpair()) as unix,
+        other_end(socket.socketpair(), take_and_give_bytes) as unix,
     ):
         pin(our_core)
         # Not before the forks: filling it starts torch's threads.
@@ -116,18 +116,12 @@ def run(quick: bool) -> Iterator[Figure]:
 
 def throughput(transfer: Callable[[], object], rounds: int) -> float:
     """Return GiB a second."""
-    start = time.perf_counter()
-    for _ in range(rounds):
-        transfer()
-    return NBYTES * rounds / (time.perf_counter() - start) / GIB
+    return NBYTES / GIB / seconds(transfer, rounds)
 
 
 def microseconds(transfer: Callable[[], object], rounds: int) -> float:
     """Return the microseconds that one transfer takes."""
-    start = time.perf_counter()
-    for _ in range(rounds):
-        transfer()
-    return (time.perf_counter() - start) / rounds * 1e6
+    return seconds(transfer, rounds) * 1e6
 
 
 def copy(raw: memoryview, buffer: memoryview) -> None:
@@ -202,26 +196,17 @@ def fill(sock: socket.socket, buffer: memoryview) -> None:
         filled += sock.recv_into(buffer[filled:])
 
 
-@contextlib.contextmanager
-def bare_peer(pair: tuple[socket.socket, socket.socket]) -> Iterator[socket.socket]:
-    """Yield a socket whose other end, in a child, does what `take_and_give` does."""
-    ours, theirs = pair
+def take_and_give_bytes(sock: socket.socket) -> None:
+    """Do what `take_and_give` does, without messages."""
+    import torch
 
-    def run_child() -> None:
-        ours.close()
-        import torch
-
-        raw = torch.rand(NBYTES // 4).numpy().data.cast("B")
-        buffer = memoryview(bytearray(NBYTES))
-        while command := theirs.recv(1):
-            if command == b"g":
-                pour(theirs, raw)
-            elif command == b"G":
-                theirs.sendall(raw)
-            else:
-                fill(theirs, buffer)
-                theirs.sendall(b"t")
-
-    with ours, forked(run_child):
-        theirs.close()
-        yield ours
+    raw = torch.rand(NBYTES // 4).numpy().data.cast("B")
+    buffer = memoryview(bytearray(NBYTES))
+    while command := sock.recv(1):
+        if command == b"g":
+            pour(sock, raw)
+        elif command == b"G":
+            sock.sendall(raw)
+        else:
+            fill(sock, buffer)
+            sock.sendall(b"t")
