@@ -70,7 +70,8 @@ MAY_IMPORT = {
     "node": {"bootstrap", "remote_worker", "session", "sync"},
     "fake_gpu": set[str](),
     "nccl": {"fake_gpu", "rendezvous"},
-    "cluster": {"crew", "nccl", "node", "sources"},
+    "nodes": {"node", "sources"},
+    "cluster": {"crew", "nccl", "nodes"},
 }
 
 PUBLIC = {
