@@ -41,7 +41,7 @@ from miniray.any_worker import AnyWorker
 from miniray.extras import aio
 from miniray.work_fn import name_of
 from tests import called, work
-from tests.support import servers, ssh
+from tests.support import poll, servers, ssh
 
 T = 30.0
 REPOSITORY = Path(__file__).parents[1]
@@ -425,6 +425,13 @@ class TestRun:
             pass
 
 
+def open_if_read(fifo: str) -> int | None:
+    """Open a FIFO for writing, if somebody reads it."""
+    with contextlib.suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
 class TestTasks:
     def test_results_keep_the_order_of_the_tasks(self) -> None:
         with Cluster(local_nodes(2, 1)) as cluster:
@@ -437,6 +444,16 @@ class TestTasks:
             results = cluster.as_completed(called.read_or_not, [fifo, *[""] * 5])
             assert list(itertools.islice(results, 5)) == [("", "at once")] * 5
             Path(fifo).write_text("at last")
+            assert list(results) == [(fifo, "at last")]
+
+    def test_a_worker_has_its_next_task_before_its_result_is_looked_at(self, fifo: str) -> None:
+        with Worker() as worker:
+            results = as_completed([worker], called.read_or_not, ["", fifo])
+            assert next(results) == ("", "at once")
+            # Nobody asks for more, and there is a reader all the same.
+            writer = poll.until(functools.partial(open_if_read, fifo), timeout_s=T)
+            os.write(writer, b"at last")
+            os.close(writer)
             assert list(results) == [(fifo, "at last")]
 
     def test_a_result_that_is_early_waits_for_its_turn(self, fifo: str) -> None:

@@ -128,6 +128,8 @@ def test_workers_of_real_nodes_work_in_their_copies(
     answers = look(nodes, *WHERE, FILES, "open('data/words.txt').read()")
     copies = [answer[0] for answer in answers]
     assert len(set(copies)) == 2
+    # Each has its own whoever is first, though both are one machine.
+    assert not any(copy.endswith(".2") for copy in copies)
     for copy, answer in zip(copies, answers, strict=True):
         assert Path(copy).parent == there
         assert Path(copy).name.startswith("project-")
@@ -386,6 +388,22 @@ class TestWhatGoesAlong:
         answer = look([bare(there)], "made_version.number", "made_version.__file__")
         (copy,) = there.glob("project-*[!n]")
         assert answer == [[3, f"{copy}/made_version.py"]]
+
+    def test_code_behind_a_link_to_a_folder_elsewhere(
+        self, project: Path, there: Path, tmp_path: Path
+    ) -> None:
+        write(tmp_path / "elsewhere", {"common/tool.py": "word = 'behind the link'"})
+        write(project, {"package/__init__.py": ""})
+        (project / "package" / "common").symlink_to(tmp_path / "elsewhere" / "common")
+        write(project, {"looking.py": f"from package.common import tool\n{LOOK}"})
+        where = "os.path.relpath(tool.__file__)"
+        for _ in range(2):
+            answer = look([bare(there)], "tool.word", where, "os.path.islink('package/common')")
+            assert answer == [["behind the link", "package/common/tool.py", False]]
+        tool = "package/common/tool.py"
+        assert (
+            not {"package", "package/common"} & Folder(project, {tool: project / tool}).files.keys()
+        )
 
     def test_modules_are_found_where_they_are_here(
         self, project: Path, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
