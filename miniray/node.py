@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, TextIO
 
-from miniray import bootstrap
+from miniray import bootstrap, rsync
 from miniray.connection import server_status
 from miniray.errors import MiniRayError
 from miniray.faults import Fault
@@ -137,10 +137,31 @@ class Node:
             copied = f"copying {count} files, {nbytes / 2**20:.1f} MiB, to {report['folder']}"
             session.log.write([copied.encode()])
         try:
-            folder.send(report["lacking"], session, deadline)
+            done = self._send_differences(folder, session, report, deadline)
+            folder.send([path for path in report["lacking"] if path not in done], session, deadline)
         except TimeoutError as late:
             more = "raise start_timeout, or start again: what has arrived need not come again"
             raise TimeoutError(f"{late}; {more}") from None
+
+    def _send_differences(
+        self, folder: Folder, session: Session, report: dict[str, Any], deadline: float
+    ) -> set[str]:
+        """Have rsync bring large files up to date that are there already; return which it has."""
+
+        def tick() -> bool:
+            session.send(b"\n", deadline)  # it is there, and busy elsewhere
+            return not self._stopping.is_set()
+
+        paths = [one for one in report["older"] if folder.files[one][0] >= rsync.FILE_BYTES_MIN]
+        if not paths or not rsync.is_here():
+            return set()
+        # Some launchers do not end when they are done: then there is time for another way.
+        until = deadline_after(time_left(deadline) / 2)
+        where = str(folder.path), paths, report["folder"]
+        if problem := rsync.copy_files(self.config, *where, until, tick):
+            session.log.write([f"sending whole files, because of rsync: {problem}".encode()])
+            return set()
+        return set(paths)
 
     def _wait_for_server(self, session: Session, module: str, deadline: float) -> None:
         report = session.wait_for_report(deadline, f"while it imported {module}")
