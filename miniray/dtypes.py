@@ -17,7 +17,7 @@ def of_scalar(value: Any) -> list[str]:
     if not NUMPY_DTYPE.fullmatch(dtype):
         raise Unsendable(f"{full_name(type(value))} of dtype {value.dtype}; call .item() first")
     if dtype[1] == "U":
-        return [dtype, str(value)]
+        return [dtype, str.__str__(value)]  # numpy's own leaves out what is NUL at the end
     return [dtype, (bytes(value) if dtype[1] == "S" else value.tobytes()).hex()]
 
 

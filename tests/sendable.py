@@ -1,5 +1,6 @@
 """Every kind of value that can be sent: an example of each, strategies for all, what is equal."""
 
+import contextlib
 import dataclasses
 import math
 from collections import Counter, OrderedDict, defaultdict
@@ -10,8 +11,6 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-import numpy
-import torch
 from hypothesis import strategies as st
 
 from tests.configs import (
@@ -25,6 +24,12 @@ from tests.configs import (
     Shape,
     Split,
 )
+
+numpy: Any = None
+torch: Any = None
+with contextlib.suppress(ImportError):  # the core's tests do without, under any Python
+    import numpy
+    import torch
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -66,15 +71,6 @@ EXAMPLES: dict[str, Any] = {
     "ZoneInfo": BERLIN,
     "Decimal": Decimal("1.50"),
     "UUID": UUID("12345678123456781234567812345678"),
-    "numpy scalar": numpy.float32(0.1),
-    "numpy int": numpy.int64(-7),
-    "numpy str": numpy.str_("é"),
-    "numpy bytes": numpy.bytes_(b"a\0"),
-    "numpy time": numpy.datetime64("2026-11-26T09", "ns"),
-    "numpy dtype": numpy.dtype("<f4"),
-    "torch.dtype": torch.bfloat16,
-    "torch.device": torch.device("cuda:1"),
-    "torch.Size": torch.Size([2, 3]),
     "Enum": Precision.MIXED,
     "IntEnum": Priority.HIGH,
     "StrEnum": Split.TEST,
@@ -86,6 +82,19 @@ EXAMPLES: dict[str, Any] = {
     "generic dataclass": Derived[str](first=1, second="a"),
 }
 
+if torch is not None:
+    EXAMPLES |= {
+        "numpy scalar": numpy.float32(0.1),
+        "numpy int": numpy.int64(-7),
+        "numpy str": numpy.str_("é\0"),
+        "numpy bytes": numpy.bytes_(b"a\0"),
+        "numpy time": numpy.datetime64("2026-11-26T09", "ns"),
+        "numpy dtype": numpy.dtype("<f4"),
+        "torch.dtype": torch.bfloat16,
+        "torch.device": torch.device("cuda:1"),
+        "torch.Size": torch.Size([2, 3]),
+    }
+
 _texts = st.text(st.characters(codec=None), max_size=5)
 _zones = (
     st.none()
@@ -95,18 +104,29 @@ _zones = (
 )
 _fixed = st.none() | st.builds(timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23)))
 _integers = st.integers(-(10**40), 10**40)
-_number_types = [
-    numpy.dtype(f"{kind}") for kind in ("?", "i1", "u8", "f2", "f4", "f8", "c16", "M8[s]")
-]
-_numpy_scalars = (
-    st.sampled_from(_number_types).flatmap(
+
+
+def _foreign_keys() -> Any:
+    """Return what numpy and torch have that equals itself."""
+    if torch is None:
+        return st.nothing()
+    names = [torch.float32, torch.bool, torch.device("cpu"), torch.Size([]), torch.Size([2])]
+    return st.sampled_from(names) | st.integers(0, 9).map(numpy.int16) | _texts.map(numpy.str_)
+
+
+def _foreign() -> Any:
+    if torch is None:
+        return st.nothing()
+    kinds = [numpy.dtype(name) for name in ("i1", "u8", "f2", "f4", "f8", "c16", "M8[s]")]
+    numbers = st.sampled_from(kinds).flatmap(
         lambda dtype: st.binary(min_size=dtype.itemsize, max_size=dtype.itemsize).map(
-            lambda raw: numpy.frombuffer(raw if dtype != "?" else bytes([raw[0] & 1]), dtype)[0]
+            lambda raw: numpy.frombuffer(raw, dtype)[0]
         )
     )
-    | _texts.map(numpy.str_)
-    | st.binary(max_size=3).map(numpy.bytes_)
-)
+    others = [numpy.True_, numpy.dtype("f8"), numpy.dtype("<U3")]
+    return numbers | st.binary(max_size=3).map(numpy.bytes_) | st.sampled_from(others)
+
+
 _always_equal = (
     st.none()
     | st.booleans()
@@ -121,9 +141,7 @@ _always_equal = (
     | _texts.filter(lambda text: "\0" not in text).map(Path)
     | st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([-2, 1, 3]))
     | st.sampled_from([*Precision, *Priority, *Split, *Access, Config.Nested.ONE])
-    | st.sampled_from(
-        [torch.float32, torch.bool, torch.device("cpu"), torch.Size([]), torch.Size([2])]
-    )
+    | _foreign_keys()
     | st.builds(Shape, _integers, _texts)
 )
 _scalars = (
@@ -131,15 +149,12 @@ _scalars = (
     | st.floats()
     | st.complex_numbers()
     | st.decimals()
-    | _numpy_scalars
+    | _foreign()
+    | st.just(BERLIN)
     | st.builds(slice, st.none() | _integers, st.none() | _integers)
-    | st.sampled_from([numpy.dtype("f8"), numpy.dtype("<U3"), BERLIN])
 )
 keys = st.recursive(
-    _always_equal
-    | st.floats(allow_nan=False)
-    | st.decimals(allow_nan=False)
-    | st.integers(0, 9).map(numpy.int16),
+    _always_equal | st.floats(allow_nan=False) | st.decimals(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
     max_leaves=4,
 )
@@ -171,13 +186,12 @@ def same(ours: Any, theirs: Any) -> bool:
     """Compare values and types, at any depth: 1 is not True, a tuple is no list, nan is nan."""
     if type(ours) is not type(theirs):
         return False
-    if isinstance(ours, numpy.ndarray | torch.Tensor):
-        return (
-            ours.dtype == theirs.dtype
-            and ours.shape == theirs.shape
-            and bool((ours == theirs).all())
-        )
-    if isinstance(ours, numpy.generic):
+    if torch is not None and isinstance(ours, torch.Tensor):
+        return bool(ours.dtype == theirs.dtype and torch.equal(ours, theirs))
+    if numpy is not None and isinstance(ours, numpy.ndarray):
+        is_one = (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        return is_one and ours.tobytes() == theirs.tobytes()
+    if numpy is not None and isinstance(ours, numpy.generic):
         is_text = ours.dtype.kind in "SU"
         return ours.dtype == theirs.dtype and (
             bool(ours == theirs) if is_text else ours.tobytes() == theirs.tobytes()
