@@ -22,6 +22,7 @@ from miniray.header import quote
 from miniray.refusals import Unsendable, full_name, way_out
 
 # So many keys of one hash are a grid's corners; thousands make a dict take their number squared.
+# (Who holds the key and is clever can slow a dict down with different hashes, too.)
 SAME_HASH_MAX = 100
 KEY_DEPTH_MAX = 100
 
@@ -129,16 +130,15 @@ def why_no_keys(keys: Collection[Any]) -> str | None:
 
 def _is_key(key: Any, depth: int) -> bool:
     kind = type(key)
-    if kind in _PLAIN_KEYS:
+    if kind in _PLAIN_KEYS or kind is frozenset:  # its elements are looked at as they travel
         return True
     if _is_key_type(kind):
         return bool(key == key)
     mark = classes.mark_of(kind)
     if mark in (ENUM, NAMED_TUPLE) and not classes.has_builtin_equality(kind):
         return False
-    if kind is tuple or kind is frozenset or mark == NAMED_TUPLE:
-        elements = frozenset.__iter__(key) if kind is frozenset else tuple.__iter__(key)
-        return depth > 0 and all(_is_key(one, depth - 1) for one in elements)
+    if kind is tuple or mark == NAMED_TUPLE:
+        return depth > 0 and all(_is_key(one, depth - 1) for one in tuple.__iter__(key))
     return mark == ENUM
 
 
