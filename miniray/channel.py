@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, Self
 
 from miniray import wire
+from miniray.codec import Unreadable
 from miniray.endings import read_ending
 from miniray.endpoint import Endpoint
 from miniray.errors import MiniRayError, ProtocolError
@@ -37,7 +38,7 @@ class Channel(Endpoint):
     goodbye_hint = ""
 
     def send(self, message: Any, timeout: float | None = None) -> None:
-        """Send one message: plain values, bytes, numpy arrays, CPU tensors, nested at will.
+        """Send one message: plain values, numpy arrays, CPU tensors, dataclasses, nested at will.
 
         Raises TypeError or ValueError for what cannot be sent, before a byte is out. Raises
         TimeoutError after `timeout` seconds, and a WorkerError or ConnectionError if the other
@@ -48,10 +49,12 @@ class Channel(Endpoint):
     def recv(self, timeout: float | None = None) -> Any:
         """Return the next message; arrays and tensors in it are writable and the caller's own.
 
-        Raises TimeoutError after `timeout` seconds, which leaves the channel usable, and a
-        WorkerError, EOFError or ConnectionError, now and ever after, once there is no more.
+        Raises TimeoutError after `timeout` seconds, and TypeError for a message with a class that
+        this process does not have; both leave the channel usable. Raises a WorkerError, EOFError
+        or ConnectionError, now and ever after, once there is no more.
         """
-        return self.recv_frame(wire.MESSAGE, timeout)
+        message = self.recv_frame(wire.MESSAGE, timeout)
+        return message if type(message) is not Unreadable else message.refuse(self.name)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield messages until the other side hangs up."""

@@ -3,8 +3,9 @@
 A tree is what JSON can say. Everything else becomes an object with the key "$":
 
     {"$": "tuple", "items": [...]}      a tuple
-    {"$": "dict", "items": [[k, v]]}    a dict that itself has the key "$"
+    {"$": "dict", "items": [[k, v]]}    a dict that has the key "$", or keys that are no text
     {"$": "buffer", "index": 0}         the message's buffer number 0
+    {"$": "set", "items": [...]}        a set; and so on, see the table in `values`
 
 A buffer is bytes, a bytearray, a numpy array, a torch tensor or a SharedTensor. Its spec
 `{"type", "dtype", "shape", "nbytes"}` travels in the header, its bytes behind the header.
@@ -13,14 +14,16 @@ A buffer is bytes, a bytearray, a numpy array, a torch tensor or a SharedTensor.
 import ctypes
 import functools
 import math
-import re
-import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from miniray import values
+from miniray.classes import BY_FIELD, NotHere
+from miniray.dtypes import NUMPY_DTYPE, TORCH_DTYPE
 from miniray.errors import ProtocolError
-from miniray.header import REASON_CHARS_MAX
+from miniray.header import REASON_CHARS_MAX, quote
+from miniray.refusals import Unsendable, full_name
 from miniray.shared_tensor import SharedTensor
 
 DEPTH_MAX = 100
@@ -38,8 +41,6 @@ _PROVOKED = (
 )
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _ONLY_STR = {str}
-_NUMPY_DTYPE = re.compile(r"[<>|]([biufc]\d{1,2}|[SU]\d{1,6}|[mM]8(\[\d{0,4}[a-zA-Z]{1,2}\])?)")
-_TORCH_DTYPE = re.compile(r"(bool|u?int\d+|b?float\d\w*|complex\d+)")
 
 
 class Buffer(NamedTuple):
@@ -49,11 +50,15 @@ class Buffer(NamedTuple):
     data: Any
 
 
-class _Unsendable(Exception):
-    """A value cannot be sent; each level on the way out adds its part of the path."""
+class Unreadable:
+    """Stand for a message that came whole, but names what this process does not have."""
 
     def __init__(self, reason: str) -> None:
-        self.reason, self.path = reason, ""
+        self.reason = reason
+
+    def refuse(self, sender: str) -> Any:
+        """Raise what a receiver of this is told."""
+        raise TypeError(f"cannot receive what {sender} sent: {self.reason}")
 
 
 def encode(message: Any) -> tuple[Tree, list[Buffer]]:
@@ -64,7 +69,7 @@ def encode(message: Any) -> tuple[Tree, list[Buffer]]:
     buffers: list[Buffer] = []
     try:
         return _encode(message, buffers, DEPTH_MAX), buffers
-    except _Unsendable as error:
+    except Unsendable as error:
         raise TypeError(f"cannot send message{error.path}: {error.reason}") from None
 
 
@@ -73,32 +78,55 @@ def _encode(value: Any, buffers: list[Buffer], depth: int) -> Tree:
     kind = type(value)
     if kind is dict and depth:
         if not _ONLY_STR.issuperset(map(type, value)):
-            key = next(key for key in value if type(key) is not str)
-            raise _Unsendable(f"dict key {key!r} is {_name_of(key)}; keys must be str")
+            return {"$": "dict", "items": _encode_pairs(value, buffers, depth - 1)}
         if not _PLAIN.issuperset(map(type, value.values())):
             value = _encode_dict(value, buffers, depth - 1)
         return {"$": "dict", "items": [*map(list, value.items())]} if "$" in value else value
     if kind in _PLAIN:
         return value
     if depth == 0:
-        raise _Unsendable(f"nested deeper than {DEPTH_MAX} levels, or contains itself")
+        raise Unsendable(f"nested deeper than {DEPTH_MAX} levels, or contains itself")
     if kind is list or kind is tuple:
         if not _PLAIN.issuperset(map(type, value)):
             value = _encode_list(value, buffers, depth - 1)
         return value if kind is list else {"$": "tuple", "items": value}
-    buffers.append(_buffer_of(value))
-    return {"$": "buffer", "index": len(buffers) - 1}
+    if (buffer := _buffer_of(value)) is not None:
+        buffers.append(buffer)
+        return {"$": "buffer", "index": len(buffers) - 1}
+    mark, items = values.take_apart(value)
+    if mark in BY_FIELD:
+        name, fields = items
+        items = [name, _encode_dict(fields, buffers, depth - 1, ".{}")]
+    elif not _PLAIN.issuperset(map(type, items)):
+        # A dict among the items is the value itself, and on the same level.
+        items = [_encode(item, buffers, depth - (type(item) is not dict)) for item in items]
+    return {"$": mark, "items": items}
 
 
-def _encode_dict(value: dict[str, Any], buffers: list[Buffer], depth: int) -> Tree:
+def _encode_dict(
+    value: dict[str, Any], buffers: list[Buffer], depth: int, place: str = '["{}"]'
+) -> Tree:
     tree = {}
     for key, item in value.items():
         try:
             tree[key] = _encode(item, buffers, depth)
-        except _Unsendable as error:
-            error.path = f'["{key}"]{error.path}'
+        except Unsendable as error:
+            error.path = place.format(key) + error.path
             raise
     return tree
+
+
+def _encode_pairs(value: dict[Any, Any], buffers: list[Buffer], depth: int) -> Tree:
+    if reason := values.why_no_keys(value):
+        raise Unsendable(f"dict with {reason}; send its items: list(d.items())")
+    pairs = []
+    for key, item in value.items():
+        try:
+            pairs.append([_encode(key, buffers, depth), _encode(item, buffers, depth)])
+        except Unsendable as error:
+            error.path = f"[{key!r}]{error.path}"
+            raise
+    return pairs
 
 
 def _encode_list(value: Iterable[Any], buffers: list[Buffer], depth: int) -> Tree:
@@ -106,14 +134,14 @@ def _encode_list(value: Iterable[Any], buffers: list[Buffer], depth: int) -> Tre
     for index, item in enumerate(value):
         try:
             tree.append(_encode(item, buffers, depth))
-        except _Unsendable as error:
+        except Unsendable as error:
             error.path = f"[{index}]{error.path}"
             raise
     return tree
 
 
-def _buffer_of(value: Any) -> Buffer:
-    """Return the buffer that carries one value which JSON cannot."""
+def _buffer_of(value: Any) -> Buffer | None:
+    """Return the buffer that carries a value; None for a value that needs none."""
     kind = type(value)
     if kind is bytes or kind is bytearray:
         return Buffer(_spec(kind.__name__, None, (len(value),), len(value)), value)
@@ -121,24 +149,24 @@ def _buffer_of(value: Any) -> Buffer:
     if torch is not None and isinstance(value, torch.Tensor):
         return _buffer_of_tensor(value, torch)
     if numpy is not None and kind is numpy.ndarray:
-        if not _NUMPY_DTYPE.fullmatch(value.dtype.str):
-            raise _Unsendable(f"numpy array of dtype {value.dtype}; send numbers, bool or str")
+        if not NUMPY_DTYPE.fullmatch(value.dtype.str):
+            raise Unsendable(f"numpy array of dtype {value.dtype}; send numbers, bool or str")
         data = numpy.ascontiguousarray(value)
         spec = _spec("numpy", value.dtype.str, value.shape, value.nbytes)
         return Buffer(spec, data.reshape(-1).view("u1") if value.nbytes else b"")
     if kind is SharedTensor:
         return Buffer({**_tensor_spec(value.tensor), "type": "shared"}, value)
-    raise _Unsendable(f"{_name_of(value)}{_way_out(value, numpy)}")
+    return None
 
 
 def _buffer_of_tensor(tensor: Any, torch: Any) -> Buffer:
     if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
         way_out = "call .full_tensor() first" if hasattr(tensor, "full_tensor") else "convert it"
-        raise _Unsendable(f"{_name_of(tensor)} is a tensor subclass; {way_out}")
+        raise Unsendable(f"{full_name(type(tensor))} is a tensor subclass; {way_out}")
     if not tensor.is_cpu:
-        raise _Unsendable(f"a tensor on {tensor.device}; call .cpu() first")
+        raise Unsendable(f"a tensor on {tensor.device}; call .cpu() first")
     if tensor.layout != torch.strided:
-        raise _Unsendable(f"a tensor of layout {tensor.layout}; call .to_dense() first")
+        raise Unsendable(f"a tensor of layout {tensor.layout}; call .to_dense() first")
     spec = _tensor_spec(tensor)
     data = tensor.detach() if tensor.requires_grad else tensor
     if data.is_conj() or data.is_neg():
@@ -156,33 +184,16 @@ def _tensor_spec(tensor: Any) -> Spec:
 @functools.cache
 def _name_of_dtype(dtype: Any) -> str:
     name = str(dtype).removeprefix("torch.")
-    if not _TORCH_DTYPE.fullmatch(name):  # a quantized one
-        raise _Unsendable(f"a tensor of dtype {dtype}; convert it first")
+    if not TORCH_DTYPE.fullmatch(name):  # a quantized one
+        raise Unsendable(f"a tensor of dtype {dtype}; convert it first")
     return name
 
 
 @functools.lru_cache(1024)  # the same few again and again, as parameters have
 def _spec(kind: str, dtype: str | None, shape: tuple[int, ...], nbytes: int) -> Spec:
     if len(shape) > DIMENSIONS_MAX:
-        raise _Unsendable(f"{len(shape)} dimensions; the limit is {DIMENSIONS_MAX}")
+        raise Unsendable(f"{len(shape)} dimensions; the limit is {DIMENSIONS_MAX}")
     return {"type": kind, "dtype": dtype, "shape": [*shape], "nbytes": nbytes}
-
-
-def _name_of(value: Any) -> str:
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _way_out(value: Any, numpy: Any) -> str:
-    if numpy is not None and isinstance(value, numpy.generic):
-        return "; call .item() first"
-    if isinstance(value, str):
-        return "; call str() first"
-    if isinstance(value, set | frozenset):
-        return "; send a sorted list"
-    if isinstance(value, memoryview):
-        return "; call bytes() first"
-    return "; send dict, list, tuple, str, int, float, bool, None, bytes, arrays or tensors"
 
 
 def describe(buffers: Sequence[Buffer]) -> list[Spec | int]:
@@ -244,11 +255,11 @@ def _check_spec(spec: Any) -> int:
 def _item_bytes(kind: str, dtype: Any) -> int:
     if kind in ("bytes", "bytearray"):
         return 1
-    if kind == "numpy" and _NUMPY_DTYPE.fullmatch(dtype):
+    if kind == "numpy" and NUMPY_DTYPE.fullmatch(dtype):
         import numpy
 
         return int(numpy.dtype(dtype).itemsize)
-    if kind in ("torch", "shared") and _TORCH_DTYPE.fullmatch(dtype):
+    if kind in ("torch", "shared") and TORCH_DTYPE.fullmatch(dtype):
         import torch
 
         return int(getattr(torch, dtype).itemsize)
@@ -258,15 +269,18 @@ def _item_bytes(kind: str, dtype: Any) -> int:
 def decode(tree: Tree, specs: Sequence[Spec], memories: dict[int, Any]) -> Any:
     """Return the value that a tree with marks in it, and its buffers' memories, stand for.
 
-    An empty buffer needs no memory; a SharedTensor's is a SharedMemory.
+    An empty buffer needs no memory; a SharedTensor's is a SharedMemory. An Unreadable stands for a
+    message that names what this process does not have, such as a class.
 
     Raises ProtocolError, and nothing else, for a tree that `encode` cannot have made.
     """
     try:
-        values = [_build(spec, memories.get(index)) for index, spec in enumerate(specs)]
-        return tree if type(tree) in _PLAIN else _decode(tree, values)
+        built = [_build(spec, memories.get(index)) for index, spec in enumerate(specs)]
+        return tree if type(tree) in _PLAIN else _decode(tree, built)
     except ProtocolError:
         raise
+    except NotHere as error:
+        return Unreadable(str(error))
     except _PROVOKED as error:
         # In torch and numpy too. The traceback would hold all that came of the message.
         reason = repr(error)[:REASON_CHARS_MAX]
@@ -274,28 +288,27 @@ def decode(tree: Tree, specs: Sequence[Spec], memories: dict[int, Any]) -> Any:
         raise ProtocolError(f"a message that no encoder makes: {reason}") from cause
 
 
-def _decode(tree: Tree, values: list[Any]) -> Any:
+def _decode(tree: Tree, built: list[Any]) -> Any:
     """Return what one container stands for; lists and dicts are changed in place."""
     if type(tree) is list:
         for index, item in enumerate(tree):
             if type(item) not in _PLAIN:
-                tree[index] = _decode(item, values)
+                tree[index] = _decode(item, built)
         return tree
     if "$" not in tree:
         for key, item in tree.items():
             if type(item) not in _PLAIN:
-                tree[key] = _decode(item, values)
+                tree[key] = _decode(item, built)
         return tree
     mark = tree["$"]
     if mark == "buffer":
         if type(tree["index"]) is int and tree["index"] >= 0:
-            return values[tree["index"]]
+            return built[tree["index"]]
     elif type(tree["items"]) is list:
-        items = _decode(tree["items"], values)
+        items = _decode(tree["items"], built)
         if mark == "tuple":
             return tuple(items)
-        if mark == "dict" and all(type(key) is str for key, _ in items):
-            return dict(items)
+        return values.make_dict(items) if mark == "dict" else values.put_together(mark, items)
     raise ProtocolError(f"an unknown mark {quote(mark)} in a message")
 
 
@@ -325,8 +338,3 @@ def _build(spec: Spec, memory: Any) -> Any:
         return torch.empty(shape, dtype=element)
     # One length an argument: torch takes half the time for that.
     return torch.frombuffer(memory, dtype=element).reshape(*shape or ((),))
-
-
-def quote(value: Any) -> str:
-    """Return what the other side sent in REASON_CHARS_MAX characters, however large it is."""
-    return reprlib.repr(value)[:REASON_CHARS_MAX]

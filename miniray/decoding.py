@@ -101,6 +101,8 @@ class Decoder:
                 body, specs, is_marked = parse(data[begin:end])
                 if not specs and kind < HAS_LOAN:  # as in most frames
                     self.missing, self.may_hold_frame = PRELUDE.size, end < len(data)
+                    if is_marked and kind == AUTH:  # which a stranger may have sent
+                        raise ProtocolError("a handshake has no marks")
                     return new_frame((kind, codec.decode(body, [], {}) if is_marked else body))
                 self._begin(kind, _read_buffers(kind, nbytes, body, specs, self._local))
         return None

@@ -4,6 +4,8 @@ import itertools
 import json
 import mmap
 import re
+import reprlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +29,15 @@ def _make_dumps() -> Callable[[Any], str]:
     quote = json.encoder.encode_basestring_ascii
     encode = make(None, None, quote, None, ":", ",", False, False, True)
     join = "".join
-    return lambda tree: join(encode(tree, 0))
+
+    def dumps(tree: Any) -> str:
+        try:
+            return join(encode(tree, 0))
+        except ValueError as error:
+            digits = f"more than {sys.get_int_max_str_digits()} digits"
+            raise ValueError(f"an int of {digits}; send hex(n), and int(text, 16) there") from error
+
+    return dumps
 
 
 dumps = _make_dumps()
@@ -68,3 +78,8 @@ def exceeds_limits(text: str) -> bool:
         return False
     beyond = next(itertools.islice(_VALUE.finditer(text), HEADER_VALUES_MAX, None), None)
     return beyond is not None and beyond.end() < len(text)  # what comes last is no value's begin
+
+
+def quote(value: Any) -> str:
+    """Return what the other side sent in REASON_CHARS_MAX characters, however large it is."""
+    return reprlib.repr(value)[:REASON_CHARS_MAX]

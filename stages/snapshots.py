@@ -17,7 +17,8 @@ NAMES = (
 )
 # The order in which a reader meets the modules; any other comes after them.
 READING_ORDER = (
-    *("errors", "inherited", "header", "codec", "shared_tensor", "shared_memory", "pool", "wire"),
+    *("errors", "inherited", "header", "codec", "values", "classes", "dtypes", "refusals"),
+    *("shared_tensor", "shared_memory", "pool", "wire"),
     *("auth", "waiting", "turn", "frames", "endings", "channel", "torch_fork", "process", "work"),
     *("any_worker", "worker", "connection", "group", "remote_worker", "work_fn", "poll_loop"),
     *("listening", "strangers", "worker_record", "worker_log", "worker_server", "node_config"),

@@ -24,6 +24,8 @@ from miniray.decoding import Decoder
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
 
+from tests.sendable import EXAMPLES  # noqa: E402  # needs both
+
 MESSAGES: list[Any] = [
     None,
     {"cmd": "train", "step": 3, "lr": 0.001},
@@ -275,8 +277,8 @@ HOSTILE = {
     "no buffers but another field": frame_of('{"body":1,"more":1}'),
     "dict of a dict": frame_of('{"body":{"$":"dict","items":[{"ab":1}]}}'),
     "dict of triples": frame_of('{"body":{"$":"dict","items":[["a",1,2]]}}'),
-    "dict whose keys are tuples": frame_of(
-        '{"body":{"$":"dict","items":[[{"$":"tuple","items":[]},1]]}}'
+    "dict whose keys are tuples of lists": frame_of(
+        '{"body":{"$":"dict","items":[[{"$":"tuple","items":[[]]},1]]}}'
     ),
     "no mark": frame_of('{"body":{"$":null}}'),
     "a mark that is a list": frame_of('{"body":{"$":["tuple"],"items":[]}}'),
@@ -284,7 +286,8 @@ HOSTILE = {
     "index without a buffer": frame_of('{"body":{"$":"buffer","index":0}}'),
     "negative index": frame_of('{"body":{"$":"buffer","index":-1}}'),
     "tuple of nothing": frame_of('{"body":{"$":"tuple"}}'),
-    "dict with a key that is none": frame_of('{"body":{"$":"dict","items":[[1,2]]}}'),
+    "dict with a key that is none": frame_of('{"body":{"$":"dict","items":[[[],2]]}}'),
+    "dict with a key twice": frame_of('{"body":{"$":"dict","items":[[1,2],[true,3]]}}'),
     "deep": frame_of('{"body":' + "[" * 100_000 + "]" * 100_000 + "}"),
     "deep tuples": frame_of('{"body":' + '{"$":"tuple","items":[' * 2000 + "]}" * 2000 + "}"),
     "deep and unclosed": frame_of('{"body":' + "[" * 1_000_000),
@@ -847,7 +850,7 @@ def mutate(corpus: list[bytes], chance: random.Random) -> bytes:
 def survive(count: int) -> tuple[int, int]:
     """Feed mutated frames; return how many were refused and how many were still valid."""
     chance = random.Random(20261123)
-    corpus = [to_bytes(message) for message in MESSAGES]
+    corpus = [to_bytes(message) for message in (*MESSAGES, *EXAMPLES.values())]
     corpus += [to_bytes({"code": 0}, wire.EXIT), to_bytes({"nonce": "a"}, wire.AUTH)]
     local = wire.encode(wire.MESSAGE, [SharedTensor((4,)), torch.zeros(1 << 18)], memfd=True)
     corpus.append(on_the_wire(local)[0])

@@ -11,6 +11,8 @@ from tools.count_lines import PACKAGE
 FOREIGN = {
     "os": {"_exit"},
     "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too
+    "classes": {"_fields", "_name_"},  # of NamedTuples and Enums, whose documentation has them
+    "values": {"_metadata"},  # of a state_dict
     "codec": {"_owner"},  # put on a ctypes array, to keep alive what it is a view of
 }
 
