@@ -11,6 +11,7 @@ from tools.count_lines import PACKAGE
 FOREIGN = {
     "os": {"_exit"},
     "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too
+    "completion": {"_actions", "_choices_actions"},  # argparse shows its options nowhere else
     "codec": {"_owner"},  # put on a ctypes array, to keep alive what it is a view of
 }
 
