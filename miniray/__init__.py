@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniray.calls import answer_calls, as_completed
     from miniray.channel import Channel
     from miniray.cluster import Cluster, NodeConfig
     from miniray.errors import (
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         WorkerExited,
         WorkerFailed,
     )
-    from miniray.fan_out import broadcast
+    from miniray.fan_out import broadcast, gather
     from miniray.nccl import NCCLConfig, create_nccl_configs, process_group
     from miniray.remote_worker import RemoteWorker
     from miniray.shared_tensor import SharedTensor
@@ -35,9 +36,10 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
     )
 
 _NAMES_IN = {
+    "calls": ("answer_calls", "as_completed"),
     "channel": ("Channel",),
     "cluster": ("Cluster", "NodeConfig"),
-    "fan_out": ("broadcast",),
+    "fan_out": ("broadcast", "gather"),
     "nccl": ("NCCLConfig", "create_nccl_configs", "process_group"),
     "remote_worker": ("RemoteWorker",),
     "shared_tensor": ("SharedTensor",),
@@ -63,8 +65,11 @@ __all__ = [
     "WorkerExited",
     "WorkerFailed",
     "WorkerServer",
+    "answer_calls",
+    "as_completed",
     "broadcast",
     "create_nccl_configs",
+    "gather",
     "process_group",
     "wait",
 ]
