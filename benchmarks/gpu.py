@@ -51,7 +51,7 @@ def compare_training(dtype: str) -> bool:
     print(f"\nFSDP2 in {dtype}, {STEPS} steps, {real['losses'][0]:.6f} -> {real['losses'][-1]:.6f}")
     for name, one in (("on CUDA with NCCL", real), ("on a fake GPU with gloo", fake)):
         print(
-            f"  {name:24} {one['step_ms']:8.2f} ms a step, {one['held_mib']:.2f} MiB held after it, "
+            f"  {name:24} {one['step_ms']:8.2f} ms a step, {one['held_mib']:.2f} MiB after it, "
             f"{one['most_mib']:.2f} at most"
         )
     is_same = difference <= LOSS_DIFFERENCE_MAX[dtype]
