@@ -1,9 +1,7 @@
 """Ranks, backends, and GPUs that are fake or missing."""
 
-import os
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,7 +160,8 @@ def test_a_rank_has_torchruns_environment_and_gives_it_back() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "fits"), [(1, False), (8, True)])
 def test_a_model_too_big_for_one_fake_gpu_trains_on_eight(ranks: int, fits: bool) -> None:
-    nodes = [NodeConfig.local(ranks, env={"MINIRAY_FAKE_GPU_MEMORY": "2MiB"})]
+    # One needs 4 MiB and more. Of eight each needs 0.5, and in backward 2 for the whole layer.
+    nodes = [NodeConfig.local(ranks, env={"MINIRAY_FAKE_GPU_MEMORY": "3MiB"})]
     with Cluster(nodes, fake_gpus=True) as cluster:
         workers = cluster.start("tests.torch_work.train_sharded")
         for worker, config in zip(workers, cluster.nccl_configs(), strict=True):
@@ -183,33 +182,3 @@ def test_a_model_too_big_for_one_fake_gpu_trains_on_eight(ranks: int, fits: bool
                 "gradients": 512 * 512 * 4 // 8 + 512 * 4 // 8,
                 "optimizer": 2 * (512 * 512 * 4 // 8 + 512 * 4 // 8) + 2 * 4,
             }
-
-
-@pytest.mark.gpu
-def test_nccl_and_fsdp_on_a_gpu_learn_what_the_fake_path_learns(tmp_path: Path) -> None:
-    """Needs one real GPU: NCCL at world size 1."""
-    losses = {}
-    for fake in (False, True):
-        with Cluster(
-            [NodeConfig.local(1, env={"MINIRAY_FAKE_GPU_MEMORY": "1GiB"})], fake_gpus=fake
-        ) as cluster:
-            (worker,) = cluster.start("tests.torch_work.train_sharded")
-            worker.send(cluster.nccl_configs()[0].__dict__)
-            losses[fake], _ = worker.recv(T)
-    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
-
-
-@pytest.mark.gpu
-def test_a_fork_after_cuda_is_refused() -> None:
-    """Needs one real GPU."""
-    from miniray import process
-
-    pid = os.fork()  # so that CUDA is not initialised in the tests' own process
-    if pid == 0:
-        torch.ones(1, device="cuda")
-        try:
-            process.fork(lambda: 0)
-        except RuntimeError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

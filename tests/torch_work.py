@@ -5,11 +5,12 @@ import signal
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from miniray import Channel, process_group
-from miniray.fake_gpu import memory_bytes
+from miniray import Channel, Worker, fake_gpu, process_group
+from miniray.extras.pinned import PinnedMemory
+from miniray.fake_gpu import max_memory_allocated, memory_bytes, memory_parts
 
 TORCHRUN = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
@@ -105,3 +106,112 @@ def train_sharded(channel: Channel) -> None:
             loss.backward()
             optimizer.step()
         channel.send((loss.item(), memory_bytes(optimizer)))
+
+
+def hold_sharded(channel: Channel) -> None:
+    """Answer what is held in each layer's forward pass, after it, after backward, and at most."""
+
+    def parts() -> dict[str, int]:
+        return {name: memory_parts()[name] for name in ("parameters", "gathered", "gradients")}
+
+    with process_group(channel.recv()) as device:
+        model = torch.nn.Sequential(*(torch.nn.Linear(32, 32, bias=False) for _ in range(4)))
+        in_forward: list[dict[str, int]] = []
+        for layer in model.to(device):
+            # Called with what is gathered, as FSDP's own hook comes after it.
+            layer.register_forward_hook(lambda *_: in_forward.append(parts()))
+            fully_shard(layer)
+        fully_shard(model)
+        output = model(torch.ones(1, 32, device=device))
+        after_forward = parts()
+        output.sum().backward()
+        channel.send((in_forward, after_forward, parts(), max_memory_allocated()))
+
+
+def tell_device(channel: Channel) -> None:
+    """Sum the ranks over NCCL, or gloo; answer the sum and which GPU this rank has."""
+    with process_group(channel.recv()) as device:
+        number = torch.full((1,), float(dist.get_rank()), device=device)
+        dist.all_reduce(number)
+        gpu = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else "CPU"
+        channel.send((number.item(), str(device), gpu))
+
+
+def train_in_bf16(channel: Channel) -> None:
+    """Train sharded, computing in bfloat16, reducing in float32; answer the losses and dtypes."""
+    with process_group(channel.recv()) as device:
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1)]
+        model, batch = torch.nn.Sequential(*layers).to(device), torch.randn(32, 64).to(device)
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for layer in (model[0], model[2], model):
+            fully_shard(layer, mp_policy=policy)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        losses = []
+        for _ in range(10):
+            output = model(batch)
+            loss = (output.float() - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        kept = next(model.parameters()).dtype
+        channel.send((losses, str(output.dtype), str(kept)))
+
+
+def hold_on_device(channel: Channel) -> None:
+    """Take two steps, and answer what is allocated after the first, the second and at most."""
+    with process_group(channel.recv()) as device:
+        memory = torch.cuda if device.type == "cuda" else fake_gpu
+        before = memory.memory_allocated()
+        model = torch.nn.Sequential(*(torch.nn.Linear(512, 512, bias=False) for _ in range(4)))
+        model = model.to(device)
+        optimizer, batch = torch.optim.AdamW(model.parameters()), torch.ones(256, 512).to(device)
+        held = []
+        for _ in range(2):
+            output = model(batch)
+            held.append(memory.memory_allocated() - before)
+            output.sum().backward()
+            del output
+            held.append(memory.memory_allocated() - before)
+            optimizer.step()
+            optimizer.zero_grad()
+            held.append(memory.memory_allocated() - before)
+        channel.send((held, memory.max_memory_allocated() - before))
+
+
+def hold_memory(channel: Channel) -> None:
+    """Take so many bytes of GPU memory, say so, and keep them."""
+    held = torch.empty(channel.recv(), dtype=torch.uint8, device="cuda")
+    channel.send(held.nbytes)
+    channel.recv()
+
+
+def free_memory(channel: Channel) -> None:
+    """Answer how many bytes of the GPU are free, whenever asked."""
+    for _ in channel:
+        channel.send(torch.cuda.mem_get_info()[0])
+
+
+def send_from_gpu(channel: Channel) -> None:
+    """Echo what comes by way of the GPU, or say why that cannot be sent without a copy."""
+    memory = PinnedMemory()
+    for message in channel:
+        on_gpu = {name: tensor.to("cuda") for name, tensor in message.items()}
+        try:
+            channel.send(on_gpu)
+        except TypeError as error:
+            copy = memory.copy(on_gpu)
+            are_pinned = all(one.is_pinned() for one in copy.values() if one.numel())
+            channel.send((str(error), are_pinned, copy))
+
+
+def fork_after_cuda(channel: Channel) -> None:
+    """Use CUDA, and then try to start a worker; answer why that cannot be."""
+    torch.ones(1, device="cuda")
+    try:
+        Worker(free_memory).close()
+    except RuntimeError as error:
+        channel.send(str(error))
+    else:
+        channel.send("it was forked")

@@ -13,6 +13,7 @@ FOREIGN = {
     "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too
     "classes": {"_fields", "_name_"},  # of NamedTuples and Enums, whose documentation has them
     "values": {"_metadata"},  # of a state_dict
+    "completion": {"_actions", "_choices_actions"},  # argparse shows its options nowhere else
     "codec": {"_owner"},  # put on a ctypes array, to keep alive what it is a view of
 }
 
