@@ -84,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
     """Run it; return the exit status of the rank that failed first, or 0."""
     try:
         plan = make_plan(options)
-        only = parse_ranks(options.only_rank) if options.only_rank else None
+        count = sum(node.num_workers for node in plan.nodes)
+        only = parse_ranks(options.only_rank, count) if options.only_rank else None
         if options.merged_log and options.log_dir is None:
             raise ValueError("--merged-log needs a place: --log-dir DIR")
         if options.dry_run:
@@ -98,9 +99,10 @@ def run(options: argparse.Namespace) -> int:
         try:
             with ended_by_signals():
                 return launch(plan, screen, options.start_timeout, fake_gpus=options.fake_gpus)
-        except Ended as error:
-            screen.say(f"{signal.Signals(error.number).name}; nothing was left running")
-            return 128 + error.number
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Ended) else signal.SIGINT
+            screen.say(f"ended by {signal.Signals(number).name}; nothing was left running")
+            return 128 + number
 
 
 class Ended(KeyboardInterrupt):
@@ -139,17 +141,19 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
     count = sum(node.num_workers for node in plan.nodes)
     ranks = f"{count} ranks" if count > 1 else "1 rank"
     places = ", ".join(f"{node.num_workers} on {node.host}" for node in plan.nodes)
-    screen.say(f"starting {ranks}: {places}")
     verdict: Verdict | None = None
     log = cast(TextIO, screen)  # it is one, as far as a cluster goes
     cluster = Cluster(plan.nodes, fake_gpus=fake_gpus, start_timeout=start_timeout, log=log)
     try:
         with cluster:
             try:
-                workers = send_tasks(cluster, plan.task)
-                screen.say(f"{ranks} up after {time.monotonic() - began:.1f} s")
+                with screen.progress(f"starting {ranks}: {places}"):
+                    workers = send_tasks(cluster, plan.task)
+                screen.say(f"{ranks} up after {time.monotonic() - began:.1f} s: {places}")
                 verdict = wait_for_all(workers, screen)
             except KeyboardInterrupt:
+                if sys.stderr.isatty():
+                    screen.show("")  # after the terminal's own ^C
                 screen.say("ending all ranks; once more kills them at once")
                 raise
     except (MiniRayError, OSError, ValueError) as error:
@@ -191,9 +195,9 @@ def report(verdict: Verdict, screen: Screen) -> None:
     """Say who failed first, of what, and with which status: the last words on the screen."""
     if verdict.traceback:
         screen.show(f"\n{verdict.traceback}\n")
-    elif verdict.rank is not None and (tail := screen.tail(verdict.rank)):
+    elif verdict.rank is not None and (tail := screen.last_words(verdict.rank)):
         lines = "\n".join(f"    {line}" for line in tail)
         screen.show(f"\nthe last lines of rank {verdict.rank}:\n{lines}\n")
     if screen.log_dir is not None and verdict.rank is not None:
         screen.say(f"all that it printed is in {screen.log_dir / f'rank{verdict.rank}.log'}")
-    screen.say(f"{verdict.summary}; exit status {verdict.status}", is_bad=True)
+    screen.say(f"{verdict.summary} (exit status {verdict.status})", is_bad=True)

@@ -85,12 +85,14 @@ def parse_local(text: str) -> Hosts:
     return [(f"node{number}", count) for number in range(1, nodes + 1)]
 
 
-def parse_ranks(text: str) -> set[int]:
-    """Read "0,4-7" as a set of ranks."""
+def parse_ranks(text: str, count: int) -> set[int]:
+    """Read "0,4-7" as some of `count` ranks."""
     ranks: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ValueError(f"ranks are written like 0,4-7, not {text!r}")
         ranks.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if max(ranks) >= count:
+        raise ValueError(f"there is no rank {max(ranks)}: they are 0 to {count - 1}")
     return ranks

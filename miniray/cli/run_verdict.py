@@ -42,7 +42,7 @@ def find_verdict(error: WorkerError, workers: Sequence[RemoteWorker]) -> Verdict
         if error.exit_code == 0:
             text, _, trace = text.partition(" What one of them said:\n")
     trace = _OURS.sub("", trace).rstrip()
-    line = text.partition("\n")[0].rstrip()
+    line = text.partition("\n")[0].rstrip(". ")
     for rank, worker in enumerate(workers):
         if text.startswith(f"{worker.name} "):
             node = worker.name.removeprefix(f"rank {rank} at ").rpartition(":")[0]
