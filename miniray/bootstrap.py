@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import shutil
@@ -45,9 +46,15 @@ def main() -> None:
         return report(1, settings, {"error": str(error)})
     try:
         sys.path.insert(0, settings["folder"])
-        from miniray import node_server
+        from miniray import folder_copy, node_server
 
+        if copy := settings.pop("copy"):
+            os.environ.update(settings["env"])
+            tell = functools.partial(report, 1, settings)
+            settings["workdir"] = folder_copy.bring_up_to_date(copy["name"], copy["files"], tell)
         ended = node_server.keep(settings)
+    except OSError as error:
+        return report(1, settings, {"error": str(error)})
     finally:
         shutil.rmtree(settings["folder"], ignore_errors=True)
     report(1, settings, {"ended": ended})

@@ -15,7 +15,8 @@ from miniray.node import Node
 from miniray.node_config import NodeConfig
 from miniray.process import STOP_S
 from miniray.remote_worker import RemoteWorker
-from miniray.sources import collect_sources, list_modules
+from miniray.sources import list_modules
+from miniray.sync import Luggage
 from miniray.waiting import deadline_after, time_left
 
 __all__ = ["Cluster", "NodeConfig"]
@@ -28,7 +29,8 @@ class Cluster:
     """Workers on many nodes, which all start together and end together.
 
     With `fake_gpus` every worker has a fake GPU. `start_timeout` bounds `start`, in seconds.
-    Workers' output goes to `log`, with the prefix [node:rank].
+    Workers' output goes to `log`, with the prefix [node:rank]. With `sync`, a folder, each node
+    works in a copy of it, which stays there, so that the next start sends what has changed.
 
     >>> with Cluster([NodeConfig("node1", num_workers=4)]) as cluster:
     ...     for worker in cluster.start("my_module.work_fn"):
@@ -42,11 +44,12 @@ class Cluster:
         fake_gpus: bool = False,
         start_timeout: float = 30.0,
         log: TextIO | None = None,
+        sync: str | None = None,
     ) -> None:
         if not nodes:
             raise ValueError("a cluster needs at least one node")
         self._configs, self._fake_gpus = list(nodes), fake_gpus
-        self._start_timeout, self._log = start_timeout, log
+        self._start_timeout, self._log, self._sync = start_timeout, log, sync
         self._nodes: list[Node] = []
         self.workers: list[RemoteWorker] = []
         # The ranks as a process group, from `nccl_configs` on.
@@ -62,21 +65,21 @@ class Cluster:
         check_start(work_fn)
         if self._nodes:
             raise RuntimeError("this cluster has been started; stop it first")
-        sources = collect_sources(work_fn)
+        luggage = Luggage(work_fn, self._sync)
         settings = {
             "work_fn": work_fn,
             "key": auth.make_key().decode(),
             "env": {"MINIRAY_FAKE_GPUS": "1"} if self._fake_gpus else {},
         }
         try:
-            self._start_nodes(settings, sources)
+            self._start_nodes(settings, luggage)
             self.workers = [worker for node in self._nodes for worker in node.workers]
             return list(self.workers)
         except BaseException:
             self.stop(0.0)
             raise
 
-    def _start_nodes(self, settings: dict[str, Any], sources: bytes) -> None:
+    def _start_nodes(self, settings: dict[str, Any], luggage: Luggage) -> None:
         """Start all side by side; after the first fault the others have a short while."""
         began, deadline = time.monotonic(), deadline_after(self._start_timeout)
         hosts = [config.host for config in self._configs]
@@ -88,7 +91,7 @@ class Cluster:
             label = config.host if hosts.count(config.host) == 1 else f"{config.host}#{index}"
             node = Node(config, label, self._log or sys.stderr)
             self._nodes.append(node)
-            starts[pool.submit(node.start, settings, sources, rank, deadline)] = node
+            starts[pool.submit(node.start, settings, luggage, rank, deadline)] = node
             rank += config.num_workers
         pool.shutdown(wait=False)
         patience = time_left(deadline + ENDING_S)  # by then each has noticed by itself
@@ -99,7 +102,7 @@ class Cluster:
         if first is not None or waiting:
             faults = {node: start.done() and start.exception() for start, node in starts.items()}
             seconds = time.monotonic() - began
-            raise ClusterError(list_faults(faults, first, seconds, list_modules(sources)))
+            raise ClusterError(list_faults(faults, first, seconds, list_modules(luggage.code)))
 
     def status(self) -> list[dict[str, Any]]:
         """Return each server's status: what runs, how long it is silent, how each worker ended."""

@@ -16,11 +16,13 @@ from miniray.node_config import NodeConfig
 from miniray.node_log import HURRY_S, NodeLog
 from miniray.remote_worker import RemoteWorker
 from miniray.session import TOO_MANY, Session, source_of
+from miniray.sync import Folder, Luggage
 from miniray.waiting import deadline_after, time_left
 
 PYTHON_MIN = (3, 11)
 CONNECT_S = 5.0
 LAUNCHES_MAX = 4
+SAID_FROM_BYTES = 1024 * 1024  # what takes long enough to wonder
 _OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
@@ -38,7 +40,7 @@ class Node:
         self._stopping = threading.Event()
 
     def start(
-        self, settings: dict[str, Any], sources: bytes, first_rank: int, deadline: float
+        self, settings: dict[str, Any], luggage: Luggage, first_rank: int, deadline: float
     ) -> None:
         """Bring up the server and the workers, the first of which is rank `first_rank`.
 
@@ -46,7 +48,7 @@ class Node:
         """
         with self._starting:
             try:
-                session = self._start_session(settings, sources, deadline)
+                session = self._start_session(settings, luggage, deadline)
                 self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
                 for rank in range(first_rank, first_rank + self.config.num_workers):
                     self._connect(session, rank, deadline)
@@ -54,15 +56,18 @@ class Node:
                 if self._stopping.is_set():  # meanwhile, so nobody else knows of them
                     self._close_workers()
 
-    def _start_session(self, settings: dict[str, Any], sources: bytes, deadline: float) -> Session:
+    def _start_session(
+        self, settings: dict[str, Any], luggage: Luggage, deadline: float
+    ) -> Session:
         config = self.config
+        with_luggage, sources = luggage.for_node(config, self.label)
         marker, self._key = secrets.randbits(60), settings["key"].encode()
         remote_socket = f"/tmp/miniray-{secrets.token_hex(16)}/server" if config.tunnel else ""
         for_node = {
             "node": self.label,
             "marker": marker,
             "num_workers": config.num_workers,
-            "workdir": config.workdir,
+            **with_luggage,
             "tunnel": config.tunnel,
             "env": {**settings["env"], **config.env},
             "host": remote_socket or (config.launcher and config.address),
@@ -75,7 +80,7 @@ class Node:
                 raise Fault("the start was broken off")
             log = NodeLog(self.label, self._log)
             session = self._session = Session(
-                config, log, marker=marker, bytes_to_send=len(data), remote_socket=remote_socket
+                config, log, marker=marker, remote_socket=remote_socket
             )
             if self._stopping.is_set():
                 session.kill()
@@ -92,7 +97,25 @@ class Node:
             text = ".".join(map(str, version))
             raise Fault(f"python there is {text}, MiniRay needs 3.11; set NodeConfig(python=...)")
         session.send(data, deadline)
+        if luggage.folder is not None and with_luggage["copy"]:
+            self._send_folder(luggage.folder, session, deadline)
+        session.hold_lease()
         return session
+
+    def _send_folder(self, folder: Folder, session: Session, deadline: float) -> None:
+        doing = f"while it looked what it lacks of {folder.path}"
+        report = session.wait_for_report(deadline, doing)
+        if "error" in report:
+            raise Fault(report["error"])
+        nbytes, count = folder.nbytes_of(report["lacking"]), len(report["lacking"])
+        if nbytes > SAID_FROM_BYTES:
+            copied = f"copying {count} files, {nbytes / 2**20:.1f} MiB, to {report['folder']}"
+            session.log.write([copied.encode()])
+        try:
+            folder.send(report["lacking"], session, deadline)
+        except TimeoutError as late:
+            more = "raise start_timeout, or start again: what has arrived need not come again"
+            raise TimeoutError(f"{late}; {more}") from None
 
     def _wait_for_server(self, session: Session, module: str, deadline: float) -> None:
         report = session.wait_for_report(deadline, f"while it imported {module}")

@@ -15,6 +15,7 @@ SSH_OPTIONS = (
     *("-oRemoteCommand=none", "-oStdinNull=no", "-oSessionType=default"),
     "-oForkAfterAuthentication=no",
 )
+LOCAL_LAUNCHER = ("/bin/sh", "-c")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +65,12 @@ class NodeConfig:
     @classmethod
     def local(cls, num_workers: int = 1, *, host: str = "local", **options: Any) -> Self:
         """Return a "node" on this machine: the same, without ssh."""
-        options = {"launcher": ("/bin/sh", "-c"), "python": sys.executable, **options}
+        options = {"launcher": LOCAL_LAUNCHER, "python": sys.executable, **options}
         return cls(host, num_workers, **options)
+
+    def is_local(self) -> bool:
+        """Return whether this is such a node, so that its files are this machine's."""
+        return self.launcher is not None and tuple(self.launcher) == LOCAL_LAUNCHER
 
     def command(self, program: str, forward: str) -> list[str]:
         """Return what runs a Python program there, which may hold no quotes, and forwards a socket.

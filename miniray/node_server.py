@@ -151,6 +151,9 @@ def serve() -> NoReturn:
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     sys.argv = [""]
     sys.path.insert(1, os.getcwd())  # after the code that was sent
+    first = [os.path.abspath(one) for one in settings["import_paths"]]
+    sys.path[:0] = first
+    os.environ["PYTHONPATH"] = os.pathsep.join([*first, os.environ["PYTHONPATH"]])
     gc.disable()  # imports make much, and hardly any garbage
     os.environ["MINIRAY_IMPORTING"] = settings["work_fn"].rpartition(".")[0]
     server: WorkerServer | None = None

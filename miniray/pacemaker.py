@@ -4,8 +4,8 @@ A process of its own, out of the terminal's reach: Ctrl-Z stops the coordinator 
 heartbeat. Its stdin ends when the coordinator does, however that ends, and then ssh's does, and so
 does all that runs on the node.
 
-python -c SOURCE BYTES SOCKET COMMAND...: beat once so many bytes have passed; make a folder for the
-tunnel's socket, if there is one, and remove both at the end.
+python -c SOURCE SOCKET COMMAND...: make a folder for the tunnel's socket, if there is one, and
+remove both at the end. It beats from BEAT_SIGNAL on, when nothing is under way.
 """
 
 import contextlib
@@ -15,12 +15,15 @@ import signal
 import subprocess
 import sys
 
+BEAT_SIGNAL = signal.SIGUSR1
 BEAT_S = 5.0
 ENDING_S = 5.0  # the node gets most of it to end in order
 
 
-def main(bytes_before_beat: int, socket: str, command: list[str]) -> int:
+def main(socket: str, command: list[str]) -> int:
     """Run the command with the heartbeat on its stdin; return its exit status."""
+    told_to_beat: list[int] = []
+    signal.signal(BEAT_SIGNAL, lambda number, frame: told_to_beat.append(number))
     try:
         if socket:
             os.mkdir(os.path.dirname(socket), 0o700)
@@ -31,7 +34,7 @@ def main(bytes_before_beat: int, socket: str, command: list[str]) -> int:
         return 127
     assert client.stdin is not None
     with contextlib.suppress(OSError), client.stdin as stdin:  # it may end at any time
-        _pass_on(stdin.fileno(), bytes_before_beat)
+        _pass_on(stdin.fileno(), told_to_beat)
     try:
         status = client.wait(ENDING_S)
     except subprocess.TimeoutExpired:  # some launchers do not end with what they have launched
@@ -50,7 +53,7 @@ def remove(socket: str) -> None:
         os.rmdir(os.path.dirname(socket))
 
 
-def _pass_on(sink: int, bytes_before_beat: int) -> None:
+def _pass_on(sink: int, told_to_beat: list[int]) -> None:
     poller = select.poll()
     poller.register(0, select.POLLIN)
     poller.register(sink, 0)  # to hear of its end
@@ -61,12 +64,11 @@ def _pass_on(sink: int, bytes_before_beat: int) -> None:
         data = b""
         if ready and not (data := os.read(0, 1 << 16)):
             return
-        if not ready and bytes_before_beat <= 0:
+        if not ready and told_to_beat:
             data = b"\n"
-        bytes_before_beat -= len(data)
         while data:
             data = data[os.write(sink, data) :]
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -42,8 +42,8 @@ _ADVICE = {
 class Session:
     """A running ssh, or launcher, that is about to start Python on a node.
 
-    `marker` is in all that the node reports. `bytes_to_send` will be sent before there are
-    heartbeats. `remote_socket`, if any, is forwarded to `self.socket`.
+    `marker` is in all that the node reports. `remote_socket`, if any, is forwarded to
+    `self.socket`.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class Session:
         log: NodeLog,
         *,
         marker: int,
-        bytes_to_send: int,
         remote_socket: str,
     ) -> None:
         self._config, self.log, self._marker = config, log, marker
@@ -70,7 +69,7 @@ class Session:
         self.socket = remote_socket and f"/tmp/miniray-{secrets.token_hex(8)}/server"
         command = config.command(program, remote_socket and f"{self.socket}:{remote_socket}")
         self._name = os.path.basename(command[0])
-        python = [sys.executable, "-ISc", source_of(pacemaker), str(bytes_to_send), self.socket]
+        python = [sys.executable, "-ISc", source_of(pacemaker), self.socket]
         # What a launcher starts is not where our own ssh session arrived, if there is one.
         away = "SSH_CONNECTION" if config.launcher is not None else ""
         pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -102,13 +101,17 @@ class Session:
         return tuple(map(int, found.groups()))
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send what was announced; from then on the session lives as long as its stdin."""
+        """Send code, settings or files; raise TimeoutError if it takes too long."""
         rest = memoryview(data)
         with contextlib.suppress(BrokenPipeError):  # it has ended, and stdout will tell
             while rest:
                 if not _is_ready(self._stdin, WRITABLE, deadline):
                     raise TimeoutError(self._late("while it took its code in"))
                 rest = rest[os.write(self._stdin.fileno(), rest) :]
+
+    def hold_lease(self) -> None:
+        """Have the heart beat: all is sent, and the node lives as long as its stdin brings more."""
+        self._process.send_signal(pacemaker.BEAT_SIGNAL)
         self._holds_lease = True
 
     def wait_for_report(self, deadline: float, meanwhile: str) -> dict[str, Any]:

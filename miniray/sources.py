@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 SOURCES_BYTES_MAX = 16 * 1024 * 1024
@@ -22,39 +22,42 @@ _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w \t.,]+))", re
 
 
 def collect_sources(work_fn: str) -> bytes:
-    """Return a zip of MiniRay and of the code around `work_fn`, which is "module.function".
+    """Return a zip of MiniRay and of the code around `work_fn`, which is "module.function"."""
+    return pack(find_code(work_fn))
+
+
+def find_code(work_fn: str) -> dict[str, Path]:
+    """Return the files around `work_fn`, which is "module.function", by their names in a zip.
 
     That is the module's package, or for a lone module all modules and packages beside it; then what
-    any of them imports from beside them. Installed modules and Python's own are left to the node.
-    Raises ValueError for code of more than 16 MiB. The packages' data goes along in what room is
-    left, the smallest files first, and a warning names what has to stay. Data in a folder of more
-    than 1000 files, or behind a link to a folder, always stays.
+    any of them imports that is not installed, wherever it is found here. Installed modules and
+    Python's own are left to the node. Raises ValueError for code of more than 16 MiB. The packages'
+    data goes along in what room is left, the smallest files first, and a warning names what has to
+    stay. Data in a folder of more than 1000 files, or behind a link to a folder, always stays.
     """
     top, dot, _ = work_fn.partition(".")
     if not dot or top == "__main__":
         raise ValueError(f"work_fn must be a module's MODULE.FUNCTION, got {work_fn!r}")
     if top in sys.stdlib_module_names:
         raise ValueError(f"{work_fn}: {top} is a module of Python's own; give yours another name")
-    files = dict(_walk(Path(__file__).parent, "miniray"))
-    beside = {place.parent for place in _find(top)}
+    files = dict[str, Path]()
     wanted, done = {top}, {"miniray", "__main__", *sys.stdlib_module_names}
     if any(place.is_file() for place in _find(top)):
-        wanted |= {module.name for module in pkgutil.iter_modules(map(str, beside))}
+        beside = {str(place.parent) for place in _find(top)}
+        wanted |= {module.name for module in pkgutil.iter_modules(beside)}
     while new := wanted - done:
         done |= new
         for places in map(_find, new):
-            if beside.isdisjoint(place.parent for place in places):
-                continue
             for place in reversed(places):  # of a namespace package the first folder wins
                 found = dict(_walk(place, place.name))
                 files |= found
                 wanted.update(*map(_imports, found.values()))
-    return _pack({path: files[path] for path in _choose(work_fn, files)})
+    return {path: files[path] for path in _choose(work_fn, files)}
 
 
-def list_modules(sources: bytes) -> list[str]:
-    """Return the names of all modules in such a zip."""
-    paths = zipfile.ZipFile(io.BytesIO(sources)).namelist()
+def list_modules(code: Iterable[str]) -> list[str]:
+    """Return the names of the modules that files are, by their names in a zip."""
+    paths = (path for path in code if path.endswith(".py"))
     names = (path.removesuffix("/__init__.py").removesuffix(".py") for path in paths)
     return [name.replace("/", ".") for name in names]
 
@@ -110,15 +113,15 @@ def _choose(work_fn: str, files: dict[str, Path]) -> list[str]:
         )
         if code:
             raise ValueError(f"{problem}; move it elsewhere, or install it on the nodes")
-        warnings.warn(f"{problem}; {len(behind)} files of data stay here", stacklevel=4)
+        warnings.warn(f"{problem}; {len(behind)} files of data stay here", stacklevel=5)
     return chosen
 
 
-def _pack(files: dict[str, Path]) -> bytes:
-    """Return a zip, with equal bytes for equal files."""
+def pack(code: Mapping[str, Path]) -> bytes:
+    """Return a zip of MiniRay and of some code, with equal bytes for equal files."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for path, file in files.items():
+        for path, file in {**dict(_walk(Path(__file__).parent, "miniray")), **code}.items():
             with contextlib.suppress(OSError):  # unreadable: nobody can import it here either
                 archive.writestr(zipfile.ZipInfo(path), file.read_bytes(), zipfile.ZIP_DEFLATED)
         for app in (one for one in Path(__file__).parents if one.is_file()):
