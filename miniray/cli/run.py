@@ -59,7 +59,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
     how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
-    how.add_argument("--workdir", metavar="DIR", help="where the ranks run; here by default")
+    how.add_argument(
+        "--sync", metavar="DIR", help='give each node a copy of it to run in; over ssh: "."'
+    )
+    how.add_argument("--workdir", metavar="DIR", help="run in this directory of the nodes' own")
     how.add_argument(
         "--env",
         action="append",
@@ -143,7 +146,13 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
     places = ", ".join(f"{node.num_workers} on {node.host}" for node in plan.nodes)
     verdict: Verdict | None = None
     log = cast(TextIO, screen)  # it is one, as far as a cluster goes
-    cluster = Cluster(plan.nodes, fake_gpus=fake_gpus, start_timeout=start_timeout, log=log)
+    cluster = Cluster(
+        plan.nodes,
+        fake_gpus=fake_gpus,
+        start_timeout=start_timeout,
+        log=log,
+        sync=plan.sync,
+    )
     try:
         with cluster:
             try:
@@ -157,7 +166,7 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
                 screen.say("ending all ranks; once more kills them at once")
                 raise
     except (MiniRayError, OSError, ValueError) as error:
-        screen.say(f"cannot start: {error}", is_bad=True)
+        screen.say(str(error), is_bad=True)
         return 1
     seconds = time.monotonic() - began
     if verdict is None:

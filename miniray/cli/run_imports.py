@@ -17,7 +17,7 @@ FILES_MAX = 1000
 def find_torch_imports(script: Path, root: Path) -> list[str]:
     """Return the modules of torch that a script, or what it imports from below `root`, imports.
 
-    Of a script that is not here nothing is known, but that most of them use torch.
+    Of a script that is not there nothing is known, but that most of them use torch.
     """
     if not script.is_file():
         return list(ALWAYS)

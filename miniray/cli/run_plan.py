@@ -14,7 +14,7 @@ from typing import Any
 from miniray import NodeConfig
 from miniray.cli import run_slurm
 from miniray.cli.run_hosts import Hosts, parse_hosts, parse_local, read_hostfile
-from miniray.cli.run_imports import find_torch_imports
+from miniray.cli.run_imports import ALWAYS, find_torch_imports
 from miniray.cli.run_rank import PRELOAD
 
 
@@ -25,6 +25,7 @@ class Plan:
     nodes: list[NodeConfig]
     task: dict[str, Any]
     preload: list[str]
+    sync: str | None  # the folder of which every node that is not here gets a copy
 
     def describe(self) -> str:
         """Return a table of the ranks, and what they would run."""
@@ -33,7 +34,7 @@ class Plan:
             last = rank + node.num_workers - 1
             ranks = f"rank {rank}" if last == rank else f"ranks {rank}-{last}"
             how = " ".join(node.launcher[:1]) if node.launcher else "ssh"
-            place = node.workdir or "its home"
+            place = node.workdir or f"a copy of {os.path.abspath(self.sync or '.')}"
             lines.append(f"node {node_rank}: {node.host}, by {how}, {ranks}, in {place}")
             rank = last + 1
         words = [self.task["target"], *self.task["arguments"]]
@@ -49,11 +50,17 @@ def make_plan(options: argparse.Namespace) -> Plan:
     task = make_task(options)
     hosts = find_hosts(options)
     is_here = options.hosts is None and options.hostfile is None
-    workdir = options.workdir
-    if is_here:
+    sync, workdir = options.sync, options.workdir
+    if sync is not None and workdir is not None:
+        raise ValueError("--sync brings a folder to work in, and --workdir names another: drop one")
+    if sync is None and workdir is None and not is_here:
+        sync = "."  # else the script would not be there
+    elif sync is None and is_here:
         workdir = os.path.abspath(os.path.expanduser(workdir or "."))
-    script = check_target(task, Path(workdir)) if is_here else None
-    preload = find_torch_imports(script or Path(task["target"]), Path(workdir or "."))
+    preload = list(ALWAYS)  # of what is only over there nothing is known
+    if folder := sync or (is_here and workdir):
+        script = find_target(task, Path(os.path.abspath(os.path.expanduser(folder))), sync)
+        preload = find_torch_imports(script, Path(folder))
     nodes = [make_node(host, options, workdir, preload) for host in hosts]
     if is_here and options.local is None:
         found = run_slurm.addresses([name for name, _ in hosts])
@@ -61,7 +68,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
             dataclasses.replace(node, address=address, launcher=run_slurm.launcher(node.host))
             for node, address in zip(nodes, found, strict=True)
         ]
-    return Plan(nodes, {**task, "run_id": str(uuid.uuid4()), "nodes": len(nodes)}, preload)
+    task |= {"run_id": str(uuid.uuid4()), "nodes": len(nodes)}
+    return Plan(nodes, task, preload, sync)
 
 
 def find_hosts(options: argparse.Namespace) -> Hosts:
@@ -124,11 +132,21 @@ def _read_keywords(words: list[str]) -> dict[str, Any]:
     return keywords
 
 
-def check_target(task: dict[str, Any], workdir: Path) -> Path:
-    """Return the file that the target is in, as far as that can be known; refuse a missing one."""
+def find_target(task: dict[str, Any], workdir: Path, sync: str | None) -> Path:
+    """Return the file that the target is in, as far as that can be known; refuse a missing one.
+
+    What is copied is named as in the copy from then on.
+    """
     target = str(task["target"])
     if not workdir.is_dir():
-        raise ValueError(f"--workdir: there is no directory {workdir}")
+        raise ValueError(f"{'--sync' if sync else '--workdir'}: there is no directory {workdir}")
+    if task["kind"] == "script" and sync and Path(target).is_file():
+        target = task["target"] = os.path.relpath(target, workdir)
+        if target.startswith(".."):
+            raise ValueError(
+                f"{Path(workdir, target).resolve()} is not in {workdir}, of which the nodes get a "
+                "copy; name a folder that has it: --sync DIR"
+            )
     if task["kind"] != "script":
         beside = workdir / target.partition(":")[0].replace(".", "/")
         return beside / "__main__.py" if beside.is_dir() else beside.with_suffix(".py")

@@ -88,7 +88,7 @@ class Screen(io.TextIOBase):
             self._files[name].write(f"{line}\n")
         except OSError as error:  # the disk is full; the run goes on
             self._print(sys.stderr, f"miniray run: {path} ends here: {error.strerror}")
-            self._files[name] = Path(os.devnull).open("w")
+            self._files[name] = io.StringIO()  # nobody reads the rest
 
     def say(self, text: str, *, is_bad: bool = False) -> None:
         """Print a line of the run's own."""
@@ -141,7 +141,7 @@ class Screen(io.TextIOBase):
         with self._lock:
             lines = list(self._tails.get(rank, ()))
         for index in reversed(range(len(lines))):
-            if lines[index].startswith(_CRASH):
+            if _CRASH in lines[index]:
                 crash = (line for line in lines[index:] if not _OUR_FRAME.match(line))
                 return [line for line in crash if not line.startswith("Extension modules:")]
         return lines[-SHOWN_LINES:]
