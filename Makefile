@@ -14,7 +14,7 @@ TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast mutants test-core lint bench docs docs-serve clean
+.PHONY: help demo test test-fast mutants fuzz test-core lint bench docs docs-serve clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,9 @@ test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 
 mutants: $(VENV)/.dev ## Test the tests: break the core in 300 ways and see what they notice (some hours)
 	@$(BIN)/python -m tools.mutants
+
+fuzz: $(VENV)/.dev ## Fuzz what reads bytes from outside, a minute before the handshake and one after it
+	@for target in before after; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 test-core: ## Run the core's tests without torch: make test-core PYTHON=python3.13
 	@rm -rf $(CORE_VENV) && tools/environment $(CORE_VENV) dev
@@ -62,5 +65,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	@tools/environment $(VENV) torch,cli,dev,docs
+	@tools/environment $(VENV) torch,cli,dev,docs,fuzz
 	@touch $@ $(VENV)/.demo

@@ -8,57 +8,21 @@ A worker that dies takes one task with it, which is reported; the others finish 
 
 import argparse
 import contextlib
-import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from miniray import Channel, Cluster, NodeConfig, Worker, wait
+from miniray import Cluster, NodeConfig, Worker, as_completed
 from miniray.errors import MiniRayError, WorkerError
-
-
-def work(channel: Channel) -> None:
-    """Do one task for every message."""
-    for limit in channel:
-        if limit < 0:  # a task that kills its worker, to show what happens then
-            os.kill(os.getpid(), signal.SIGKILL)
-        channel.send(count_primes(limit))
 
 
 def count_primes(limit: int) -> int:
     """Count the primes below `limit`, slowly."""
+    if limit < 0:  # a task that kills its worker, to show what happens then
+        os.kill(os.getpid(), signal.SIGKILL)
     return sum(all(n % d for d in range(2, int(n**0.5) + 1)) for n in range(2, limit))
-
-
-def parallel_map(
-    workers: Sequence[Channel], tasks: Iterable[Any]
-) -> Iterator[tuple[Any, Any | WorkerError]]:
-    """Yield (task, result) as results come in; the result is a WorkerError if its worker is lost.
-
-    Raises RuntimeError, which names the tasks not done, if no worker is left to do them.
-    """
-    waiting = iter(tasks)
-    busy: dict[Channel, Any] = {}
-    # A worker gets its next task the moment it has done one, so long tasks hold nobody up.
-    for worker, task in zip(workers, waiting):  # noqa: B905  # there may be fewer workers or tasks
-        worker.send(task)
-        busy[worker] = task
-    while busy:
-        for worker in wait(list(busy)):
-            task = busy.pop(worker)
-            try:
-                yield task, worker.recv()
-            except WorkerError as error:
-                yield task, error
-                continue
-            for task in itertools.islice(waiting, 1):
-                worker.send(task)
-                busy[worker] = task
-    if left := list(waiting):
-        raise RuntimeError(f"all {len(workers)} workers are lost; not done: {left}")
 
 
 def main() -> int:
@@ -78,10 +42,10 @@ def main() -> int:
             workers: list[Any]
             if options.hosts:
                 nodes = [NodeConfig(host, options.workers) for host in options.hosts.split(",")]
-                workers = stack.enter_context(Cluster(nodes)).start("parallel_map.work")
+                workers = stack.enter_context(Cluster(nodes)).start(count_primes, calls=True)
             else:
-                workers = [stack.enter_context(Worker(work)) for _ in range(options.workers)]
-            for task, result in parallel_map(workers, tasks):
+                workers = [stack.enter_context(Worker()) for _ in range(options.workers)]
+            for task, result in as_completed(workers, count_primes, tasks, keep_going=True):
                 lost += isinstance(result, WorkerError)
                 print(f"{time.monotonic() - began:6.2f} s  task {task}: {result}", flush=True)
     except (MiniRayError, RuntimeError, OSError, ValueError) as error:

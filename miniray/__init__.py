@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniray.calls import answer_calls, as_completed
     from miniray.channel import Channel
     from miniray.cluster import Cluster, NodeConfig
     from miniray.errors import (
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
         WorkerExited,
         WorkerFailed,
     )
-    from miniray.fan_out import broadcast
+    from miniray.fan_out import broadcast, gather
     from miniray.nccl import NCCLConfig, create_nccl_configs, process_group
     from miniray.remote_worker import RemoteWorker
     from miniray.shared_tensor import SharedTensor
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES_IN = {
+    "calls": ("answer_calls", "as_completed"),
     "channel": ("Channel",),
     "cluster": ("Cluster", "NodeConfig"),
-    "fan_out": ("broadcast",),
+    "fan_out": ("broadcast", "gather"),
     "nccl": ("NCCLConfig", "create_nccl_configs", "process_group"),
     "remote_worker": ("RemoteWorker",),
     "shared_tensor": ("SharedTensor",),
@@ -55,8 +57,11 @@ __all__ = [
     "WorkerExited",
     "WorkerFailed",
     "WorkerServer",
+    "answer_calls",
+    "as_completed",
     "broadcast",
     "create_nccl_configs",
+    "gather",
     "process_group",
     "wait",
 ]

@@ -1,9 +1,13 @@
 """What a local and a remote worker have in common: a process at the other end of a channel."""
 
+from typing import Any
+
 from miniray import process
+from miniray.calls import make_call, take_answer
 from miniray.channel import Channel
 from miniray.errors import WorkerDied, WorkerError, WorkerExited
 from miniray.process import STOP_S
+from miniray.work_fn import AnyFunction
 
 EXPLAIN_S = 3.0
 
@@ -29,6 +33,22 @@ class AnyWorker(Channel):
     def how_it_ended(self, timeout: float = EXPLAIN_S) -> WorkerError | None:
         """Return, as the error that `recv` raises, how the process ended; None while it runs."""
         raise NotImplementedError
+
+    def call(
+        self, function: str | AnyFunction, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Call a function there and return its result; the worker has to be one that answers calls.
+
+        The function goes by name. What it raises ends the worker, and is WorkerFailed here. After a
+        TimeoutError it goes on: the next call waits for its end, and its result is dropped.
+
+        >>> with Worker() as worker:
+        ...     worker.call(math.hypot, 3, 4)
+        5.0
+        """
+        call = make_call(function, *args, **kwargs)
+        self.send(call)
+        return take_answer(self, call, timeout)
 
     def close(self, timeout: float = STOP_S) -> None:
         """Hang up, and see to it that the process ends within `timeout` seconds."""

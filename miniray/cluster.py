@@ -7,8 +7,8 @@ from concurrent import futures
 from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
+from miniray.crew import Crew
 from miniray.errors import ClusterError
-from miniray.fan_out import broadcast
 from miniray.faults import check_start, list_faults
 from miniray.group import Group
 from miniray.node import Node
@@ -18,6 +18,7 @@ from miniray.remote_worker import RemoteWorker
 from miniray.sources import list_modules
 from miniray.sync import Luggage
 from miniray.waiting import deadline_after, time_left
+from miniray.work_fn import AnyFunction
 
 __all__ = ["Cluster", "NodeConfig"]
 
@@ -25,7 +26,7 @@ FAULT_SPREAD_S = 5.0  # what the others get to say what is wrong with them, too
 ENDING_S = 0.5  # what a session may take to end, after all on its node has
 
 
-class Cluster:
+class Cluster(Crew):
     """Workers on many nodes, which all start together and end together.
 
     With `fake_gpus` every worker has a fake GPU. `start_timeout` bounds `start`, in seconds.
@@ -51,29 +52,31 @@ class Cluster:
         self._configs, self._fake_gpus = list(nodes), fake_gpus
         self._start_timeout, self._log, self._sync = start_timeout, log, sync
         self._nodes: list[Node] = []
-        self.workers: list[RemoteWorker] = []
-        # The ranks as a process group, from `nccl_configs` on.
-        self.group: Group | None = None
+        super().__init__()
 
-    def start(self, work_fn: str) -> list[RemoteWorker]:
-        """Start "module.function" on every node; return the workers, index == rank.
+    def start(self, work_fn: str | AnyFunction, *, calls: bool = False) -> list[RemoteWorker]:
+        """Start a function, or "module.function", on every node; return the workers, index == rank.
 
-        The module is sent along if it is found here and is not an installed one; else the node's
-        own is imported, from its workdir. Raises ClusterError, with every node's fault, and
-        leaves nothing running, if not all ranks start.
+        It goes by name, so it has to be one at the top of a module, or of the running script. With
+        `calls` the workers do not run it, and wait for `run` or `worker.call`. The module is sent
+        along if it is found here and is not an installed one; else the node's own is imported, from
+        its workdir. Raises ClusterError, with every node's fault, and leaves nothing running, if
+        not all ranks start.
         """
-        check_start(work_fn)
+        work_fn = check_start(work_fn)
         if self._nodes:
             raise RuntimeError("this cluster has been started; stop it first")
         luggage = Luggage(work_fn, self._sync)
         settings = {
             "work_fn": work_fn,
+            "calls": calls,
             "key": auth.make_key().decode(),
             "env": {"MINIRAY_FAKE_GPUS": "1"} if self._fake_gpus else {},
         }
         try:
             self._start_nodes(settings, luggage)
             self.workers = [worker for node in self._nodes for worker in node.workers]
+            self.answers_calls = calls
             return list(self.workers)
         except BaseException:
             self.stop(0.0)
@@ -109,10 +112,6 @@ class Cluster:
         if self.group is not None:
             self.group.check()
         return [node.status() for node in self._nodes]
-
-    def broadcast(self, message: Any, timeout: float | None = None) -> None:
-        """Send one message to all ranks, side by side; it is encoded once. See `broadcast`."""
-        broadcast(self.workers, message, timeout)
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
         """Return one config a rank, with an address of node 0 and a port that is free there.

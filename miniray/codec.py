@@ -25,6 +25,8 @@ from miniray.shared_tensor import SharedTensor
 
 DEPTH_MAX = 100
 DIMENSIONS_MAX = 64
+# Smaller buffers are described each on its own: else a few bytes could claim a lot of memory.
+REPEATED_BYTES_MIN = 64
 
 Tree = Any
 Spec = dict[str, Any]
@@ -183,21 +185,42 @@ def _way_out(value: Any, numpy: Any) -> str:
     return "; send dict, list, tuple, str, int, float, bool, None, bytes, arrays or tensors"
 
 
-def check_specs(specs: Sequence[Any], *, shared: bool) -> tuple[dict[int, int], dict[int, int]]:
-    """Return how many bytes each buffer has that is not empty, by index.
+def describe(buffers: Sequence[Buffer]) -> list[Spec | int]:
+    """Return what a header says of each buffer: its spec, or which earlier one has the same."""
+    first: dict[int, int] = {}
+    told: list[Spec | int] = []
+    for index, (spec, _) in enumerate(buffers):
+        # `_spec` returns the same object for the same spec.
+        earlier = first.setdefault(id(spec), index)
+        told.append(spec if earlier == index or spec["nbytes"] < REPEATED_BYTES_MIN else earlier)
+    return told
+
+
+def check_specs(
+    told: Sequence[Any], *, shared: bool
+) -> tuple[list[Spec], dict[int, int], dict[int, int]]:
+    """Return the spec of each buffer, and how many bytes each has that is not empty, by index.
 
     First those whose bytes are sent, then the SharedTensors, which come only if they are `shared`.
     Raises ProtocolError if a spec lies.
     """
+    specs: list[Spec] = []
     sent: dict[int, int] = {}
     mapped: dict[int, int] = {}
-    for index, spec in enumerate(specs):
-        nbytes, is_shared = _check_spec(spec), spec["type"] == "shared"
-        if is_shared and not shared:
-            raise ProtocolError("shared memory was offered over a network")
+    for index, spec in enumerate(told):
+        if type(spec) is int:
+            nbytes = sent.get(spec, 0)  # of an earlier one
+            if nbytes < REPEATED_BYTES_MIN:
+                raise ProtocolError(f"buffer {index} is described as buffer {quote(spec)} is")
+            spec = specs[spec]
+        else:
+            nbytes = _check_spec(spec)
+            if spec["type"] == "shared" and not shared:
+                raise ProtocolError("shared memory was offered over a network")
+        specs.append(spec)
         if nbytes:
-            (mapped if is_shared else sent)[index] = nbytes
-    return sent, mapped
+            (mapped if spec["type"] == "shared" else sent)[index] = nbytes
+    return specs, sent, mapped
 
 
 def _check_spec(spec: Any) -> int:

@@ -172,13 +172,13 @@ def _read_buffers(
     kind: int,
     header_bytes: int,
     tree: Any,
-    specs: Sequence[codec.Spec],
+    told: Sequence[Any],
     local: loans.Local | None,
 ) -> Steps:
     """Read what follows a header; return what the tree stands for with that."""
     if kind & KIND_BITS == AUTH:  # nor may a stranger have us import torch to make an empty tensor
         raise ProtocolError("a handshake has no buffers")
-    raw, shared = codec.check_specs(specs, shared=local is not None)
+    specs, raw, shared = codec.check_specs(told, shared=local is not None)
     raw_bytes = sum(raw.values())
     if header_bytes + raw_bytes > wire.MESSAGE_BYTES_MAX:
         raise ProtocolError(f"{raw_bytes} raw bytes; the limit is {wire.MESSAGE_BYTES_MAX}")

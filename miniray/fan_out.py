@@ -1,4 +1,4 @@
-"""One message to many: encoded once, and every connection is filled as fast as it takes it."""
+"""One message to many, encoded once and sent side by side; and one message from each of many."""
 
 import contextlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 from miniray import loans, wire
 from miniray.channel import Channel
-from miniray.waiting import Late, deadline_after, wait_until
+from miniray.waiting import Late, deadline_after, time_left, wait, wait_until
 
 
 def broadcast(channels: Iterable[Channel], message: Any, timeout: float | None = None) -> None:
@@ -41,6 +41,26 @@ def broadcast(channels: Iterable[Channel], message: Any, timeout: float | None =
     for channel in everyone:
         if channel.ended is not None:
             raise channel.why_it_ended()
+
+
+def gather(channels: Iterable[Channel], timeout: float | None = None) -> list[Any]:
+    """Return the next message of each channel, in the order of the channels.
+
+    It waits for all at once: the first that has ended raises, whoever else is still busy. Raises
+    TimeoutError after `timeout` seconds, and what has been received by then is lost.
+
+    >>> losses = gather(workers)
+    """
+    deadline = deadline_after(timeout)
+    everyone = list(channels)
+    messages: dict[Channel, Any] = {}
+    while pending := [channel for channel in everyone if channel not in messages]:
+        ready = wait(pending, time_left(deadline))
+        if not ready:
+            names = ", ".join(channel.name for channel in pending)
+            raise TimeoutError(f"{names} sent nothing for {timeout:.3g}s")
+        messages |= {channel: channel.recv() for channel in ready}
+    return [messages[channel] for channel in everyone]
 
 
 def _encode(message: Any, channels: list[Channel]) -> dict[bool, wire.Encoded]:

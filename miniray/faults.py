@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from miniray.work_fn import AnyFunction, name_of
+
 if TYPE_CHECKING:
     from miniray.node import Node
 
@@ -19,21 +21,14 @@ class Fault(Exception):
         self.traceback = traceback
 
 
-def check_start(work_fn: object) -> None:
-    """Raise what is wrong with a work function's name, or with the moment to start it."""
-    if not isinstance(work_fn, str):
-        where = getattr(work_fn, "__module__", "module")
-        name = getattr(work_fn, "__qualname__", "function")
-        where = "MODULE" if where == "__main__" else where
-        raise TypeError(
-            f'a node imports its work function by name: start("{where}.{name}"), from a module '
-            f"that it can import; got {work_fn!r}"
-        )
+def check_start(work_fn: str | AnyFunction) -> str:
+    """Return a work function's name; raise what is wrong with it, or with the moment to start."""
     if module := os.environ.get("MINIRAY_IMPORTING"):
         raise RuntimeError(
             f"module {module} starts a cluster when it is imported, which each node does as well; "
             'put what only the coordinator is to do below: if __name__ == "__main__":'
         )
+    return name_of(work_fn)
 
 
 def list_faults(

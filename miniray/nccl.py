@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniray.fake_gpu import has_fake_gpus, limited_memory
 from miniray.fake_gpu import memory_bytes as memory_bytes  # for whoever looks for it here
-from miniray.rendezvous import NCCLConfig, environment
+from miniray.rendezvous import NCCLConfig, environment, from_environment
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +48,10 @@ def create_nccl_configs(
 
 
 @contextlib.contextmanager
-def process_group(config: NCCLConfig | dict[str, Any]) -> Iterator["torch.device"]:
+def process_group(config: NCCLConfig | dict[str, Any] | None = None) -> Iterator["torch.device"]:
     """Join the process group as one rank, yield its device, and leave the group at the end.
 
+    Without a config the place is that of torchrun's variables, which `Cluster.run` sets as well.
     With fake GPUs (MINIRAY_FAKE_GPUS=1, or Cluster(fake_gpus=True)) the device is the CPU, the
     backend gloo, and an optimizer step that needs more than MINIRAY_FAKE_GPU_MEMORY raises
     torch.OutOfMemoryError. Raises RuntimeError if there is neither a GPU for this rank nor a fake
@@ -63,8 +64,8 @@ def process_group(config: NCCLConfig | dict[str, Any]) -> Iterator["torch.device
     import torch
     import torch.distributed as dist
 
-    if isinstance(config, dict):
-        config = NCCLConfig(**config)
+    if not isinstance(config, NCCLConfig):
+        config = from_environment() if config is None else NCCLConfig(**config)
     device = choose_device(config)
     with environment(config), contextlib.ExitStack() as undo:
         if device.type == "cuda":

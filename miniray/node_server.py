@@ -177,10 +177,11 @@ def serve() -> NoReturn:
 
 
 def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any]]":
+    from miniray.calls import answer_calls
     from miniray.work_fn import load_work_fn
     from miniray.worker_server import WorkerServer
 
-    work_fn = load_work_fn(settings["work_fn"])
+    work_fn = load_work_fn(settings["work_fn"])  # also if it is to be called later
     if "torch" in sys.modules:
         # Imported once here instead of once in every worker, on their first step.
         for module in ("torch.distributed.fsdp", "torch._dynamo"):
@@ -197,6 +198,8 @@ def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any
             f"{connection!r} there); set NodeConfig(address=...) or tunnel=True"
         )
     key, count = settings["key"].encode(), settings["num_workers"]
+    if settings["calls"]:
+        work_fn = answer_calls
     server = WorkerServer(work_fn, host=host, key=key, max_workers=count, node=settings["node"])
     facts = {"host": host, "port": server.port, "address": address or "127.0.0.1"}
     return server, facts

@@ -36,6 +36,25 @@ class NCCLConfig:
         }
 
 
+def from_environment() -> NCCLConfig:
+    """Return the place that torchrun's variables describe; raise RuntimeError if they do not."""
+    try:
+        return NCCLConfig(
+            master_addr=os.environ["MASTER_ADDR"],
+            master_port=int(os.environ["MASTER_PORT"]),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+            node_rank=int(os.environ["GROUP_RANK"]),
+        )
+    except KeyError as missing:
+        raise RuntimeError(
+            f"this process has no place in a process group: {missing} is not in its environment; "
+            "give process_group a config, or call it in a function that Cluster.run runs"
+        ) from None
+
+
 @contextlib.contextmanager
 def environment(config: NCCLConfig) -> Iterator[None]:
     """Set a rank's variables, and the interface towards rank 0 where the user has named none.

@@ -5,8 +5,10 @@ Python itself that finds modules, data and lines of source there, in further pro
 """
 
 import contextlib
+import importlib
 import importlib.util
 import io
+import os
 import pkgutil
 import re
 import sys
@@ -38,8 +40,12 @@ def find_code(work_fn: str) -> dict[str, Path]:
     top, dot, _ = work_fn.partition(".")
     if not dot or top == "__main__":
         raise ValueError(f"work_fn must be a module's MODULE.FUNCTION, got {work_fn!r}")
+    module, _, function = work_fn.rpartition(".")
     if top in sys.stdlib_module_names:
-        raise ValueError(f"{work_fn}: {top} is a module of Python's own; give yours another name")
+        if _find(top) or not hasattr(importlib.import_module(module), function):
+            problem = f"{work_fn}: {top} is a module of Python's own"
+            raise ValueError(f"{problem}; give yours another name")
+        return {}
     files = dict[str, Path]()
     wanted, done = {top}, {"miniray", "__main__", *sys.stdlib_module_names}
     if any(place.is_file() for place in _find(top)):
@@ -67,9 +73,13 @@ def _find(name: str) -> list[Path]:
     with contextlib.suppress(ValueError):  # a module that somebody made by hand has no spec
         if spec := importlib.util.find_spec(name):
             places = map(Path, spec.submodule_search_locations or [str(spec.origin)])
-            installed = {"site-packages", "dist-packages"}
-            return [one for one in places if one.exists() and installed.isdisjoint(one.parts)]
+            return [one for one in places if one.exists() and not _is_installed(one)]
     return []
+
+
+def _is_installed(place: Path) -> bool:
+    packages = {"site-packages", "dist-packages"}
+    return not packages.isdisjoint(place.parts) or place.is_relative_to(Path(os.__file__).parent)
 
 
 def _walk(entry: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:

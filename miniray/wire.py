@@ -7,7 +7,8 @@ A frame on the wire:
               descriptors came with the frame's first byte, and 32 if a loan follows the header
     4 bytes   length of the header, big-endian
     header    JSON {"body": tree, "buffers": [{"type", "dtype", "shape", "nbytes"}, ...]};
-              without "buffers" if there are none
+              without "buffers" if there are none; a number there is an earlier buffer's that is
+              described by the same words
     loan      4 bytes: in which of the sender's memories the buffers lie (see `loans`); 1 if this
               is its first message, whose descriptor then comes first, plus 2 if others read the
               message, too; and as which reader
@@ -76,7 +77,7 @@ def encode(kind: int, body: Any, *, memfd: bool = False) -> Encoded:
             _check_limits(text, 0)
         head = PRELUDE.pack(MAGIC, kind, len(text)) + text.encode()
         return _new_encoded((head, (), (), None))
-    text = dumps({"body": tree, "buffers": [buffer.spec for buffer in buffers]})
+    text = dumps({"body": tree, "buffers": codec.describe(buffers)})
     filled = [buffer.data for buffer in buffers if buffer.spec["nbytes"]]
     parts = [data for data in filled if type(data) is not SharedTensor]
     owners = [data.memory for data in filled if type(data) is SharedTensor]

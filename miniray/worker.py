@@ -3,22 +3,23 @@
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from miniray import inherited, process
 from miniray.any_worker import EXPLAIN_S, AnyWorker
+from miniray.calls import answer_calls
 from miniray.channel import Channel
 from miniray.endings import run_work
 from miniray.errors import WorkerDied, WorkerError
 from miniray.process import STOP_S
 from miniray.waiting import Source, time_left
+from miniray.work_fn import AnyFunction
 
 REAP_S = 1.0
 
 
 class Worker(AnyWorker):
-    """Run `work_fn(channel)` in a forked child and talk to it.
+    """Run `work_fn(channel)` in a forked child and talk to it; without one, it answers `call`.
 
     >>> def double(channel):
     ...     for message in channel:
@@ -29,7 +30,7 @@ class Worker(AnyWorker):
     42
     """
 
-    def __init__(self, work_fn: Callable[[Channel], Any], *, name: str | None = None) -> None:
+    def __init__(self, work_fn: AnyFunction = answer_calls, *, name: str | None = None) -> None:
         if not callable(work_fn):
             raise TypeError(f"work_fn must be a function that takes a channel, got {work_fn!r}")
         memfd = sys.platform == "linux"

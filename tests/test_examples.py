@@ -56,7 +56,7 @@ def test_parallel_map_reports_the_task_that_was_lost_and_does_the_rest() -> None
 def test_parallel_map_says_what_is_left_when_no_worker_is() -> None:
     ended = run_example("parallel_map.py", "--workers", "1", "--tasks", "4", "--crash")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("all 1 workers are lost; not done: [")
+    assert ended.stderr.startswith("none of 1 workers is left; not done: ")
     assert "Traceback" not in ended.stderr
 
 

@@ -89,7 +89,7 @@ class TestCatalogue:
         assert len(exercise.hints) == 3
         assert exercise.why
         assert 5 <= exercise.minutes <= 30
-        assert 3 <= len(exercise.wrong_answers) <= 12
+        assert 3 <= len(exercise.wrong_answers) <= 14
         checks = [name for name, _ in runner.find_checks(exercise)]
         for wrong in exercise.wrong_answers:
             assert any(re.fullmatch(wrong.check, name) for name in checks), wrong.check

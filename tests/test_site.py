@@ -257,7 +257,7 @@ class TestReadme:
         try:
             assert server.stdout
             assert port in server.stdout.readline()
-            assert blocks.run_python(page) == 7
+            assert blocks.run_python(page) == 9
         finally:
             server.terminate()
             server.communicate(timeout=30)
@@ -327,8 +327,9 @@ class TestTimes:
 
     def test_the_exercises_of_a_stage_take_about_what_a_newcomer_estimates(self) -> None:
         second = TIMES["second_edition"]
+        tried = [one for one in catalogue.load() if one.name not in second["not_there_yet"]]
         for stage, minutes in enumerate(second["exercise_minutes"], 1):
-            said = sum(one.minutes for one in catalogue.load() if one.stage == stage)
+            said = sum(one.minutes for one in tried if one.stage == stage)
             assert abs(said - minutes) <= second["exercise_tolerance"], stage
 
 

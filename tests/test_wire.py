@@ -207,6 +207,20 @@ def test_a_header_lists_each_buffer_and_its_bytes_follow() -> None:
     assert data[9 + length :] == b"\x01\x00\x02\x00"
 
 
+def test_buffers_that_are_alike_are_described_once() -> None:
+    ones, twos = torch.ones(16), torch.full((16,), 2.0)
+    message = [ones, twos, numpy.zeros(8), torch.ones(4, 4), twos, b"x" * 64, b"y" * 64, b"a", b"b"]
+    data = to_bytes(message)
+    described = json.loads(data[9 : data.index(b"}]}") + 3])["buffers"]
+    assert [one if type(one) is int else one["shape"] for one in described] == [
+        *([16], 0, [8], [4, 4], 0),
+        *([64], 5),
+        *([1], [1]),  # less than REPEATED_BYTES_MIN: a few bytes are not to claim many objects
+    ]
+    (received,) = feed(Decoder(), data)
+    assert_same(received.body, message)
+
+
 def frame_of(text: str | bytes, kind: int = wire.MESSAGE, magic: bytes = b"MRY1") -> bytes:
     data = text.encode() if isinstance(text, str) else text
     return struct.pack("!4sBI", magic, kind, len(data)) + data
@@ -215,6 +229,11 @@ def frame_of(text: str | bytes, kind: int = wire.MESSAGE, magic: bytes = b"MRY1"
 def spec(**changes: Any) -> str:
     fields = {"type": "torch", "dtype": "int16", "shape": [2], "nbytes": 4, **changes}
     return json.dumps({"body": {"$": "buffer", "index": 0}, "buffers": [fields]})
+
+
+def described_again(nbytes: int, again: Any = 0, **changes: Any) -> str:
+    fields = {"type": "bytes", "dtype": None, "shape": [nbytes], "nbytes": nbytes, **changes}
+    return json.dumps({"body": 1, "buffers": [fields, again]})
 
 
 RAW = wire.MESSAGE | wire.HAS_RAW_BYTES
@@ -277,6 +296,14 @@ HOSTILE = {
     "raw bytes for one who promised none": frame_of(spec(shape=[0], nbytes=0), kind=RAW),
     "dtype is no text": frame_of(spec(dtype=["int16"]), kind=RAW),
     "spec is no object": frame_of('{"body":1,"buffers":[3]}'),
+    "described as none is": frame_of(described_again(0), kind=RAW),
+    "described as the next is": frame_of(described_again(64, again=1), kind=RAW),
+    "described as the last is": frame_of(described_again(64, again=-1), kind=RAW),
+    "described as true is": frame_of(described_again(64, again=True), kind=RAW),
+    "a small one described as another is": frame_of(described_again(63), kind=RAW),
+    "shared memory described as another is": frame_of(
+        described_again(64, type="shared", dtype="uint8"), kind=DESCRIBED
+    ),
     "handshake with buffers": frame_of(spec(shape=[0], nbytes=0), kind=wire.AUTH),
     "handshake with raw bytes": frame_of(spec(), kind=wire.AUTH | wire.HAS_RAW_BYTES),
     "a number of many digits": frame_of('{"body":' + "1" * 10_000 + "}"),

@@ -1,0 +1,165 @@
+"""Call functions in workers and get their results, with nothing but messages.
+
+A call is the message {"call": name, "number": n, "args": ..., "kwargs": ...}, and its answer is
+{"answer": n, "result": ...}. The number is there so that a result which comes too late, after a
+timeout or Ctrl-C, is not taken for another call's. An exception is no answer: it ends the worker.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from miniray.channel import Channel
+from miniray.errors import ProtocolError, WorkerError
+from miniray.rendezvous import NCCLConfig, environment
+from miniray.waiting import deadline_after, time_left, wait
+from miniray.work_fn import AnyFunction, load_work_fn, name_of
+
+SHOWN_CHARS = 200
+_numbers = itertools.count(1)
+
+
+def answer_calls(channel: Channel) -> None:
+    """Be a worker that calls what each message names, and sends back what that returns.
+
+    A function that raises ends the worker, as always. One that says sys.exit(0) returns None.
+    """
+    place: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    for message in channel:
+        if type(message) is not dict or not message.keys() & {"call", "place"}:
+            raise TypeError(f"this worker answers calls, and got {message!r:.{SHOWN_CHARS}}")
+        if "place" in message:  # that of the next call
+            place = environment(NCCLConfig(**message["place"]))
+            continue
+        with place:
+            result = _call(message["call"], message["args"], message["kwargs"])
+        place = contextlib.nullcontext()
+        try:
+            channel.send({"answer": message["number"], "result": result})
+        except (TypeError, ValueError) as error:
+            problem = f"{message['call']} returned what cannot be sent: {error}"
+            raise type(error)(problem) from None
+
+
+def _call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        function = load_work_fn(name)
+    except ImportError as error:
+        along = (
+            "what is imported by the module that a cluster starts with goes along; see sync, too"
+        )
+        raise ImportError(f"cannot call {name} here: {error} ({along})") from error
+    try:
+        return function(*args, **kwargs)
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+        return None
+
+
+def make_call(function: str | AnyFunction, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the message that asks for a call."""
+    name, number = name_of(function), next(_numbers)
+    return {"call": name, "number": number, "args": args, "kwargs": kwargs}
+
+
+def read_answer(channel: Channel, call: Mapping[str, Any], message: Any) -> list[Any]:
+    """Return [result] if a message is the answer to a call, [] if it is that to an older one."""
+    if type(message) is not dict or "answer" not in message:
+        raise ProtocolError(
+            f"{channel.name} does not answer calls: its work function is another. Make it with "
+            "Worker(), WorkerServer(answer_calls) or Cluster.start(..., calls=True)"
+        )
+    return [message["result"]] if message["answer"] == call["number"] else []
+
+
+def take_answer(channel: Channel, call: Mapping[str, Any], timeout: float | None) -> Any:
+    """Return the result of a call; raise TimeoutError if it is not there in time."""
+    deadline = deadline_after(timeout)
+    try:
+        while not (found := read_answer(channel, call, channel.recv(time_left(deadline)))):
+            pass
+    except TimeoutError:
+        late = f"{channel.name} has not returned from {call['call']} after {timeout}s"
+        raise TimeoutError(f"{late}; it goes on, and its result will be dropped") from None
+    return found[0]
+
+
+def as_completed(
+    workers: Iterable[Channel],
+    function: str | AnyFunction,
+    tasks: Iterable[Any],
+    *,
+    timeout: float | None = None,
+    keep_going: bool = False,
+) -> Iterator[tuple[Any, Any]]:
+    """Call `function(task)` for each task on whichever worker is free; yield (task, result) pairs.
+
+    They come as they are done, and no worker waits for another. Raises the error of a worker that
+    fails, with a note of its task; with `keep_going` it comes in the result's place and the others
+    go on, until none is left: then RuntimeError says how many tasks are. Raises TimeoutError if not
+    all is done within `timeout` seconds.
+
+    >>> for path, count in as_completed(workers, count_words, paths):
+    ...     print(path, count)
+    """
+    for _, task, result in _work_off(list(workers), function, tasks, timeout, keep_going):
+        yield task, result
+
+
+def in_order(
+    workers: Iterable[Channel],
+    function: str | AnyFunction,
+    tasks: Iterable[Any],
+    *,
+    timeout: float | None = None,
+) -> Iterator[Any]:
+    """Do the same, and yield the results alone, in the order of the tasks."""
+    early: dict[int, Any] = {}
+    due = 0
+    for index, _, result in _work_off(list(workers), function, tasks, timeout, keep_going=False):
+        early[index] = result
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def _work_off(
+    workers: Sequence[Channel],
+    function: str | AnyFunction,
+    tasks: Iterable[Any],
+    timeout: float | None,
+    keep_going: bool,
+) -> Iterator[tuple[int, Any, Any]]:
+    """Yield (index, task, result) as results come; who is done has the next task before that."""
+    name, deadline, waiting = name_of(function), deadline_after(timeout), enumerate(tasks)
+    busy: dict[Channel, tuple[int, Any, dict[str, Any]]] = {}
+
+    def give(free: Sequence[Channel]) -> None:
+        for worker, (index, task) in zip(free, waiting, strict=False):
+            busy[worker] = index, task, make_call(name, task)
+            with contextlib.suppress(WorkerError):  # `recv` says it as well
+                worker.send(busy[worker][2])
+
+    give(workers)
+    while busy:
+        if not (ready := wait(busy, time_left(deadline))):
+            raise TimeoutError(f"{len(busy)} workers are still at {name} after {timeout}s")
+        for worker in ready:
+            index, task, call = busy[worker]
+            alive, found = [worker], list[Any]()
+            try:
+                found = read_answer(worker, call, worker.recv())
+            except WorkerError as error:
+                error.add_note(f"{worker.name} was at {name}({task!r:.{SHOWN_CHARS}})")
+                if not keep_going:
+                    raise
+                alive, found = [], [error]
+            if found:
+                del busy[worker]
+                give(alive)
+                yield index, task, found[0]
+    for _, task in waiting:
+        lost = f"none of {len(workers)} workers is left"
+        raise RuntimeError(f"{lost}; not done: {task!r:.{SHOWN_CHARS}} and what comes after it")

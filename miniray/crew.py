@@ -1,0 +1,125 @@
+"""Workers that are spoken to together: one message to all, one from each, a call of all of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from miniray import calls
+from miniray.fan_out import broadcast, gather
+from miniray.rendezvous import NCCLConfig
+from miniray.waiting import deadline_after, time_left
+from miniray.work_fn import AnyFunction
+
+if TYPE_CHECKING:
+    from miniray.group import Group
+    from miniray.remote_worker import RemoteWorker
+
+
+class Crew:
+    """What a Cluster does with all of its workers at once."""
+
+    def __init__(self) -> None:
+        self.workers: list[RemoteWorker] = []
+        # The ranks as a process group, from `nccl_configs` on.
+        self.group: Group | None = None
+        # Whether the workers answer calls, rather than run a function of the user's.
+        self.answers_calls = False
+
+    def start(self, work_fn: str | AnyFunction, *, calls: bool = False) -> "Sequence[RemoteWorker]":
+        """Start the workers."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the workers."""
+        raise NotImplementedError
+
+    def nccl_configs(self) -> list[NCCLConfig]:
+        """Return each worker's place."""
+        raise NotImplementedError
+
+    def broadcast(self, message: Any, timeout: float | None = None) -> None:
+        """Send one message to all ranks, side by side; it is encoded once. See `broadcast`."""
+        broadcast(self.workers, message, timeout)
+
+    def gather(self, timeout: float | None = None) -> list[Any]:
+        """Return one message from each rank, in rank order. See `gather`."""
+        return gather(self.workers, timeout)
+
+    def run(
+        self, function: str | AnyFunction, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a function on all ranks at once, and return their results in rank order.
+
+        It goes by name, so it has to be one at the top of a module, or of the running script. The
+        cluster is started if it has not been. Each rank finds its place in torchrun's environment
+        variables: `process_group()` joins, and so does torch's own `init_process_group()`. The
+        ranks are a group: when one fails, WorkerFailed or WorkerDied names it. Whatever is raised,
+        TimeoutError after `timeout` seconds too, the cluster is stopped, and the next call starts
+        it anew.
+
+        >>> cluster.run(train, learning_rate=0.1)
+        [0.25, 0.25, 0.25, 0.25]
+        """
+        call = calls.make_call(function, *args, **kwargs)
+        self._be_ready(function)
+        places, deadline = self.nccl_configs(), deadline_after(timeout)
+        results: dict[RemoteWorker, list[Any]] = {}
+        try:
+            for worker, place in zip(self.workers, places, strict=True):
+                worker.send({"place": place.__dict__}, time_left(deadline))
+            broadcast(self.workers, call, time_left(deadline))
+            while pending := [worker for worker in self.workers if not results.get(worker)]:
+                messages = gather(pending, time_left(deadline))
+                for worker, message in zip(pending, messages, strict=True):
+                    results[worker] = calls.read_answer(worker, call, message)
+        except (TypeError, ValueError):  # the arguments cannot be sent, and nobody has them
+            raise
+        except TimeoutError as late:
+            self.stop()
+            problem = f"{call['call']} has not returned from all ranks within {timeout}s: {late}"
+            raise TimeoutError(problem) from None
+        except BaseException:
+            self.stop()
+            raise
+        return [results[worker][0] for worker in self.workers]
+
+    def map(
+        self, function: str | AnyFunction, tasks: Iterable[Any], *, timeout: float | None = None
+    ) -> Iterator[Any]:
+        """Yield `function(task)` for each task, in order, computed by whichever rank is free.
+
+        Starts the cluster, and fails, as `run` does.
+
+        >>> list(cluster.map(count_words, paths))
+        [1021, 88, 307]
+        """
+        self._be_ready(function)
+        return self._stop_if_it_fails(
+            calls.in_order(self.workers, function, tasks, timeout=timeout)
+        )
+
+    def as_completed(
+        self, function: str | AnyFunction, tasks: Iterable[Any], *, timeout: float | None = None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (task, result) for each task, as the results come. Otherwise it is `map`."""
+        self._be_ready(function)
+        return self._stop_if_it_fails(
+            calls.as_completed(self.workers, function, tasks, timeout=timeout)
+        )
+
+    def _be_ready(self, function: str | AnyFunction) -> None:
+        if not self.workers:
+            self.start(function, calls=True)
+        elif not self.answers_calls:
+            raise RuntimeError(
+                "this cluster was started with a work function of its own, which gets messages; "
+                "for calls stop it first, or start it with start(function, calls=True)"
+            )
+
+    def _stop_if_it_fails(self, results: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from results
+        except GeneratorExit:  # nobody wants the rest; what is under way will be dropped
+            raise
+        except BaseException:
+            self.stop()
+            raise

@@ -1,0 +1,1 @@
+"""What goes with MiniRay and is made of its public API alone."""

@@ -1,0 +1,1 @@
+"""Fuzzing of what reads bytes from outside, guided by coverage; it needs atheris: `make fuzz`."""

@@ -1,0 +1,56 @@
+"""What is fuzzed: bytes that somebody sends before the handshake, and after it."""
+
+from typing import Any
+
+from miniray import ProtocolError
+from miniray.decoding import Decoder
+from miniray.header import REASON_CHARS_MAX
+
+ERROR_CHARS_MAX = 2 * REASON_CHARS_MAX
+# A frame that claims more than came gets no memory but what is filled; this is never filled.
+PIECE_BYTES = 61
+
+
+def before_handshake(data: bytes) -> int:
+    """Feed what a stranger sends; return how many frames that were. Raises only for a defect."""
+    return _feed(Decoder(auth_only=True), data, in_one=True)
+
+
+def after_handshake(data: bytes) -> int:
+    """Feed what a peer sends, in one piece or in many, which its first byte decides."""
+    return _feed(Decoder(), data[1:], in_one=not data[:1] < b"\x80")
+
+
+def _feed(decoder: Decoder, data: bytes, *, in_one: bool) -> int:
+    frames, at, step = 0, 0, len(data) if in_one else PIECE_BYTES
+    try:
+        while at < len(data):
+            piece = data[at : at + step]
+            if decoder.memory is not None:
+                piece = piece[: len(decoder.memory)]
+                decoder.memory[: len(piece)] = piece
+                decoder.filled(len(piece))
+            else:
+                decoder.feed(piece)
+            at += len(piece)
+            while decoder.next_frame() is not None:
+                frames += 1
+    except ProtocolError as error:
+        if len(str(error)) > ERROR_CHARS_MAX:
+            raise AssertionError(f"an error of {len(str(error))} characters") from error
+        _still_refuses(decoder)
+    finally:
+        decoder.close()
+    return frames
+
+
+def _still_refuses(decoder: Decoder) -> None:
+    """A stream that has gone wrong once says so for ever after."""
+    try:
+        frame: Any = decoder.next_frame()
+    except ProtocolError:
+        return
+    raise AssertionError(f"after an error it returned {frame!r}")
+
+
+TARGETS = {"before": before_handshake, "after": after_handshake}
