@@ -14,7 +14,7 @@ TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast mutants fuzz test-core lint bench docs docs-serve clean
+.PHONY: help demo test test-fast mutants fuzz test-core lint bench docs docs-serve package clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,8 +55,11 @@ docs-serve: $(VENV)/.dev ## Build the site and serve it at 127.0.0.1:8000
 	@$(BIN)/python -m tools.site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
+package: $(VENV)/.dev ## Build the wheel and the source release into dist/
+	@$(BIN)/python -m tools.package
+
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) .venv-* site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) .venv-* dist site docs/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says which extras are installed; it is older than pyproject.toml after a change there.

@@ -1,5 +1,6 @@
 """MiniRay: simple distributed workers, from a forked process to FSDP over many nodes."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from miniray.worker_server import WorkerServer
 
 __version__ = "0.1.0"
+
+# A thread that is forked away in the middle of something is more than any test here has tried.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "miniray needs Python's global lock (GIL), and this is a free-threaded Python without it; "
+        "set PYTHON_GIL=1, or take the ordinary build of Python"
+    )
 
 _NAMES_IN = {
     "calls": ("answer_calls", "as_completed"),

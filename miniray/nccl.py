@@ -53,7 +53,7 @@ def process_group(config: NCCLConfig | dict[str, Any] | None = None) -> Iterator
 
     Without a config the place is that of torchrun's variables, which `Cluster.run` sets as well.
     With fake GPUs (MINIRAY_FAKE_GPUS=1, or Cluster(fake_gpus=True)) the device is the CPU, the
-    backend gloo, and an optimizer step that needs more than MINIRAY_FAKE_GPU_MEMORY raises
+    backend gloo, and training that needs more than MINIRAY_FAKE_GPU_MEMORY raises
     torch.OutOfMemoryError. Raises RuntimeError if there is neither a GPU for this rank nor a fake
     one. An exception that leaves the group gets two attributes, which tell the first culprit from
     the others: `failed_at`, the time, and `in_collective`, whether it is of torch.distributed's.

@@ -68,7 +68,8 @@ MAY_IMPORT = {
     "folder_copy": {"bootstrap"},
     "sync": {"errors", "folder_copy", "node_config", "sources"},
     "node": {"bootstrap", "remote_worker", "session", "sync"},
-    "fake_gpu": set[str](),
+    "holdings": set[str](),
+    "fake_gpu": {"holdings"},
     "nccl": {"fake_gpu", "rendezvous"},
     "cluster": {"crew", "nccl", "node", "sources"},
 }

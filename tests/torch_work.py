@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from miniray import Channel, process_group
-from miniray.fake_gpu import memory_bytes
+from miniray.fake_gpu import max_memory_allocated, memory_bytes, memory_parts
 
 TORCHRUN = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
@@ -105,3 +105,23 @@ def train_sharded(channel: Channel) -> None:
             loss.backward()
             optimizer.step()
         channel.send((loss.item(), memory_bytes(optimizer)))
+
+
+def hold_sharded(channel: Channel) -> None:
+    """Answer what is held in each layer's forward pass, after it, after backward, and at most."""
+
+    def parts() -> dict[str, int]:
+        return {name: memory_parts()[name] for name in ("parameters", "gathered", "gradients")}
+
+    with process_group(channel.recv()) as device:
+        model = torch.nn.Sequential(*(torch.nn.Linear(32, 32, bias=False) for _ in range(4)))
+        in_forward: list[dict[str, int]] = []
+        for layer in model.to(device):
+            # Called with what is gathered, as FSDP's own hook comes after it.
+            layer.register_forward_hook(lambda *_: in_forward.append(parts()))
+            fully_shard(layer)
+        fully_shard(model)
+        output = model(torch.ones(1, 32, device=device))
+        after_forward = parts()
+        output.sum().backward()
+        channel.send((in_forward, after_forward, parts(), max_memory_allocated()))

@@ -14,6 +14,7 @@ FOREIGN = {
     "threading": {"_shutdown"},
     "atexit": {"_run_exitfuncs"},
     "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too
+    "completion": {"_actions", "_choices_actions"},  # argparse shows its options nowhere else
     "codec": {"_owner"},  # put on a ctypes array, to keep alive what it is a view of
 }
 

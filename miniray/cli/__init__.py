@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from miniray import __version__
-from miniray.cli import demo, record, run, serve, status
+from miniray.cli import completion, demo, record, run, serve, status
 from miniray.cli.common import run_command
 
 
@@ -21,9 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("serve", serve, "start a worker server on this machine"),
         ("status", status, "list a server's workers and how each ended"),
         ("record", record, "run a script, and record what its channels do"),
+        ("completion", completion, "print a script for your shell that completes all this"),
     ):
         command = commands.add_parser(name, help=help_text, description=module.__doc__)
         module.add_options(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=parser)
     options = parser.parse_args(argv)
     return run_command(options.run, options)

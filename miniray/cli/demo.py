@@ -20,15 +20,27 @@ from miniray.errors import MiniRayError
 from miniray.remote_worker import RemoteWorker
 
 # The model with its gradients and Adam's state needs more than this; an eighth of it fits.
-FAKE_GPU_MEMORY_MIB = 6
+FAKE_GPU_MEMORY_MIB = 8
 TOLERANCE = 1e-5  # nats by which a step's loss may differ between the sharded run and one process
 START_S = 60.0
 REPLY_S = 120.0
 SAMPLE_COLUMNS = 76
 
+EXAMPLES = """\
+examples:
+  miniray demo                                  two nodes of four fake GPUs, on this machine
+  miniray demo --hosts node1,node2              the same on two hosts, over ssh
+  miniray demo --hosts node1 --real-gpus        with CUDA and NCCL
+  miniray demo --steps 20 --plain | tee log     shorter, and only lines
+
+It leaves a picture of the losses, and the numbers behind it, in miniray-demo/.
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument("--hosts", type=_names, metavar="A,B", help="run there, over ssh")
     parser.add_argument("--workers-per-node", type=_count, default=4, metavar="N")
     parser.add_argument("--steps", type=_count, default=Settings.steps, metavar="N")

@@ -15,9 +15,19 @@ from typing import Any
 
 TEXT_CHARS_MAX = 200
 
+EXAMPLES = """\
+examples:
+  miniray record train.py --steps 10            into miniray-trace.json
+  miniray record -o run.json train.py --steps 10
+
+A row is a channel as one process sees it; a bar is one send, recv or close, and how long it took.
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument("-o", "--output", default="miniray-trace.json", metavar="FILE")
     parser.add_argument("script", metavar="SCRIPT", help="a Python script that uses miniray")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="what the script is given")

@@ -14,6 +14,16 @@ from miniray.cli.common import port_number, run_command
 if TYPE_CHECKING:
     from miniray.worker_server import WorkerServer
 
+EXAMPLES = """\
+examples:
+  miniray serve --work-fn my_module.work_fn              on a free port, which it prints
+  miniray serve --work-fn my_module.work_fn --port 10000
+  MINIRAY_KEY_FILE=team.key miniray serve --work-fn my_module.work_fn --host 10.0.0.5
+
+The client is `RemoteWorker("localhost", 10000)`, with the same key. Ctrl-C ends the workers, too.
+What goes over the network is not encrypted: leave it at 127.0.0.1, or trust the network.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m miniray.worker_server`; return its exit status."""
@@ -24,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument(
         "--work-fn",
         required=True,

@@ -8,9 +8,19 @@ from miniray.cli.common import port_number
 
 COLUMNS = ("id", "label", "pid", "state", "age", "silent for", "how it ended")
 
+EXAMPLES = """\
+examples:
+  miniray status localhost 10000
+  MINIRAY_KEY_FILE=team.key miniray status 10.0.0.5 10000
+
+It needs the server's key, and takes no worker's place.
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
     parser.add_argument("host")
     parser.add_argument("port", type=port_number)
 
