@@ -362,16 +362,17 @@ class TestOneRank:
 
     def test_waits_for_its_threads_and_runs_its_exit_handlers(self) -> None:
         write("""
-            import atexit, concurrent.futures, threading
+            import atexit, concurrent.futures, sys, threading
             here = "global"
+            say = sys.stdout.write  # print() writes the end of a line apart
             atexit.register(lambda: print("at exit:", here))
             is_over = threading.Event()
             def late():
                 is_over.wait(0.2)
-                print("late")
+                say("late\\n")
             threading.Thread(target=late).start()
-            concurrent.futures.ThreadPoolExecutor().submit(print, "pooled")
-            print("end")
+            concurrent.futures.ThreadPoolExecutor().submit(say, "pooled\\n")
+            say("end\\n")
         """)
         done = run("--local", "1", "script.py")
         assert done.returncode == 0
