@@ -133,7 +133,7 @@ def test_a_plan_is_shown_without_being_carried_out(capsys: pytest.CaptureFixture
     assert "node 0: gpu1, by ssh, ranks 0-7, in a copy of " in shown
     assert "node 1: me@gpu2, by ssh, rank 8, in a copy of " in shown
     assert "each of the 9 runs the script: script.py --lr 1\n" in shown
-    assert "imported once a node, before the fork: torch torch.distributed\n" in shown
+    assert "what that imports of torch, each node imports once" in shown
 
 
 class TestSlurm:
@@ -609,6 +609,23 @@ def test_a_rank_that_leaves_a_collective_is_the_culprit(
     done = run("--local", "2x2", "script.py")
     assert done.returncode == status
     assert f"miniray run: rank 2 on node2 failed first: {words}" in last_line(done)
+
+
+@pytest.mark.thorough
+@torch_is_here
+def test_what_readme_says_runs_as_pasted(here: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    script = re.search(r'```python title="average.py"\n(.*?)```', readme, re.DOTALL)
+    command = re.search(r"^miniray (run --local .*)$", readme, re.MULTILINE)
+    assert script
+    assert command
+    write(script[1], "average.py")
+    done = run(*command[1].split()[1:])
+    assert done.returncode == 0
+    said = "the ranks add up to 6.0"
+    assert [line for line in sorted(done.stdout.splitlines()) if said in line] == [
+        f"[node{rank // 2 + 1}:rank{rank}] {said}" for rank in range(4)
+    ]
 
 
 LOADS = """

@@ -41,7 +41,7 @@ class Plan:
         words += [f"{name}={value!r}" for name, value in self.task["keywords"].items()]
         lines.append(f"each of the {rank} runs the {self.task['kind']}: {' '.join(words)}")
         if self.preload:
-            lines.append(f"imported once a node, before the fork: {' '.join(self.preload)}")
+            lines.append("what that imports of torch, each node imports once, before the fork")
         return "\n".join(lines)
 
 
