@@ -1,29 +1,21 @@
 """Start servers on many nodes over ssh, connect to all their workers, and stop them."""
 
 import sys
-import time
 from collections.abc import Sequence
-from concurrent import futures
 from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
 from miniray.crew import Crew
-from miniray.errors import ClusterError
-from miniray.faults import check_start, list_faults
+from miniray.faults import check_start
 from miniray.group import Group
-from miniray.node import Node
 from miniray.node_config import NodeConfig
+from miniray.nodes import Nodes
 from miniray.process import STOP_S
 from miniray.remote_worker import RemoteWorker
-from miniray.sources import list_modules
 from miniray.sync import Luggage
-from miniray.waiting import deadline_after, time_left
 from miniray.work_fn import AnyFunction
 
 __all__ = ["Cluster", "NodeConfig"]
-
-FAULT_SPREAD_S = 5.0  # what the others get to say what is wrong with them, too
-ENDING_S = 0.5  # what a session may take to end, after all on its node has
 
 
 class Cluster(Crew):
@@ -49,9 +41,11 @@ class Cluster(Crew):
     ) -> None:
         if not nodes:
             raise ValueError("a cluster needs at least one node")
-        self._configs, self._fake_gpus = list(nodes), fake_gpus
-        self._start_timeout, self._log, self._sync = start_timeout, log, sync
-        self._nodes: list[Node] = []
+        # Who takes part: what `restart` was given last, without those that it left out.
+        self.nodes = list(nodes)
+        self._fake_gpus, self._sync = fake_gpus, sync
+        self._start_timeout, self._log = start_timeout, log
+        self._running: Nodes | None = None
         super().__init__()
 
     def start(self, work_fn: str | AnyFunction, *, calls: bool = False) -> list[RemoteWorker]:
@@ -64,7 +58,7 @@ class Cluster(Crew):
         not all ranks start.
         """
         work_fn = check_start(work_fn)
-        if self._nodes:
+        if self._running is not None:
             raise RuntimeError("this cluster has been started; stop it first")
         luggage = Luggage(work_fn, self._sync)
         settings = {
@@ -73,45 +67,51 @@ class Cluster(Crew):
             "key": auth.make_key().decode(),
             "env": {"MINIRAY_FAKE_GPUS": "1"} if self._fake_gpus else {},
         }
+        self._running = Nodes(settings, luggage, self._log or sys.stderr)
         try:
-            self._start_nodes(settings, luggage)
-            self.workers = [worker for node in self._nodes for worker in node.workers]
+            self.workers = self._running.start(self.nodes, self._start_timeout)
             self.answers_calls = calls
             return list(self.workers)
         except BaseException:
             self.stop(0.0)
             raise
 
-    def _start_nodes(self, settings: dict[str, Any], luggage: Luggage) -> None:
-        """Start all side by side; after the first fault the others have a short while."""
-        began, deadline = time.monotonic(), deadline_after(self._start_timeout)
-        hosts = [config.host for config in self._configs]
-        starts: dict[futures.Future[None], Node] = {}
-        # Threads, also because no Ctrl-C comes in the middle of their lines.
-        pool = futures.ThreadPoolExecutor(len(hosts))
-        rank = 0
-        for index, config in enumerate(self._configs):
-            label = config.host if hosts.count(config.host) == 1 else f"{config.host}#{index}"
-            node = Node(config, label, self._log or sys.stderr)
-            self._nodes.append(node)
-            starts[pool.submit(node.start, settings, luggage, rank, deadline)] = node
-            rank += config.num_workers
-        pool.shutdown(wait=False)
-        patience = time_left(deadline + ENDING_S)  # by then each has noticed by itself
-        done, waiting = futures.wait(starts, patience, futures.FIRST_EXCEPTION)
-        first = next((starts[one] for one in done if one.exception()), None)
-        if first is not None:
-            done, waiting = futures.wait(starts, FAULT_SPREAD_S)
-        if first is not None or waiting:
-            faults = {node: start.done() and start.exception() for start, node in starts.items()}
-            seconds = time.monotonic() - began
-            raise ClusterError(list_faults(faults, first, seconds, list_modules(luggage.code)))
+    def restart(
+        self, nodes: Sequence[NodeConfig] | None = None, *, without_lost: bool = False
+    ) -> list[RemoteWorker]:
+        """End all ranks, start new ones, and return their workers.
+
+        Servers that live stay, with all that they have imported; where one is lost a new one is
+        started. `nodes` says who takes part from now on. Raises ClusterError if not all ranks
+        start, and keeps the servers that live, for another restart; but with `without_lost` a node
+        that cannot be brought up is left out. The ranks are no group until `nccl_configs`.
+        """
+        if self._running is None:
+            raise RuntimeError("this cluster has not been started")
+        self.workers, self.group = [], None
+        self.nodes = list(self.nodes if nodes is None else nodes)
+        self.workers = self._running.start(
+            self.nodes, self._start_timeout, without_lost=without_lost
+        )
+        self.nodes = [node.config for node in self._running.all]
+        return list(self.workers)
+
+    def end_ranks(self) -> None:
+        """End all ranks at once; the servers stay, for a restart."""
+        self.workers, self.group = [], None
+        if self._running is not None:
+            self._running.end_ranks()
+
+    def say(self, text: str) -> None:
+        """Write a line to the log."""
+        print(f"[cluster] {text}", file=self._log or sys.stderr, flush=True)
 
     def status(self) -> list[dict[str, Any]]:
         """Return each server's status: what runs, how long it is silent, how each worker ended."""
         if self.group is not None:
             self.group.check()
-        return [node.status() for node in self._nodes]
+        nodes = [] if self._running is None else self._running.all
+        return [node.status() for node in nodes if node.host]  # the others never came up
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
         """Return one config a rank, with an address of node 0 and a port that is free there.
@@ -119,18 +119,19 @@ class Cluster(Crew):
         From here on the ranks are one process group, `self.group`: when one dies, all end, and
         `recv`, `send` and `wait` on any of them raise the error that names the first culprit.
         """
-        if not self.workers:
+        if self._running is None or not self.workers:
             raise RuntimeError("start the cluster first: node 0 is asked for a free port")
-        first = self._nodes[0]
+        nodes = self._running.all
+        first = nodes[0]
         port = first.status(free_port=1)["server"]["free_port"]
-        others = [node for node in self._nodes if not node.address.startswith("127.")]
+        others = [node for node in nodes if not node.address.startswith("127.")]
         if others and first.address.startswith("127."):
             raise ValueError(
                 f"{first.label} is at {first.address}, where {others[0].label} cannot reach it; "
                 "set its NodeConfig(address=...)"
             )
         self.group = Group(self.workers)
-        places = [(node.label, node.config.num_workers) for node in self._nodes]
+        places = [(node.label, node.config.num_workers) for node in nodes]
         return nccl.create_nccl_configs(first.address, places, port, backend)
 
     def stop(self, timeout: float = STOP_S) -> None:
@@ -138,23 +139,13 @@ class Cluster(Crew):
 
         A KeyboardInterrupt while it waits ends them at once.
         """
-        try:
-            self._stop(timeout)
-        finally:
-            self._stop(0.0)  # nothing is left to do, but after a Ctrl-C
-
-    def _stop(self, timeout: float) -> None:
-        # Goodbyes first: a worker that hears one ends by itself, and in silence.
-        for worker in self.workers:
-            worker.close(timeout=0.0)  # its server ends it
-        for node in self._nodes:
-            node.begin_stop(timeout * 0.8)
-        deadline = deadline_after(timeout + ENDING_S)
-        for node in self._nodes:
-            node.hang_up(deadline)
-        for node in self._nodes:  # what lingers, lingers side by side
-            node.end(deadline)
-        self._nodes, self.workers, self.group = [], [], None
+        running, self.workers, self.group = self._running, [], None
+        if running is not None:
+            try:
+                running.stop(timeout)
+            finally:
+                running.stop(0.0)  # nothing is left to do, but after a Ctrl-C
+            self._running = None
 
     def __enter__(self) -> Self:
         return self

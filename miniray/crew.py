@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miniray import calls
+from miniray.errors import WorkerError
 from miniray.fan_out import broadcast, gather
 from miniray.rendezvous import NCCLConfig
 from miniray.waiting import deadline_after, time_left
@@ -28,8 +29,16 @@ class Crew:
         """Start the workers."""
         raise NotImplementedError
 
-    def stop(self) -> None:
-        """End the workers."""
+    def restart(self, *, without_lost: bool = False) -> "Sequence[RemoteWorker]":
+        """Start new workers in the place of all that there are, or were."""
+        raise NotImplementedError
+
+    def end_ranks(self) -> None:
+        """End the workers, but not what they were started from."""
+        raise NotImplementedError
+
+    def say(self, text: str) -> None:
+        """Write to the log."""
         raise NotImplementedError
 
     def nccl_configs(self) -> list[NCCLConfig]:
@@ -53,8 +62,8 @@ class Crew:
         cluster is started if it has not been. Each rank finds its place in torchrun's environment
         variables: `process_group()` joins, and so does torch's own `init_process_group()`. The
         ranks are a group: when one fails, WorkerFailed or WorkerDied names it. Whatever is raised,
-        TimeoutError after `timeout` seconds too, the cluster is stopped, and the next call starts
-        it anew.
+        TimeoutError after `timeout` seconds too, all ranks are ended, and the next call starts new
+        ones on the same servers.
 
         >>> cluster.run(train, learning_rate=0.1)
         [0.25, 0.25, 0.25, 0.25]
@@ -74,13 +83,43 @@ class Crew:
         except (TypeError, ValueError):  # the arguments cannot be sent, and nobody has them
             raise
         except TimeoutError as late:
-            self.stop()
+            self.end_ranks()
             problem = f"{call['call']} has not returned from all ranks within {timeout}s: {late}"
             raise TimeoutError(problem) from None
         except BaseException:
-            self.stop()
+            self.end_ranks()
             raise
         return [results[worker][0] for worker in self.workers]
+
+    def run_resilient(
+        self,
+        function: str | AnyFunction,
+        *args: Any,
+        restarts: int = 3,
+        without_lost: bool = False,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Do what `run` does, and do it again, on new ranks, whenever a rank has died or failed.
+
+        The function begins anew each time: it is to go on from its own last checkpoint. Servers
+        that live stay; where one is lost a new one is started, or with `without_lost` its node is
+        left out, so that there may be fewer ranks. Raises what ended the last attempt if there are
+        more than `restarts` such ends, and TimeoutError if all attempts together take longer than
+        `timeout` seconds.
+
+        >>> cluster.run_resilient(train, "checkpoints/", restarts=20, without_lost=True)
+        """
+        deadline = deadline_after(timeout)
+        for left in range(restarts, -1, -1):
+            try:
+                return self.run(function, *args, timeout=time_left(deadline), **kwargs)
+            except WorkerError as error:
+                if not left:
+                    raise
+                self.say(f"{error}; starting again, at most {left} times")
+                self.restart(without_lost=without_lost)
+        raise AssertionError("unreachable")
 
     def map(
         self, function: str | AnyFunction, tasks: Iterable[Any], *, timeout: float | None = None
@@ -93,7 +132,7 @@ class Crew:
         [1021, 88, 307]
         """
         self._be_ready(function)
-        return self._stop_if_it_fails(
+        return self._end_ranks_if_it_fails(
             calls.in_order(self.workers, function, tasks, timeout=timeout)
         )
 
@@ -102,12 +141,14 @@ class Crew:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (task, result) for each task, as the results come. Otherwise it is `map`."""
         self._be_ready(function)
-        return self._stop_if_it_fails(
+        return self._end_ranks_if_it_fails(
             calls.as_completed(self.workers, function, tasks, timeout=timeout)
         )
 
     def _be_ready(self, function: str | AnyFunction) -> None:
-        if not self.workers:
+        if self.answers_calls and not self.workers:
+            self.restart()
+        elif not self.workers:
             self.start(function, calls=True)
         elif not self.answers_calls:
             raise RuntimeError(
@@ -115,11 +156,11 @@ class Crew:
                 "for calls stop it first, or start it with start(function, calls=True)"
             )
 
-    def _stop_if_it_fails(self, results: Iterator[Any]) -> Iterator[Any]:
+    def _end_ranks_if_it_fails(self, results: Iterator[Any]) -> Iterator[Any]:
         try:
             yield from results
         except GeneratorExit:  # nobody wants the rest; what is under way will be dropped
             raise
         except BaseException:
-            self.stop()
+            self.end_ranks()
             raise

@@ -4,8 +4,8 @@ import difflib
 import os
 import pkgutil
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from miniray.work_fn import AnyFunction, name_of
 
@@ -32,18 +32,27 @@ def check_start(work_fn: str | AnyFunction) -> str:
 
 
 def list_faults(
-    faults: "dict[Node, Any]", first: "Node | None", seconds: float, modules: Iterable[str]
+    nodes: "Sequence[Node]",
+    faults: "Mapping[Node, BaseException | None]",
+    seconds: float,
+    modules: Iterable[str],
+    *,
+    what_is_left: str = "nothing was left running",
 ) -> str:
-    """Return one text with every node's fault, and at its end the first culprit's traceback."""
-    guilty = [node for node, fault in faults.items() if fault or (fault is False and not first)]
-    lines = [f"{len(guilty)} of {len(faults)} nodes failed to start; nothing was left running:"]
-    for node, fault in faults.items():
-        if fault is False:
-            because = f" because of {first.label}" if first else ""
-            lines.append(f"  {node.label}: given up after {seconds:.1f}s{because}")
-        elif fault:
+    """Return one text with every node's fault, and at its end the first culprit's traceback.
+
+    `faults` begin with the first culprit; a node that was not done has None.
+    """
+    raised = [node for node, fault in faults.items() if fault is not None]
+    failed = f"{len(raised or faults)} of {len(nodes)} nodes failed to start"
+    lines = [f"{failed}; {what_is_left}:"]
+    because = f" because of {raised[0].label}" if raised else ""
+    for node in nodes:
+        if (fault := faults.get(node)) is not None:
             lines.append(f"  {node.label}: {fault}{_did_you_mean(str(fault), modules)}")
-    for node in sorted(guilty, key=lambda one: one is not first):
+        elif node in faults:
+            lines.append(f"  {node.label}: given up after {seconds:.1f}s{because}")
+    for node in raised:
         if trace := getattr(faults[node], "traceback", ""):
             lines.append(f"\nThe traceback at {node.label}:\n{trace.rstrip()}")
             break

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -52,7 +53,9 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
         record.expect(lacking)
         for path in record.files.keys() - files.keys():
             record.remove(path)
-        report({"lacking": lacking, "folder": str(folder)})
+        older = [path for path in lacking if record.has_an_older(path)]
+        has_rsync = shutil.which("rsync") is not None
+        report({"lacking": lacking, "folder": str(folder), "older": older if has_rsync else []})
         try:
             _unpack(record, files)
             for path in lacking:
@@ -94,6 +97,11 @@ class _Record:
     def has(self, path: str, facts: Facts) -> bool:
         """Return whether a file is here as the coordinator has it, and as it came."""
         return self.files.get(path) == [facts, facts_of(self.folder / path)]
+
+    def has_an_older(self, path: str) -> bool:
+        """Return whether another version of a file is here, in the copy itself."""
+        file = os.path.realpath(self.folder / path)
+        return os.path.isfile(file) and file == os.path.join(os.path.realpath(self.folder), path)
 
     def expect(self, paths: list[str]) -> None:
         """Note that some files are about to come: whatever happens, they are the coordinator's."""
@@ -160,7 +168,11 @@ class _Chunks:
         signal.alarm(SILENCE_MAX_S)  # whose sender is lost does not stay
         try:
             if not self._left and not self._is_over:
-                self._left = int(self._stdin.readline() or sys.exit("its sender has gone"))
+                while not (line := self._stdin.readline()).strip():  # it only says that it is there
+                    if not line:
+                        sys.exit("its sender has gone")
+                    signal.alarm(SILENCE_MAX_S)
+                self._left = int(line)
                 self._is_over = not self._left
             data: bytes = self._stdin.read(min(nbytes, self._left)) if self._left else b""
             if self._left and not data:

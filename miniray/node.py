@@ -1,14 +1,16 @@
 """The coordinator's side of one node: bring up its server and its workers, and end them."""
 
+import contextlib
 import errno
 import json
 import random
 import re
 import secrets
 import threading
+import time
 from typing import Any, TextIO
 
-from miniray import bootstrap
+from miniray import bootstrap, rsync
 from miniray.connection import server_status
 from miniray.errors import MiniRayError
 from miniray.faults import Fault
@@ -21,13 +23,14 @@ from miniray.waiting import deadline_after, time_left
 
 PYTHON_MIN = (3, 11)
 CONNECT_S = 5.0
+ASK_AGAIN_S = 0.002
 LAUNCHES_MAX = 4
 SAID_FROM_BYTES = 1024 * 1024  # what takes long enough to wonder
 _OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 class Node:
-    """One node of a cluster, called `label` in errors and logs, that may be started once."""
+    """One node of a cluster, called `label` in errors and logs."""
 
     def __init__(self, config: NodeConfig, label: str, log: TextIO) -> None:
         self.config, self.label = config, label
@@ -39,22 +42,44 @@ class Node:
         self._starting = threading.Lock()
         self._stopping = threading.Event()
 
-    def start(
-        self, settings: dict[str, Any], luggage: Luggage, first_rank: int, deadline: float
-    ) -> None:
-        """Bring up the server and the workers, the first of which is rank `first_rank`.
+    def bring_up(self, settings: dict[str, Any], luggage: Luggage, deadline: float) -> None:
+        """Have a server there that runs no rank: the one that is there, or a new one.
+
+        Raises Fault, TimeoutError or another OSError that says in words what is wrong.
+        """
+        if self.end_ranks():
+            return
+        with self._starting:
+            if self._session is not None:  # lost
+                self._session.end(deadline_after(0.0))
+            session = self._start_session(settings, luggage, deadline)
+            self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
+
+    def end_ranks(self) -> bool:
+        """End all ranks at once; return whether there is a server, and it has done so."""
+        session = self._session
+        self.close_workers()
+        deadline = deadline_after(CONNECT_S)
+        with contextlib.suppress(OSError, MiniRayError):
+            while session and session.how_it_ended() is None and (left := time_left(deadline)):
+                if not self.status(left, type="end_workers")["server"]["workers_running"]:
+                    return True
+                time.sleep(ASK_AGAIN_S)
+        return False
+
+    def fork_ranks(self, first_rank: int, deadline: float) -> None:
+        """Have the server fork the workers, the first of which is rank `first_rank`.
 
         Raises Fault, TimeoutError or another OSError that says in words what is wrong.
         """
         with self._starting:
+            assert self._session is not None
             try:
-                session = self._start_session(settings, luggage, deadline)
-                self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
                 for rank in range(first_rank, first_rank + self.config.num_workers):
-                    self._connect(session, rank, deadline)
+                    self._connect(self._session, rank, deadline)
             finally:
                 if self._stopping.is_set():  # meanwhile, so nobody else knows of them
-                    self._close_workers()
+                    self.close_workers()
 
     def _start_session(
         self, settings: dict[str, Any], luggage: Luggage, deadline: float
@@ -112,10 +137,31 @@ class Node:
             copied = f"copying {count} files, {nbytes / 2**20:.1f} MiB, to {report['folder']}"
             session.log.write([copied.encode()])
         try:
-            folder.send(report["lacking"], session, deadline)
+            done = self._send_differences(folder, session, report, deadline)
+            folder.send([path for path in report["lacking"] if path not in done], session, deadline)
         except TimeoutError as late:
             more = "raise start_timeout, or start again: what has arrived need not come again"
             raise TimeoutError(f"{late}; {more}") from None
+
+    def _send_differences(
+        self, folder: Folder, session: Session, report: dict[str, Any], deadline: float
+    ) -> set[str]:
+        """Have rsync bring large files up to date that are there already; return which it has."""
+
+        def tick() -> bool:
+            session.send(b"\n", deadline)  # it is there, and busy elsewhere
+            return not self._stopping.is_set()
+
+        paths = [one for one in report["older"] if folder.files[one][0] >= rsync.FILE_BYTES_MIN]
+        if not paths or not rsync.is_here():
+            return set()
+        # Some launchers do not end when they are done: then there is time for another way.
+        until = deadline_after(time_left(deadline) / 2)
+        where = str(folder.path), paths, report["folder"]
+        if problem := rsync.copy_files(self.config, *where, until, tick):
+            session.log.write([f"sending whole files, because of rsync: {problem}".encode()])
+            return set()
+        return set(paths)
 
     def _wait_for_server(self, session: Session, module: str, deadline: float) -> None:
         report = session.wait_for_report(deadline, f"while it imported {module}")
@@ -154,7 +200,7 @@ class Node:
             problem += f"; set NodeConfig(address=...) to where the coordinator reaches it{tunnel}"
         return problem
 
-    def status(self, timeout: float = 5.0, **request: int) -> dict[str, Any]:
+    def status(self, timeout: float = 5.0, **request: int | str) -> dict[str, Any]:
         """Ask this node's server for its status."""
         return server_status(self.host, self.port, key=self._key, timeout=timeout, **request)
 
@@ -175,8 +221,10 @@ class Node:
         """End the session, whatever is on the node."""
         if self._session is not None:
             self._session.end(deadline)
-        self._close_workers()
+        self.close_workers()
 
-    def _close_workers(self) -> None:
+    def close_workers(self) -> None:
+        """Say goodbye to all ranks; the server ends them."""
         for worker in self.workers:
-            worker.close(timeout=0.0)  # its server ends it
+            worker.close(timeout=0.0)
+        self.workers = []

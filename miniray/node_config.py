@@ -79,11 +79,14 @@ class NodeConfig:
         """
         # -S: it needs nothing that is installed, and what site sets up takes as long as the rest.
         python = f'exec {_quote_path(self.python)} -Sc "{program}"'
-        line = f"exec /bin/sh -c {shlex.quote(python)}"
+        return self.shell(python, *([f"-L{forward}"] if forward else []))
+
+    def shell(self, line: str, *more_options: str) -> list[str]:
+        """Return what runs a line for sh there; the last word of it is the line, quoted."""
+        line = f"exec /bin/sh -c {shlex.quote(line)}"
         if self.launcher is not None:
             return [*self.launcher, line]
-        tunnel = [f"-L{forward}"] if forward else []
-        return ["ssh", *self.ssh_options, *SSH_OPTIONS, *tunnel, "--", self.host, line]
+        return ["ssh", *self.ssh_options, *SSH_OPTIONS, *more_options, "--", self.host, line]
 
     def try_by_hand(self) -> str:
         """Return a line for a terminal that asks as `command` does; "" for a launcher."""

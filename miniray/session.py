@@ -100,14 +100,18 @@ class Session:
         self._python_answers = True
         return tuple(map(int, found.groups()))
 
-    def send(self, data: bytes, deadline: float) -> None:
-        """Send code, settings or files; raise TimeoutError if it takes too long."""
+    def send(self, data: bytes, deadline: float) -> bool:
+        """Send code, settings or files; return False if it has ended, of which stdout will tell.
+
+        Raises TimeoutError if it takes too long.
+        """
         rest = memoryview(data)
-        with contextlib.suppress(BrokenPipeError):  # it has ended, and stdout will tell
+        with contextlib.suppress(BrokenPipeError):
             while rest:
                 if not _is_ready(self._stdin, WRITABLE, deadline):
                     raise TimeoutError(self._late("while it took its code in"))
                 rest = rest[os.write(self._stdin.fileno(), rest) :]
+        return not rest
 
     def hold_lease(self) -> None:
         """Have the heart beat: all is sent, and the node lives as long as its stdin brings more."""

@@ -31,8 +31,8 @@ LEFT_OUT = {
 class Carrier(Protocol):
     """What carries bytes to a node: its session."""
 
-    def send(self, data: bytes, deadline: float) -> None:
-        """Send all of the bytes, or raise TimeoutError at the deadline."""
+    def send(self, data: bytes, deadline: float) -> bool:
+        """Send all of the bytes, or raise TimeoutError; return False if nobody takes them."""
 
 
 class Luggage:
@@ -128,10 +128,13 @@ class Folder:
 
     def send(self, paths: list[str], carrier: Carrier, deadline: float) -> None:
         """Send some of the files, as a compressed tar in chunks; what is gone meanwhile is not."""
-        chunks = io.BufferedWriter(_Chunks(carrier, deadline), CHUNK_BYTES)
+        raw = _Chunks(carrier, deadline)
+        chunks = io.BufferedWriter(raw, CHUNK_BYTES)
         with gzip.GzipFile(fileobj=chunks, mode="wb", compresslevel=1, mtime=0) as packed:
             with tarfile.open(fileobj=packed, mode="w|") as archive:
                 for path in paths:
+                    if not raw.is_taken:
+                        break
                     self._add(archive, path)
         chunks.flush()
         carrier.send(b"0\n", deadline)
@@ -157,13 +160,14 @@ class _Chunks(io.RawIOBase):
 
     def __init__(self, carrier: Carrier, deadline: float) -> None:
         self._carrier, self._deadline = carrier, deadline
+        self.is_taken = True
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         piece = bytes(data)
-        self._carrier.send(b"%d\n" % len(piece) + piece, self._deadline)
+        self.is_taken = self._carrier.send(b"%d\n" % len(piece) + piece, self._deadline)
         return len(piece)
 
 

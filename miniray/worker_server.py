@@ -140,7 +140,10 @@ class WorkerServer:
         if kind == "worker":
             problem = self._fork_worker(sock, str(request.get("name", "")), welcome)
             return welcome({"error": problem}) if problem else None
-        if kind == "status":
+        if kind == "end_workers":
+            for record in self._workers.values():
+                self._hang_up(record, timeout=0.0)
+        if kind in ("status", "end_workers"):
             return welcome({}) + wire.encode(wire.MESSAGE, self._status(request)).head
         return welcome({"error": f"there is no request of the type {kind!r}"})
 

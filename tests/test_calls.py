@@ -41,7 +41,7 @@ from miniray.any_worker import AnyWorker
 from miniray.extras import aio
 from miniray.work_fn import name_of
 from tests import called, work
-from tests.support import servers
+from tests.support import poll, servers, ssh
 
 T = 30.0
 REPOSITORY = Path(__file__).parents[1]
@@ -316,6 +316,37 @@ class TestRun:
             # A single call is no rank's.
             assert cluster.workers[0].call(called.variables, "RANK") == [None]
 
+    @pytest.mark.ssh
+    def test_over_ssh_with_a_copy_of_the_folder(
+        self,
+        loopback_sshd: ssh.LoopbackNodes,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (tmp_path / "project").mkdir()
+        (tmp_path / "project" / "counting.py").write_text(
+            "import os\ndef read(name):\n"
+            "    return [open(name).read(), os.environ['RANK'], os.path.dirname(__file__)]\n"
+        )
+        (tmp_path / "project" / "words.txt").write_text("one two")
+        monkeypatch.syspath_prepend(tmp_path / "project")
+        nodes = [
+            NodeConfig(
+                host,
+                2,
+                python=sys.executable,
+                ssh_options=loopback_sshd.ssh_options,
+                env={"XDG_CACHE_HOME": str(tmp_path / "cache")},
+            )
+            for host in loopback_sshd.hosts
+        ]
+        with Cluster(nodes, sync=str(tmp_path / "project")) as cluster:
+            answers = cluster.run("counting.read", "words.txt")
+        assert [answer[:2] for answer in answers] == [["one two", str(rank)] for rank in range(4)]
+        copies = [Path(answer[2]) for answer in answers]
+        assert copies[0] == copies[1] != copies[2] == copies[3]
+        assert {copy.parent for copy in copies} == {tmp_path / "cache" / "miniray" / "sync"}
+
     def test_a_large_argument_is_encoded_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         broadcasts = []
         from miniray import crew
@@ -394,6 +425,13 @@ class TestRun:
             pass
 
 
+def open_if_read(fifo: str) -> int | None:
+    """Open a FIFO for writing, if somebody reads it."""
+    with contextlib.suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
 class TestTasks:
     def test_results_keep_the_order_of_the_tasks(self) -> None:
         with Cluster(local_nodes(2, 1)) as cluster:
@@ -406,6 +444,16 @@ class TestTasks:
             results = cluster.as_completed(called.read_or_not, [fifo, *[""] * 5])
             assert list(itertools.islice(results, 5)) == [("", "at once")] * 5
             Path(fifo).write_text("at last")
+            assert list(results) == [(fifo, "at last")]
+
+    def test_a_worker_has_its_next_task_before_its_result_is_looked_at(self, fifo: str) -> None:
+        with Worker() as worker:
+            results = as_completed([worker], called.read_or_not, ["", fifo])
+            assert next(results) == ("", "at once")
+            # Nobody asks for more, and there is a reader all the same.
+            writer = poll.until(functools.partial(open_if_read, fifo), timeout_s=T)
+            os.write(writer, b"at last")
+            os.close(writer)
             assert list(results) == [(fifo, "at last")]
 
     def test_a_result_that_is_early_waits_for_its_turn(self, fifo: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, cluster
+from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, nodes
 from tests import work
 from tests.support import namespaces, poll, ssh
 
@@ -71,7 +71,7 @@ class TestWhoIsToBlame:
     def test_a_node_that_is_given_up_because_of_another_says_so(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cluster, "FAULT_SPREAD_S", 0.5)
+        monkeypatch.setattr(nodes, "FAULT_SPREAD_S", 0.5)
         slow = NodeConfig("slow", launcher=("/bin/sh", "-c", "cat >/dev/null"))
         bad = NodeConfig("bad", launcher=("/bin/false",))
         fault = fault_of(slow, bad, start_timeout=10.0)

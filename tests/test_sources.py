@@ -116,6 +116,90 @@ class TestWhatIsSent:
         path = f"{PACKAGE.parent}{os.pathsep}{tmp_path / 'elsewhere'}"
         assert first_word(here, "space.train.work_fn", PYTHONPATH=path) == 1
 
+    def test_a_src_layout_whose_script_is_in_scripts(self, here: Path) -> None:
+        write(
+            here,
+            {
+                "scripts/train.py": (
+                    "import beside\nfrom project.model import size\n"
+                    "def work_fn(channel):\n"
+                    "    import importlib.resources\n"
+                    "    words = importlib.resources.files('project').joinpath('words.txt')\n"
+                    "    channel.send([size, beside.word, words.read_text()])\n"
+                ),
+                "scripts/beside.py": "word = 'beside'\n",
+                "src/project/__init__.py": "",
+                "src/project/model.py": "from .parts import size\nimport other\n",
+                "src/project/parts.py": "size = 8\n",
+                "src/project/words.txt": "data",
+                "src/other.py": "import third\n",
+                "src/third.py": "",
+                "src/unused.py": "raise ImportError('nobody has asked for it')\n",
+            },
+        )
+        path = os.pathsep.join(map(str, (PACKAGE.parent, here / "scripts", here / "src")))
+        assert first_word(here, PYTHONPATH=path) == [8, "beside", "data"]
+
+    def test_a_namespace_package_of_which_each_folder_imports_its_own(
+        self, here: Path, tmp_path: Path
+    ) -> None:
+        """Have one half of it beside the script, and the other on the path."""
+        write(
+            here,
+            {
+                "train.py": "import space.near\nfrom space.near import work_fn\n",
+                "space/near.py": (
+                    "from space import far\n"
+                    "def work_fn(channel):\n    channel.send([far.word, far.helper.word])\n"
+                ),
+            },
+        )
+        elsewhere = tmp_path / "elsewhere"
+        write(elsewhere, {"space/far.py": "import helper\nword = 'far'\n"})
+        write(elsewhere, {"helper.py": "word = 'beside far'\n"})
+        path = f"{PACKAGE.parent}{os.pathsep}{elsewhere}"
+        assert first_word(here, PYTHONPATH=path) == ["far", "beside far"]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("layout", ["src", "."])
+    def test_an_editable_install(self, here: Path, tmp_path: Path, layout: str) -> None:
+        """Have pip make it, as far as it is pip's; the finder or the path is setuptools'."""
+        project = tmp_path / "project"
+        write(
+            project,
+            {
+                "pyproject.toml": (
+                    "[build-system]\nrequires = ['setuptools']\n"
+                    "build-backend = 'setuptools.build_meta'\n"
+                    "[project]\nname = 'somebodys'\nversion = '1.0'\n"
+                    "[tool.setuptools.packages.find]\n"
+                    f"where = ['{layout}']\ninclude = ['somebodys*']\n"
+                ),
+                f"{layout}/somebodys/__init__.py": "",
+                f"{layout}/somebodys/deep/__init__.py": "word = 'editable'\n",
+                f"{layout}/somebodys/deep/words.txt": "data",
+            },
+        )
+        prefix = tmp_path / "prefix"
+        how = ["--no-deps", "--no-build-isolation", "--no-index", "--prefix", str(prefix)]
+        pip = [sys.executable, "-m", "pip", "install", *how, "--editable", str(project)]
+        subprocess.run(pip, check=True, capture_output=True, timeout=T)
+        (site,) = prefix.glob("lib/python*/site-packages")
+        write(
+            here,
+            {
+                "train.py": (
+                    "from somebodys import deep\nimport importlib.resources\n"
+                    "def work_fn(channel):\n"
+                    "    words = importlib.resources.files(deep).joinpath('words.txt')\n"
+                    "    channel.send([deep.word, words.read_text()])\n"
+                ),
+                # As Python itself does with a folder of packages that are installed.
+                "start.py": f"import site; site.addsitedir({str(site)!r})\n{RUN}",
+            },
+        )
+        assert run_on_bare_node(["start.py"], here, "train.work_fn") == ["editable", "data"]
+
     def test_a_packages_data(self, here: Path) -> None:
         write(
             here,

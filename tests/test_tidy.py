@@ -67,11 +67,13 @@ MAY_IMPORT = {
     "sources": set[str](),
     "folder_copy": {"bootstrap"},
     "sync": {"errors", "folder_copy", "node_config", "sources"},
-    "node": {"bootstrap", "remote_worker", "session", "sync"},
+    "rsync": {"node_config", "waiting"},
+    "node": {"bootstrap", "remote_worker", "rsync", "session", "sync"},
     "holdings": set[str](),
     "fake_gpu": {"holdings"},
     "nccl": {"fake_gpu", "rendezvous"},
-    "cluster": {"crew", "nccl", "node", "sources"},
+    "nodes": {"node", "sources"},
+    "cluster": {"crew", "nccl", "nodes"},
 }
 
 PUBLIC = {

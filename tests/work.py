@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from miniray import Channel
@@ -109,3 +110,30 @@ def obey(channel: Channel) -> None:
 
 
 not_a_function = 7
+
+
+def fail_until(folder: str, times: int) -> int:
+    """Fail `times` times, of which files in a folder tell; then return how many that were.
+
+    All ranks of one attempt see the same number, for the file is made by the last thing that
+    rank 0 does; the others fail with it.
+    """
+    rank = int(os.environ["RANK"])
+    failed = len(list(Path(folder).glob("failed-*")))
+    if failed < times:
+        if rank == 0:
+            (Path(folder) / f"failed-{failed}").touch()
+            raise RuntimeError(f"not yet: {failed} of {times}")
+        signal.pause()
+    return failed
+
+
+def lose_node(lost: str) -> int:
+    """On node 1, note that the node is lost and kill its server; on node 0, return the size."""
+    if os.environ["GROUP_RANK"] == "1":
+        Path(lost).touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+    if os.environ["WORLD_SIZE"] == "4":
+        signal.pause()
+    return int(os.environ["WORLD_SIZE"])

@@ -23,7 +23,7 @@ READING_PATH = (
     *("remote_worker", "worker_server", "cluster"),
 )
 READING_PATH_LINES_MAX = 1000
-PACKAGE_LINES_MAX = 5000
+PACKAGE_LINES_MAX = 5400
 CLASS_LINES_MAX = 200
 # The order of the table: each part of the package from what it offers down to what it stands on.
 # What is not named here comes last.
@@ -46,8 +46,8 @@ TABLE_ORDER = (
     *("waiting", "turn", "bell", "endings", "inherited", "child", "torch_fork"),
     *("auth", "any_worker", "connection", "group"),
     *("listening", "strangers", "worker_record", "worker_log", "poll_loop", "work_fn"),
-    *("faults", "node_config", "node", "session", "node_log", "pacemaker", "sources"),
-    *("sync", "bootstrap", "folder_copy", "node_server"),
+    *("faults", "node_config", "nodes", "node", "session", "node_log", "pacemaker", "sources"),
+    *("sync", "rsync", "bootstrap", "folder_copy", "node_server"),
 )
 NO_CODE = {
     tokenize.COMMENT,

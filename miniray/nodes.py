@@ -1,0 +1,121 @@
+"""All nodes of a cluster: brought up side by side, again after a death, and ended."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any, TextIO
+
+from miniray.errors import ClusterError
+from miniray.faults import list_faults
+from miniray.node import Node
+from miniray.node_config import NodeConfig
+from miniray.remote_worker import RemoteWorker
+from miniray.sources import list_modules
+from miniray.sync import Luggage
+from miniray.waiting import deadline_after, time_left
+
+FAULT_SPREAD_S = 5.0  # what the others get to say what is wrong with them, too
+END_RANKS_S = 5.0  # a server that takes longer is lost, and its ranks with it
+ENDING_S = 0.5  # what a session may take to end, after all on its node has
+
+
+class Nodes:
+    """The nodes of a cluster; `all` are those that take part, in the order of their ranks."""
+
+    def __init__(self, settings: dict[str, Any], luggage: Luggage, log: TextIO) -> None:
+        self.all: list[Node] = []
+        self._settings, self._luggage, self._log = settings, luggage, log
+
+    def start(
+        self, configs: Sequence[NodeConfig], timeout: float, *, without_lost: bool = False
+    ) -> list[RemoteWorker]:
+        """Start every rank on these nodes; return the workers, index == rank.
+
+        A node that takes part already ends its old ranks, and its server forks new ones. A node
+        that is new, or was lost, gets a server first. One that is not named any more ends. Raises
+        ClusterError, with every node's fault, if not all ranks start; but with `without_lost` a
+        node that cannot be brought up is left out, unless there is no other.
+        """
+        began, deadline = time.monotonic(), deadline_after(timeout)
+        is_first = not self.all
+        self._choose(configs)
+        faults = self._side_by_side(
+            lambda node: node.bring_up(self._settings, self._luggage, deadline),
+            deadline,
+            in_any_case=without_lost,
+        )
+        if without_lost and len(faults) < len(self.all):
+            self._end([*faults], 0.0)
+            self.all = [node for node in self.all if node not in faults]
+        else:
+            self._refuse(faults, began, is_first)
+        first_ranks, rank = {}, 0
+        for node in self.all:
+            first_ranks[node] = rank
+            rank += node.config.num_workers
+        faults = self._side_by_side(
+            lambda node: node.fork_ranks(first_ranks[node], deadline), deadline
+        )
+        self._refuse(faults, began, is_first)
+        return [worker for node in self.all for worker in node.workers]
+
+    def _choose(self, configs: Sequence[NodeConfig]) -> None:
+        """Have `all` be these nodes, in this order; those that are there already stay."""
+        hosts, there, chosen = [config.host for config in configs], list(self.all), list[Node]()
+        for index, config in enumerate(configs):
+            label = config.host if hosts.count(config.host) == 1 else f"{config.host}#{index}"
+            same = [node for node in there if node.config == config]
+            chosen.append(same[0] if same else Node(config, label, self._log))
+            there = [node for node in there if node is not chosen[-1]]
+        self.all = chosen
+        self._end(there, 0.0)
+
+    def _side_by_side(
+        self, step: Callable[[Node], object], deadline: float, *, in_any_case: bool = False
+    ) -> dict[Node, BaseException | None]:
+        """Have all nodes take a step; return those that did not, with what they raised.
+
+        After the first fault the others have a short while; `in_any_case` they have all the time.
+        """
+        # Threads, also because no Ctrl-C comes in the middle of their lines.
+        pool = futures.ThreadPoolExecutor(len(self.all))
+        steps = {pool.submit(step, node): node for node in self.all}
+        pool.shutdown(wait=False)
+        patience = time_left(deadline + ENDING_S)  # by then each has noticed by itself
+        until = futures.ALL_COMPLETED if in_any_case else futures.FIRST_EXCEPTION
+        done, _ = futures.wait(steps, patience, until)
+        # The order is that of their faults: the first culprit comes first.
+        faults = {steps[one]: one.exception() for one in done if one.exception()}
+        if faults:
+            done, _ = futures.wait(steps, 0.0 if in_any_case else FAULT_SPREAD_S)
+            faults |= {steps[one]: one.exception() for one in done if one.exception()}
+        return faults | {node: None for one, node in steps.items() if one not in done}
+
+    def _refuse(
+        self, faults: dict[Node, BaseException | None], began: float, is_first: bool
+    ) -> None:
+        if not faults:
+            return
+        seconds, modules = time.monotonic() - began, list_modules(self._luggage.code)
+        left = "nothing was left running" if is_first else "no rank runs, and the others wait"
+        raise ClusterError(list_faults(self.all, faults, seconds, modules, what_is_left=left))
+
+    def end_ranks(self) -> None:
+        """End all ranks at once; the servers that live stay."""
+        self._side_by_side(Node.end_ranks, deadline_after(END_RANKS_S), in_any_case=True)
+
+    def stop(self, timeout: float) -> None:
+        """End everything on all nodes within `timeout` seconds."""
+        # Goodbyes first: a worker that hears one ends by itself, and in silence.
+        for node in self.all:
+            node.close_workers()
+        self._end(self.all, timeout)
+
+    def _end(self, nodes: Sequence[Node], timeout: float) -> None:
+        for node in nodes:
+            node.begin_stop(timeout * 0.8)
+        deadline = deadline_after(timeout + ENDING_S)
+        for node in nodes:
+            node.hang_up(deadline)
+        for node in nodes:  # what lingers, lingers side by side
+            node.end(deadline)

@@ -1,0 +1,163 @@
+"""A cluster goes on after a death: new ranks, new servers, other nodes, fewer nodes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, WorkerFailed
+from tests.support import poll
+
+pytestmark = pytest.mark.thorough
+T = 20.0
+NODES = [NodeConfig.local(2, host="a"), NodeConfig.local(2, host="b")]
+NOWHERE = NodeConfig("nowhere", 2, launcher=("false",))
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster(NODES) as running:
+        running.start("tests.work.echo")
+        yield running
+
+
+def pids(cluster: Cluster) -> list[int]:
+    return [worker.pid for worker in cluster.workers]
+
+
+def servers(cluster: Cluster) -> list[int]:
+    return [status["server"]["pid"] for status in cluster.status()]
+
+
+def places(cluster: Cluster) -> list[tuple[int, int, int]]:
+    return [(one.rank, one.node_rank, one.world_size) for one in cluster.nccl_configs()]
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+class TestRestart:
+    def test_living_servers_stay_and_have_new_ranks(self, cluster: Cluster) -> None:
+        old, old_servers, old_workers = pids(cluster), servers(cluster), list(cluster.workers)
+        cluster.nccl_configs()
+        os.kill(old[3], signal.SIGKILL)
+        with pytest.raises(WorkerDied, match=r"rank 3 at b.* was killed by SIGKILL"):
+            cluster.workers[0].recv(T)
+        new = cluster.restart()
+        assert new == cluster.workers
+        assert [worker.name.partition(":")[0] for worker in new] == [
+            *("rank 0 at a", "rank 1 at a", "rank 2 at b", "rank 3 at b"),
+        ]
+        assert servers(cluster) == old_servers
+        assert not set(old) & set(pids(cluster))
+        assert not any(map(is_alive, old))
+        assert cluster.group is None
+        assert places(cluster) == [(0, 0, 4), (1, 0, 4), (2, 1, 4), (3, 1, 4)]
+        for worker in new:
+            worker.send("a word", timeout=T)
+            assert worker.recv(T) == "a word"
+        with pytest.raises(WorkerDied, match="rank 3"):  # the old ones stay as they ended
+            old_workers[0].recv(T)
+
+    def test_a_rank_that_will_not_end_is_ended(self, cluster: Cluster) -> None:
+        old = pids(cluster)
+        os.kill(old[1], signal.SIGSTOP)
+        cluster.restart()
+        assert not is_alive(old[1])
+
+    def test_a_lost_server_is_replaced(self, cluster: Cluster) -> None:
+        first, second = servers(cluster)
+        os.kill(second, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            cluster.workers[2].recv(T)
+        cluster.restart()
+        assert servers(cluster)[0] == first
+        assert servers(cluster)[1] != second
+        assert len(cluster.workers) == 4
+
+    def test_another_node_takes_a_lost_ones_place(self, cluster: Cluster) -> None:
+        first, second = servers(cluster)
+        other = NodeConfig.local(3, host="c")
+        cluster.restart([NODES[0], other])
+        assert cluster.nodes == [NODES[0], other]
+        assert servers(cluster)[0] == first
+        assert places(cluster)[-1] == (4, 1, 5)
+        assert cluster.workers[4].name.startswith("rank 4 at c:")
+        poll.until(lambda: not is_alive(second))
+
+    def test_a_node_that_is_gone_for_good_is_left_out_on_request(self, cluster: Cluster) -> None:
+        with pytest.raises(ClusterError, match=r"1 of 2 nodes .* others wait:\n  nowhere: false"):
+            cluster.restart([NODES[0], NOWHERE])
+        assert cluster.workers == []
+        before = servers(cluster)[:1]
+        cluster.restart(without_lost=True)
+        assert cluster.nodes == [NODES[0]]
+        assert servers(cluster) == before
+        assert places(cluster) == [(0, 0, 2), (1, 0, 2)]
+
+    def test_nobody_is_left_out_where_nobody_would_be_left(self) -> None:
+        with Cluster(NODES[:1]) as cluster:
+            cluster.start("tests.work.echo")
+            with pytest.raises(ClusterError, match="1 of 1 nodes"):
+                cluster.restart([NOWHERE], without_lost=True)
+
+    def test_it_has_to_have_been_started(self) -> None:
+        with pytest.raises(RuntimeError, match="has not been started"):
+            Cluster(NODES).restart()
+
+
+class TestRun:
+    def test_after_a_failure_new_ranks_run_on_the_same_servers(self, tmp_path: Path) -> None:
+        with Cluster(NODES) as cluster:
+            with pytest.raises(WorkerFailed, match="not yet"):
+                cluster.run("tests.work.fail_until", str(tmp_path), 1)
+            before = servers(cluster)
+            assert cluster.workers == []
+            assert [status["server"]["workers_running"] for status in cluster.status()] == [0, 0]
+            assert cluster.run("tests.work.fail_until", str(tmp_path), 1, timeout=T) == [1] * 4
+            assert servers(cluster) == before
+
+    def test_run_resilient_runs_again(self, tmp_path: Path) -> None:
+        with open(tmp_path / "log", "w") as log, Cluster(NODES, log=log) as cluster:
+            results = cluster.run_resilient("tests.work.fail_until", str(tmp_path), 3, restarts=3)
+            assert results == [3] * 4
+        said = (tmp_path / "log").read_text()
+        assert said.count("starting again") == 3
+        assert "starting again, at most 1 times" in said
+
+    def test_run_resilient_gives_up_in_the_end(self, tmp_path: Path) -> None:
+        with Cluster(NODES) as cluster:
+            with pytest.raises(WorkerFailed, match="not yet"):
+                cluster.run_resilient("tests.work.fail_until", str(tmp_path), 3, restarts=2)
+            assert len(list(tmp_path.iterdir())) == 3
+
+    def test_run_resilient_goes_on_without_a_lost_node(self, tmp_path: Path) -> None:
+        lost = tmp_path / "lost"
+        launcher = ("/bin/sh", "-c", f'[ -e {lost} ] && exit 1; exec sh -c "$1"', "launcher")
+        nodes = [NODES[0], NodeConfig.local(2, host="b", launcher=launcher)]
+        with Cluster(nodes) as cluster:
+            results = cluster.run_resilient(
+                "tests.work.lose_node", str(lost), without_lost=True, timeout=60.0
+            )
+            assert results == [2, 2]
+            assert cluster.nodes == nodes[:1]
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_one_training_run_change_no_bit(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    steps = 60
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    with Cluster(NODES, fake_gpus=True) as cluster:
+        undisturbed = cluster.run("tests.resilient.train", str(alone), steps, [], timeout=120.0)
+        kills = [[step, step % 4] for step in range(2, steps, 3)]
+        assert len(kills) == 20
+        disturbed: list[Any] = cluster.run_resilient(
+            "tests.resilient.train", str(killed), steps, kills, restarts=20, timeout=400.0
+        )
+    assert len(list(killed.glob("killed-*"))) == 20
+    assert disturbed == undisturbed
