@@ -68,5 +68,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	@tools/environment $(VENV) torch,cli,dev,docs,fuzz
+	@tools/environment $(VENV) torch,cli,scripts,dev,docs,fuzz
 	@touch $@ $(VENV)/.demo

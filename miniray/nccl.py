@@ -87,7 +87,7 @@ def process_group(config: NCCLConfig | dict[str, Any] | None = None) -> Iterator
             yield device
         except BaseException as error:
             # Before the group is left: the other ranks' errors come after that.
-            _note(error)
+            note_failure(error)
             raise
 
 
@@ -115,7 +115,7 @@ def choose_device(config: NCCLConfig) -> "torch.device":
     return torch.device("cuda", index)
 
 
-def _note(error: BaseException) -> None:
+def note_failure(error: BaseException) -> None:
     """Note on an exception when it left the group, and whether a collective raised it."""
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     # A wrong argument or a lack of memory is a cause, and no other rank's fault.

@@ -257,7 +257,7 @@ class TestReadme:
         try:
             assert server.stdout
             assert port in server.stdout.readline()
-            assert blocks.run_python(page) == 9
+            assert blocks.run_python(page) == 10
         finally:
             server.terminate()
             server.communicate(timeout=30)

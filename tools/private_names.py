@@ -10,6 +10,9 @@ from tools.count_lines import PACKAGE
 # Of Python's own and of objects that are nobody's but the module's.
 FOREIGN = {
     "os": {"_exit"},
+    # What Python does at its end, without the end; multiprocessing does so in its children.
+    "threading": {"_shutdown"},
+    "atexit": {"_run_exitfuncs"},
     "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too
     "classes": {"_fields", "_name_"},  # of NamedTuples and Enums, whose documentation has them
     "values": {"_metadata"},  # of a state_dict

@@ -1,0 +1,164 @@
+"""What a run shows and keeps: the ranks' lines, each with node and rank, and its own few."""
+
+import collections
+import contextlib
+import io
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import IO, TextIO
+
+SHOWN_LINES = 10
+KEPT_LINES = 100  # of each rank
+TICK_S = 1.0
+_LINE = re.compile(r"\[(?P<node>.*?)(?::rank(?P<rank>\d+))?\] ?(?P<text>.*)", re.DOTALL)
+# As Python's faulthandler prints it, down to the server that forked the rank.
+_CRASH = "Fatal Python error: "
+_OUR_FRAME = re.compile(r'  File "(.*/miniray-\w+/miniray/.*|<string>)", line \d+ in ')
+# Not red: that is for what went wrong.
+_COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
+_RED, _DIM = 31, 2
+_ERASE = "\r\x1b[2K"  # what is in this line of the terminal
+
+
+class Screen(io.TextIOBase):
+    """A Cluster's log: the ranks' lines go to stdout, the run's and the nodes' own to stderr.
+
+    With `log_dir` each rank's lines go to a file of its own as well, and with `merged` all of
+    them, with their names, to merged.log. `only_ranks` are shown; the files have all.
+    """
+
+    def __init__(
+        self,
+        log_dir: Path | None = None,
+        *,
+        merged: bool = False,
+        only_ranks: Collection[int] | None = None,
+    ) -> None:
+        self.log_dir, self._only_ranks = log_dir, only_ranks
+        self._tails: dict[int, collections.deque[str]] = {}
+        self._files: dict[str, IO[str]] = {}
+        self._merged = merged
+        self._status = ""  # what stands in the terminal's last line, and below what is printed
+        self._lock = threading.Lock()  # each node's lines come in a thread of their own
+        if log_dir is not None:
+            log_dir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Return what the terminal's encoding is: what it cannot show, arrives escaped."""
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Take in whole lines, each of which begins with [node:rank] or [node]."""
+        with self._lock:
+            for line in text.removesuffix("\n").split("\n") if text else ():
+                self._take(line)
+        return len(text)
+
+    def _take(self, line: str) -> None:
+        match = _LINE.fullmatch(line)
+        if match is None or match["rank"] is None:
+            self._keep("merged", line)
+            self._print(sys.stderr, paint(line, _DIM, sys.stderr))
+            return
+        rank = int(match["rank"])
+        prefix = line[: match.start("text")]
+        bare = line.replace(f"\r{prefix}", "\r")[len(prefix) :]
+        self._tails.setdefault(rank, collections.deque(maxlen=KEPT_LINES)).append(bare)
+        self._keep(f"rank{rank}", bare)
+        self._keep("merged", line)
+        if self._only_ranks is None or rank in self._only_ranks:
+            colour = _COLOURS[rank % len(_COLOURS)]
+            painted = paint(prefix.rstrip(), colour, sys.stdout)
+            self._print(sys.stdout, line.replace(prefix.rstrip(), painted))
+
+    def _keep(self, name: str, line: str) -> None:
+        if self.log_dir is None or (name == "merged" and not self._merged):
+            return
+        path = self.log_dir / f"{name}.log"
+        try:
+            if name not in self._files:
+                # Line by line: somebody may read it meanwhile.
+                self._files[name] = path.open("w", 1, errors="backslashreplace")
+            self._files[name].write(f"{line}\n")
+        except OSError as error:  # the disk is full; the run goes on
+            self._print(sys.stderr, f"miniray run: {path} ends here: {error.strerror}")
+            self._files[name] = io.StringIO()  # nobody reads the rest
+
+    def say(self, text: str, *, is_bad: bool = False) -> None:
+        """Print a line of the run's own."""
+        self.show(paint(f"miniray run: {text}", _RED if is_bad else _DIM, sys.stderr))
+
+    def show(self, text: str) -> None:
+        """Print text as it is, beside the run's own lines."""
+        with self._lock:
+            self._print(sys.stderr, text)
+
+    @contextlib.contextmanager
+    def progress(self, text: str) -> Iterator[None]:
+        """Say what is going on; in a terminal, with the seconds that it has taken so far."""
+        if not sys.stderr.isatty():
+            self.say(text)
+            yield
+            return
+        began, is_over = time.monotonic(), threading.Event()
+
+        def tick() -> None:
+            is_first = True
+            while is_first or not is_over.wait(TICK_S):
+                is_first = False
+                line = f"miniray run: {text} ... {time.monotonic() - began:.0f} s"
+                with self._lock:
+                    self._status = paint(line, _DIM, sys.stderr)
+                    self._print(sys.stderr, f"{_ERASE}{self._status}", end="")
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            ticker.join()
+            with self._lock:
+                self._status = ""
+                self._print(sys.stderr, _ERASE, end="")
+
+    def _print(self, stream: TextIO, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone; the run goes on
+            if self._status and end:
+                print(_ERASE, end="", file=sys.stderr, flush=True)
+            print(text, end=end, file=stream, flush=True)
+            if self._status and end:
+                print(self._status, end="", file=sys.stderr, flush=True)
+
+    def last_words(self, rank: int) -> list[str]:
+        """Return the last lines of a rank; of a crash in C, where in the script that was."""
+        with self._lock:
+            lines = list(self._tails.get(rank, ()))
+        for index in reversed(range(len(lines))):
+            if _CRASH in lines[index]:
+                crash = (line for line in lines[index:] if not _OUR_FRAME.match(line))
+                return [line for line in crash if not line.startswith("Extension modules:")]
+        return lines[-SHOWN_LINES:]
+
+    def close(self) -> None:
+        """Close the files."""
+        with self._lock:
+            for file in self._files.values():
+                with contextlib.suppress(OSError):
+                    file.close()
+            self._files.clear()
+        super().close()
+
+
+def paint(text: str, colour: int, stream: TextIO) -> str:
+    """Return text in a colour, if it is for a terminal that wants any."""
+    is_wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if not (is_wanted and stream.isatty()):
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
