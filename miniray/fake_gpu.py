@@ -114,6 +114,7 @@ class _Memory:
         self._holdings = Holdings(*_REMEDIES)
         self._seen: weakref.WeakSet[torch.nn.Module | torch.optim.Optimizer] = weakref.WeakSet()
         self._ran: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+        self._depth = 0  # of modules that call modules
         self._undo = contextlib.ExitStack()
 
     @contextlib.contextmanager
@@ -137,19 +138,25 @@ class _Memory:
         return self._holdings.nbytes()
 
     def _before_forward(self, module: "torch.nn.Module", _: Any) -> None:
-        if (
-            not _is_compiling() and module not in self._seen
-        ):  # and FSDP has not gathered anything for it
+        if _is_compiling():
+            return
+        self._depth += 1
+        if module not in self._seen:  # and FSDP has not gathered anything for it
             self._seen.update(module.modules())
             self._hold_parameters("parameters", [*module.parameters(), *module.buffers()])
 
     def _after_forward(self, module: "torch.nn.Module", _: Any, output: Any) -> None:
-        if _is_compiling() or output is None:  # which is what it has if it raised
+        if _is_compiling():
+            return
+        self._depth -= 1
+        if output is None:  # it raised
             return
         if module not in self._ran:  # what FSDP has gathered for it is still there
             self._ran.add(module)
             self._hold_parameters(GATHERED, list(module.parameters(recurse=False)))
-        self._holdings.hold(ACTIVATIONS, [output, list(saved_for_backward(output))])
+        self._holdings.hold(ACTIVATIONS, output)
+        if self._depth == 0:
+            self._holdings.hold(ACTIVATIONS, list(saved_for_backward(output)))
         self._check(f"in the forward pass of {type(module).__name__}")
 
     def _hold_parameters(self, purpose: str, tensors: "list[torch.Tensor]") -> None:
