@@ -1,6 +1,5 @@
 """What goes along to a node: the code, in a zip, and if asked for a copy of a whole folder."""
 
-import functools
 import gzip
 import hashlib
 import io
@@ -41,15 +40,9 @@ class Luggage:
     def __init__(self, work_fn: str, folder: str | os.PathLike[str] | None = None) -> None:
         self.code = find_code(work_fn)
         self.folder = None if folder is None else Folder(folder, self.code)
-
-    @functools.cached_property
-    def _all_code(self) -> bytes:
-        return pack(self.code)
-
-    @functools.cached_property
-    def _code_elsewhere(self) -> bytes:
-        assert self.folder is not None
-        return pack(self.folder.leave_out(self.code))
+        # Now, and not in the time that the nodes have to start.
+        self._all_code = pack(self.code)
+        self._code_elsewhere = pack(self.folder.leave_out(self.code)) if self.folder else b""
 
     def for_node(self, config: NodeConfig, label: str) -> tuple[dict[str, Any], bytes]:
         """Return the settings of a node that are about this, and the zip that it gets.
