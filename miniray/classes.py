@@ -58,6 +58,8 @@ def take_apart(mark: str, value: Any) -> list[Any]:
     if extra := _extra_state(value, fields := _fields_of(kind, mark)):
         raise Unsendable(f"{name} holds {extra!r}, which is no field; make it one, or {way_out}")
     if mark == NAMED_TUPLE:
+        if tuple.__len__(value) != len(fields):
+            raise Unsendable(f"{name} has {len(fields)} fields and not as many items; {way_out}")
         return [name, dict(zip(fields, tuple.__iter__(value), strict=True))]
     try:
         return [name, {field: getattr(value, field) for field in fields}]

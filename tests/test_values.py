@@ -260,6 +260,14 @@ def local_class() -> Any:
     return Inner(1)
 
 
+def deep_tuple() -> Any:
+    """Return what can be hashed, and is deeper than Python calls itself."""
+    made: Any = ()
+    for _ in range(2000):
+        made = (made,)
+    return made
+
+
 def lacking() -> Base:
     one = Base(1)
     del one.first
@@ -293,6 +301,8 @@ REFUSED = {
     "decimal nan as a key": ({Decimal("nan"): 1}, "a key of decimal.Decimal, a nan"),
     "set of objects": ({object()}, r"set with a key of object; call list\(\) first"),
     "nan in a set of sets": ({frozenset({float("nan")})}, r"frozenset with a key of float, a nan"),
+    "key that is too deep": ({deep_tuple(): 1}, "a key of tuple"),
+    "NamedTuple cut short": (tuple.__new__(Shape, [1]), "2 fields and not as many items; call t"),
     "tuple of a dataclass as a key": ({(1, configs.Data(Path("x"))): 1}, "a key of tuple"),
     "key with a hash of its own": ({configs.LoudEnum.ONE: 1}, "a key of tests.configs.LoudEnum"),
     "loud tuple as a key": ({configs.LoudShape(1, 2): 1}, "a key of tests.configs.LoudShape"),
