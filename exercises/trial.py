@@ -1,6 +1,5 @@
 """Run a stage's own tests and its demo on the reader's copy, where nothing can outlive them."""
 
-import importlib.util
 import os
 import re
 import select
@@ -15,6 +14,7 @@ from pathlib import Path
 from exercises.checking import children
 from exercises.mine import Bench
 from exercises.runner import end_all_but, parent_of_orphans
+from stages import torch_here
 
 SILENCE_S = 30.0  # a test that takes longer hangs
 FAILURES_SHOWN_MAX = 2
@@ -43,9 +43,10 @@ class Failure:
 class Report:
     """How a stage's tests went."""
 
-    count: int
+    count: int  # with those that were skipped
     seconds: float
     failures: list[Failure]
+    skipped: list[str]  # why, for each test that could not run here
 
 
 def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
@@ -94,7 +95,9 @@ def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
     if process.returncode != 0 and not failures:
         happened = (text.strip().splitlines() or ["it said nothing"])[-1]
         failures.append(Failure("the tests", happened, []))
-    return Report(int(ran[1]) if ran else 0, time.monotonic() - started, failures)
+    skipped = re.findall(r"(?m)\.\.\. skipped ['\"](.*)['\"]$", text)
+    count = int(ran[1]) if ran else len(re.findall(r"(?m)^test_\w+ \(", text))  # begun, at least
+    return Report(count, time.monotonic() - started, failures, skipped)
 
 
 def _read_failures(text: str, bench: Bench) -> list[Failure]:
@@ -171,6 +174,6 @@ def _pass_on(process: "subprocess.Popen[bytes]", bench: Bench) -> None:
 
 def missing_for(stage: int) -> str | None:
     """Return what a stage needs and this machine has not, with the remedy; None if all is there."""
-    if stage == 5 and importlib.util.find_spec("torch") is None:
-        return "stage 5 needs torch: python -m pip install torch"
+    if stage == 5 and (remedy := torch_here.remedy()):
+        return f"stage 5 needs torch: {remedy}"
     return None

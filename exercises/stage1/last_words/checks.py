@@ -33,13 +33,14 @@ def _run(answer: Any, work: Callable[[], Any]) -> tuple[Said, Any]:
 
 
 def check_returns(answer: Any) -> None:
-    """run a function that returns"""
-    channel, status = _run(answer, lambda: None)
-    expect(
-        (channel.kinds, status) == (["EXIT"], 0),
-        expected="one EXIT, and status 0",
-        happened=f"{channel.kinds}, status {status}",
-    )
+    """run a function that returns None, and one that returns 7"""
+    for returned in (None, 7):
+        channel, status = _run(answer, lambda returned=returned: returned)
+        expect(
+            (channel.kinds, status) == (["EXIT"], 0),
+            expected="one EXIT, and status 0",
+            happened=f"{channel.kinds}, status {status}",
+        )
 
 
 def check_raises(answer: Any) -> None:
@@ -59,8 +60,8 @@ def check_raises(answer: Any) -> None:
     )
     trace = str(body.get("traceback"))
     expect(
-        "in work" in trace and "KeyError" in trace,
-        expected="a traceback that names the function work",
+        "in work" in trace and trace.strip().endswith("KeyError: 'rank 12'"),
+        expected="a traceback with the function work in it, and the error at its end",
         happened=f"{trace[-60:]!r}",
     )
 
