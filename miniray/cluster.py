@@ -96,12 +96,6 @@ class Cluster(Crew):
         self.nodes = [node.config for node in self._running.all]
         return list(self.workers)
 
-    def end_ranks(self) -> None:
-        """End all ranks at once; the servers stay, for a restart."""
-        self.workers, self.group = [], None
-        if self._running is not None:
-            self._running.end_ranks()
-
     def say(self, text: str) -> None:
         """Write a line to the log."""
         print(f"[cluster] {text}", file=self._log or sys.stderr, flush=True)

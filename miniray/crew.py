@@ -33,8 +33,8 @@ class Crew:
         """Start new workers in the place of all that there are, or were."""
         raise NotImplementedError
 
-    def end_ranks(self) -> None:
-        """End the workers, but not what they were started from."""
+    def stop(self) -> None:
+        """End the workers, and all that they were started from."""
         raise NotImplementedError
 
     def say(self, text: str) -> None:
@@ -62,34 +62,14 @@ class Crew:
         cluster is started if it has not been. Each rank finds its place in torchrun's environment
         variables: `process_group()` joins, and so does torch's own `init_process_group()`. The
         ranks are a group: when one fails, WorkerFailed or WorkerDied names it. Whatever is raised,
-        TimeoutError after `timeout` seconds too, all ranks are ended, and the next call starts new
-        ones on the same servers.
+        TimeoutError after `timeout` seconds too, the cluster is stopped, and the next call starts
+        it anew.
 
         >>> cluster.run(train, learning_rate=0.1)
         [0.25, 0.25, 0.25, 0.25]
         """
         call = calls.make_call(function, *args, **kwargs)
-        self._be_ready(function)
-        places, deadline = self.nccl_configs(), deadline_after(timeout)
-        results: dict[RemoteWorker, list[Any]] = {}
-        try:
-            for worker, place in zip(self.workers, places, strict=True):
-                worker.send({"place": place.__dict__}, time_left(deadline))
-            broadcast(self.workers, call, time_left(deadline))
-            while pending := [worker for worker in self.workers if not results.get(worker)]:
-                messages = gather(pending, time_left(deadline))
-                for worker, message in zip(pending, messages, strict=True):
-                    results[worker] = calls.read_answer(worker, call, message)
-        except (TypeError, ValueError):  # the arguments cannot be sent, and nobody has them
-            raise
-        except TimeoutError as late:
-            self.end_ranks()
-            problem = f"{call['call']} has not returned from all ranks within {timeout}s: {late}"
-            raise TimeoutError(problem) from None
-        except BaseException:
-            self.end_ranks()
-            raise
-        return [results[worker][0] for worker in self.workers]
+        return self._run(function, call, timeout)
 
     def run_resilient(
         self,
@@ -110,16 +90,50 @@ class Crew:
 
         >>> cluster.run_resilient(train, "checkpoints/", restarts=20, without_lost=True)
         """
+        call = calls.make_call(function, *args, **kwargs)
+        return self._run(function, call, timeout, restarts, without_lost=without_lost)
+
+    def _run(
+        self,
+        function: str | AnyFunction,
+        call: dict[str, Any],
+        timeout: float | None,
+        restarts: int = 0,
+        *,
+        without_lost: bool = False,
+    ) -> list[Any]:
+        self._be_ready(function)
         deadline = deadline_after(timeout)
-        for left in range(restarts, -1, -1):
-            try:
-                return self.run(function, *args, timeout=time_left(deadline), **kwargs)
-            except WorkerError as error:
-                if not left:
-                    raise
-                self.say(f"{error}; starting again, at most {left} times")
+        try:
+            while True:
+                try:
+                    return self._run_once(call, deadline)
+                except WorkerError as error:
+                    if not restarts:
+                        raise
+                    self.say(f"{error}; starting again, at most {restarts} times")
+                restarts -= 1
                 self.restart(without_lost=without_lost)
-        raise AssertionError("unreachable")
+        except (TypeError, ValueError):  # the arguments cannot be sent, and nobody has them
+            raise
+        except TimeoutError as late:
+            self.stop()
+            problem = f"{call['call']} has not returned from all ranks within {timeout}s: {late}"
+            raise TimeoutError(problem) from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def _run_once(self, call: dict[str, Any], deadline: float) -> list[Any]:
+        results: dict[RemoteWorker, list[Any]] = {}
+        for worker, place in zip(self.workers, self.nccl_configs(), strict=True):
+            worker.send({"place": place.__dict__}, time_left(deadline))
+        broadcast(self.workers, call, time_left(deadline))
+        while pending := [worker for worker in self.workers if not results.get(worker)]:
+            messages = gather(pending, time_left(deadline))
+            for worker, message in zip(pending, messages, strict=True):
+                results[worker] = calls.read_answer(worker, call, message)
+        return [results[worker][0] for worker in self.workers]
 
     def map(
         self, function: str | AnyFunction, tasks: Iterable[Any], *, timeout: float | None = None
@@ -132,7 +146,7 @@ class Crew:
         [1021, 88, 307]
         """
         self._be_ready(function)
-        return self._end_ranks_if_it_fails(
+        return self._stop_if_it_fails(
             calls.in_order(self.workers, function, tasks, timeout=timeout)
         )
 
@@ -141,14 +155,12 @@ class Crew:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (task, result) for each task, as the results come. Otherwise it is `map`."""
         self._be_ready(function)
-        return self._end_ranks_if_it_fails(
+        return self._stop_if_it_fails(
             calls.as_completed(self.workers, function, tasks, timeout=timeout)
         )
 
     def _be_ready(self, function: str | AnyFunction) -> None:
-        if self.answers_calls and not self.workers:
-            self.restart()
-        elif not self.workers:
+        if not self.workers:
             self.start(function, calls=True)
         elif not self.answers_calls:
             raise RuntimeError(
@@ -156,11 +168,11 @@ class Crew:
                 "for calls stop it first, or start it with start(function, calls=True)"
             )
 
-    def _end_ranks_if_it_fails(self, results: Iterator[Any]) -> Iterator[Any]:
+    def _stop_if_it_fails(self, results: Iterator[Any]) -> Iterator[Any]:
         try:
             yield from results
         except GeneratorExit:  # nobody wants the rest; what is under way will be dropped
             raise
         except BaseException:
-            self.end_ranks()
+            self.stop()
             raise

@@ -15,7 +15,6 @@ from miniray.sync import Luggage
 from miniray.waiting import deadline_after, time_left
 
 FAULT_SPREAD_S = 5.0  # what the others get to say what is wrong with them, too
-END_RANKS_S = 5.0  # a server that takes longer is lost, and its ranks with it
 ENDING_S = 0.5  # what a session may take to end, after all on its node has
 
 
@@ -99,10 +98,6 @@ class Nodes:
         seconds, modules = time.monotonic() - began, list_modules(self._luggage.code)
         left = "nothing was left running" if is_first else "no rank runs, and the others wait"
         raise ClusterError(list_faults(self.all, faults, seconds, modules, what_is_left=left))
-
-    def end_ranks(self) -> None:
-        """End all ranks at once; the servers that live stay."""
-        self._side_by_side(Node.end_ranks, deadline_after(END_RANKS_S), in_any_case=True)
 
     def stop(self, timeout: float) -> None:
         """End everything on all nodes within `timeout` seconds."""

@@ -111,16 +111,6 @@ class TestRestart:
 
 
 class TestRun:
-    def test_after_a_failure_new_ranks_run_on_the_same_servers(self, tmp_path: Path) -> None:
-        with Cluster(NODES) as cluster:
-            with pytest.raises(WorkerFailed, match="not yet"):
-                cluster.run("tests.work.fail_until", str(tmp_path), 1)
-            before = servers(cluster)
-            assert cluster.workers == []
-            assert [status["server"]["workers_running"] for status in cluster.status()] == [0, 0]
-            assert cluster.run("tests.work.fail_until", str(tmp_path), 1, timeout=T) == [1] * 4
-            assert servers(cluster) == before
-
     def test_run_resilient_runs_again(self, tmp_path: Path) -> None:
         with open(tmp_path / "log", "w") as log, Cluster(NODES, log=log) as cluster:
             results = cluster.run_resilient("tests.work.fail_until", str(tmp_path), 3, restarts=3)
