@@ -66,7 +66,10 @@ class Pieces:
         return self.sock.recv(min(nbytes, self.nbytes), flags)
 
     def recv_into(self, memory: Any, *arguments: int) -> int:
-        return self.sock.recv_into(memoryview(memory)[: self.nbytes], *arguments)
+        room = memoryview(memory)[: self.nbytes]
+        # Of an explicit length no more is asked for than there is room.
+        sizes = tuple(min(one, len(room)) for one in arguments[:1])
+        return self.sock.recv_into(room, *sizes, *arguments[1:])
 
 
 def children() -> list[int]:

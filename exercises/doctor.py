@@ -1,7 +1,6 @@
 """See whether this machine has what the stages and exercises need, and say how to get it."""
 
 import contextlib
-import importlib.util
 import os
 import resource
 import shutil
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from exercises.report import command, paint
+from stages import torch_here
 
 DESCRIPTORS_MIN = 256
 
@@ -80,6 +80,6 @@ def _ssh() -> str | None:
 
 
 def _torch() -> str | None:
-    if importlib.util.find_spec("torch"):
-        return None
-    return "for stage 5: python -m pip install torch"
+    if remedy := torch_here.remedy():
+        return f"for stage 5: {remedy}"
+    return None

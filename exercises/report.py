@@ -10,7 +10,7 @@ from exercises import catalogue, functions, mine
 from exercises.catalogue import Exercise, WrongAnswer
 from exercises.progress import Progress
 from exercises.runner import HUNG, PASSED, RAISED, Outcome
-from exercises.train import CERTIFICATE, SAME, STAGE, Owner, Run
+from exercises.train import CERTIFICATE, SAME, STAGE, Owner, Run, written_and_ran
 from exercises.trial import FAILURES_SHOWN_MAX, Report
 
 WIDTH = 96
@@ -36,7 +36,8 @@ python -m exercises train      # in the end: eight ranks, on your code
 A check runs what you wrote in a process of its own, so it may hang, crash or fork: nothing is
 left. What is wrong it finds within two seconds, and if your mistake is among the
 [usual ones](mistakes.md), it says so. When nothing is wrong any more, the stage's own tests run on
-your copy: that takes some seconds, and about a minute in stage 5 (`--quick` leaves them out).
+your copy: that takes some seconds, and about a minute in stage 5 (`--quick` leaves them
+out, and then nothing is on record).
 What you have not written yet the stage lends you, so you may begin at any stage,
 `python -m exercises start 4`, and leave out what you like.
 What has passed goes along into the later stages by itself, wherever they have the same function
@@ -200,6 +201,17 @@ def success(
     return "\n".join(lines)
 
 
+def not_on_record(exercise: Exercise, outcomes: list[Outcome]) -> str:
+    """Return what to tell about an answer that passes its checks, and was to be asked no more."""
+    head = f"{exercise.name}: its {len(outcomes)} checks pass, and that is not on record"
+    lines = [paint(head, "green"), ""]
+    lines += [f"  {paint('ok', 'green')}  {one.did}" for one in outcomes]
+    why = f"Whether stage {exercise.stage} works with it, its own tests say: leave --quick out."
+    lines += ["", wrap(why, "  ")]
+    lines += ["", f"  next: {paint(command(f'check {exercise.name}'), 'blue')}"]
+    return "\n".join(lines)
+
+
 def now_its_tests(exercise: Exercise, checks: int) -> str:
     """Return what to say before the stage's own tests, which take a while."""
     takes = "about a minute" if exercise.stage == STAGE else "some seconds"
@@ -208,7 +220,11 @@ def now_its_tests(exercise: Exercise, checks: int) -> str:
 
 
 def _tests(exercise: Exercise, tests: Report) -> str:
-    return f"stage {exercise.stage}'s own {tests.count} tests, on your copy, {tests.seconds:.1f} s"
+    words = f"stage {exercise.stage}'s own {tests.count} tests, on your copy, {tests.seconds:.1f} s"
+    if not tests.skipped:
+        return words
+    why = ", ".join(dict.fromkeys(tests.skipped))
+    return f"{words}; {len(tests.skipped)} of them skipped: {why}"
 
 
 def tests_failed(exercise: Exercise, outcomes: list[Outcome], tests: Report) -> str:
@@ -250,11 +266,7 @@ def whose(stage: int, open_names: list[str]) -> str:
 
 def owners(found: list[Owner]) -> str:
     """Return whose each function is that eight ranks will run through."""
-    yours = sum(one.mine for one in found)
-    lines = [
-        f"Eight ranks; of these functions {yours} are yours, {len(found) - yours} the stage's own:"
-    ]
-    lines.append("")
+    lines = [f"Eight ranks, on your code: of these, {written_and_ran(found)}.", ""]
     for one in found:
         mark = paint("yours", "green") if one.mine else paint("stage", "dim")
         remark = paint(one.remark, "dim")
@@ -265,7 +277,6 @@ def owners(found: list[Owner]) -> str:
 def trained(result: Run, found: list[Owner], following: Exercise | None) -> str:
     """Return what to tell of a training that went to its end."""
     same = result.difference <= SAME
-    yours = sum(one.mine for one in found)
     words = "the same training" if same else "not the same training: a rank has done something else"
     lines = [
         "",
@@ -274,7 +285,7 @@ def trained(result: Run, found: list[Owner], following: Exercise | None) -> str:
         f"  {result.parameters} parameters, loss {result.losses[0]:.4f} to {result.losses[-1]:.4f}",
         f"  largest difference from one process: {result.difference:.1e}",
         f"  each rank held at most {max(result.held)} of {16 * result.parameters} bytes",
-        f"  {yours} of {len(found)} functions were yours; {result.seconds:.0f} s",
+        f"  {written_and_ran(found)}; {result.seconds:.0f} s",
         "",
         f"  your certificate: {show_path(CERTIFICATE)} (a browser shows it)",
     ]

@@ -27,7 +27,7 @@ TOLD_STEPS = 4
 MARKS = {"mine": ("\u2713", "y"), "written": ("\u25e6", "w"), "ours": ("\u00b7", "o")}
 LEGEND = {
     MARKS["mine"]: "yours, in the code that ran",
-    MARKS["written"]: "written for an earlier stage, changed by a later one",
+    MARKS["written"]: "yours, for an earlier stage",
     MARKS["ours"]: "the stage's own",
 }
 
@@ -60,6 +60,7 @@ class Owner:
     function: str
     mine: bool
     written: bool  # for an earlier stage, if it is not what runs
+    fate: str  # what became of it since then: "" if it ran
     remark: str
 
 
@@ -71,15 +72,33 @@ def owners(progress: Progress) -> list[Owner]:
             yours = mine.is_mine(exercise, function, STAGE, progress)
             since = f"since stage {exercise.stage}" if exercise.stage < STAGE else ""
             written = not yours and exercise.name in progress.passed
+            fate = fate_of(function, exercise.stage) if written else ""
             remark = since if yours else "not passed yet"
             if written:
-                remark = "you have changed it here, or not brought it along"
-                if not catalogue.has(STAGE, function):
-                    remark = f"stage {exercise.stage}'s; stage {STAGE} does without it"
-                elif catalogue.own(STAGE, function) != catalogue.own(exercise.stage, function):
-                    remark = f"you wrote stage {exercise.stage}'s; it has changed since"
-            found.append(Owner(exercise.name, function, yours, written, remark))
+                remark = f"you wrote stage {exercise.stage}'s; {fate}"
+            found.append(Owner(exercise.name, function, yours, written, fate, remark))
     return found
+
+
+def fate_of(function: str, stage: int) -> str:
+    """Return what became of a stage's function on the way to the last one."""
+    own = catalogue.own(stage, function)
+    for later in range(stage + 1, STAGE + 1):
+        if not catalogue.has(later, function):
+            return f"dropped in stage {later}"
+        if catalogue.own(later, function) != own:
+            return f"changed in stage {later}"
+    return "not brought along, or changed by you"
+
+
+def written_and_ran(found: list[Owner]) -> str:
+    """Return how many functions the reader has written, and how many of them ran, in words."""
+    ran = sum(one.mine for one in found)
+    written = ran + sum(one.written for one in found)
+    if not written:
+        return "no function was written by hand"
+    words = f"{written} functions were written by hand"
+    return f"{words}, and all of them ran" if ran == written else f"{words}, {ran} of them ran here"
 
 
 def run(bench: Bench, steps: int, tell: Callable[[str], None]) -> Run:
@@ -192,7 +211,7 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
         f'<text x="400" y="66" text-anchor="middle" class="h">{title}</text>',
         f'<text x="400" y="94" text-anchor="middle">{by}{day}</text>',
         f'<text x="400" y="120" text-anchor="middle">{result.parameters:,} parameters, on '
-        f"{len(result.held)} ranks of 2 nodes; {yours} functions were written by hand</text>",
+        f"{len(result.held)} ranks of 2 nodes; {written_and_ran(found)}</text>",
         f'<text x="{left}" y="{top - 14}" class="s">loss: the line is eight ranks, the rings are '
         f"one process; largest difference {result.difference:.0e}</text>",
         f'<line x1="{left}" y1="{top + height}" x2="{left + width}" y2="{top + height}" '
@@ -213,8 +232,10 @@ def certificate(result: Run, found: list[Owner], name: str) -> str:
     for number, one in enumerate(found):
         x, y = left + 350 * (number // rows), top + height + 104 + 22 * (number % rows)
         mark, shade = MARKS["mine" if one.mine else "written" if one.written else "ours"]
+        fate = f' <tspan class="s">{html.escape(one.fate)}</tspan>' if one.fate else ""
         lines.append(
-            f'<text x="{x}" y="{y}" class="m {shade}">{mark} {html.escape(one.function)}</text>'
+            f'<text x="{x}" y="{y}" class="m {shade}">{mark} {html.escape(one.function)}{fate}'
+            "</text>"
         )
     legend = "; ".join(f"{mark} {words}" for (mark, _), words in LEGEND.items())
     lines.append(f'<text x="{left}" y="{tall - 34}" class="s">{legend}</text>')

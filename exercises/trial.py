@@ -1,6 +1,5 @@
 """Run a stage's own tests and its demo on the reader's copy, where nothing can outlive them."""
 
-import importlib.util
 import os
 import re
 import select
@@ -15,6 +14,7 @@ from pathlib import Path
 from exercises.checking import descendants
 from exercises.mine import Bench
 from exercises.runner import end_all_but, parent_of_orphans
+from stages import torch_here
 
 SILENCE_S = 30.0  # a test that takes longer hangs
 WHOLE_S_MAX = 600.0  # of all tests of a stage, of which the slowest takes a minute
@@ -49,9 +49,10 @@ class Failure:
 class Report:
     """How a stage's tests went."""
 
-    count: int  # of those that were begun
+    count: int  # of those that were begun, with those that were skipped
     seconds: float
     failures: list[Failure]
+    skipped: list[str]  # why, for each test that could not run here
 
 
 def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
@@ -100,7 +101,9 @@ def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
     if process.returncode != 0 and not failures:
         happened = (text.strip().splitlines() or ["it said nothing"])[-1]
         failures.append(Failure("the tests", happened, []))
-    return Report(len(begun), time.monotonic() - started, failures)
+    skipped = re.findall(r"(?m)\.\.\. skipped ['\"](.*)['\"]$", text)
+
+    return Report(len(begun), time.monotonic() - started, failures, skipped)
 
 
 def _what_is_wrong(started: float, heard: float, processes: int) -> str:
@@ -201,6 +204,6 @@ def _pass_on(process: "subprocess.Popen[bytes]", bench: Bench) -> None:
 
 def missing_for(stage: int) -> str | None:
     """Return what a stage needs and this machine has not, with the remedy; None if all is there."""
-    if stage == 5 and importlib.util.find_spec("torch") is None:
-        return "stage 5 needs torch: python -m pip install torch"
+    if stage == 5 and (remedy := torch_here.remedy()):
+        return f"stage 5 needs torch: {remedy}"
     return None

@@ -1,13 +1,13 @@
 """Lab: one rank of a collective is killed while the others wait for it."""
 
 import importlib
-import importlib.util
 import os
 import signal
 import socket
 import time
 
 from exercises.labs.lab import Lab, Record, ms
+from stages import torch_here
 from stages.stage5_nccl_fsdp.channel import Channel, wait
 from stages.stage5_nccl_fsdp.errors import WorkerDied, WorkerFailed
 from stages.stage5_nccl_fsdp.nccl import create_nccl_configs, process_group
@@ -32,9 +32,9 @@ def reduce(channel: Channel) -> None:
 
 def missing() -> str | None:
     """Return what this machine lacks."""
-    if importlib.util.find_spec("torch"):
-        return None
-    return "it needs torch: python -m pip install torch"
+    if remedy := torch_here.remedy():
+        return f"it needs torch: {remedy}"
+    return None
 
 
 def run(record: Record) -> None:

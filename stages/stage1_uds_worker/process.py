@@ -52,7 +52,8 @@ def describe(exit_code: int) -> str:
     """Say how a process ended, in words that continue its name."""
     if exit_code >= 0:
         return f"exited with status {exit_code}"
-    name = signal.Signals(-exit_code).name
+    names = {int(number): number.name for number in signal.Signals}
+    name = names.get(-exit_code, f"signal {-exit_code}")  # real-time signals have none
     return f"was killed by {name}" + (" (probably out of memory)" if name == "SIGKILL" else "")
 
 

@@ -117,6 +117,7 @@ class TestEndings(unittest.TestCase):
         for number, words in {
             signal.SIGKILL: r"was killed by SIGKILL \(probably out of memory\)",
             signal.SIGTERM: "was killed by SIGTERM",
+            signal.SIGRTMIN + 1: f"was killed by signal {signal.SIGRTMIN + 1}",  # it has no name
         }.items():
             with Worker(obey) as worker:
                 worker.send(int(number))

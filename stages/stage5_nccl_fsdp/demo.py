@@ -11,7 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit(
+        "this demo needs torch; make demo, in the clone, puts it into .venv for .venv/bin/python"
+    )
 
 from . import wire
 from .cluster import Cluster, NodeConfig

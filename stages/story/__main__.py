@@ -1,9 +1,11 @@
 """Watch the job die, or live: python -m stages.story dies 1"""
 
 import argparse
-import importlib.util
+import importlib
 import os
 import sys
+
+from stages import torch_here
 
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text stream
 
@@ -23,8 +25,8 @@ def main() -> None:
     commands.add_parser("everything", help="see it survive all of it in one run")
     arguments = parser.parse_args()
     needs_torch = arguments.how == "everything" or arguments.chapter == 5
-    if needs_torch and importlib.util.find_spec("torch") is None:
-        parser.error("this one needs torch: python -m pip install torch")
+    if needs_torch and (remedy := torch_here.remedy()):
+        parser.error(f"this one needs torch: {remedy}")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no remarks on how hosts are named
     if arguments.how == "everything":
         importlib.import_module("stages.story.everything").run()

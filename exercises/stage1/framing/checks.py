@@ -67,4 +67,5 @@ def check_large_messages(answer: Any) -> None:
         happened=got,
     )
     with expect_raises(ValueError, when="for a body of 1001 bytes"):
-        answer.wire.encode(1, "x" * (LIMIT - 1))
+        got = f"a frame of {len(answer.wire.encode(1, 'x' * (LIMIT - 1)))} bytes was returned"
+        expect(False, expected="ValueError for a body of 1001 bytes", happened=got)

@@ -43,3 +43,8 @@ def check_others(answer: Any) -> None:
     """describe the exit codes of SIGSEGV and SIGHUP"""
     _expect(answer, -signal.SIGSEGV, "was killed by SIGSEGV")
     _expect(answer, -signal.SIGHUP, "was killed by SIGHUP")
+
+
+def check_a_signal_without_a_name(answer: Any) -> None:
+    """describe the exit code of a process that signal 35 killed, a real-time one"""
+    _expect(answer, -35, "was killed by signal 35")

@@ -33,13 +33,14 @@ def _run(answer: Any, work: Callable[[], Any]) -> tuple[Said, Any]:
 
 
 def check_returns(answer: Any) -> None:
-    """run a function that returns"""
-    channel, status = _run(answer, lambda: None)
-    expect(
-        (channel.kinds, status) == (["EXIT"], 0),
-        expected="one EXIT, and status 0",
-        happened=f"{channel.kinds}, status {status}",
-    )
+    """run a function that returns None, and one that returns 7"""
+    for returned in (None, 7):
+        channel, status = _run(answer, lambda returned=returned: returned)
+        expect(
+            (channel.kinds, status) == (["EXIT"], 0),
+            expected="one EXIT, and status 0",
+            happened=f"{channel.kinds}, status {status}",
+        )
 
 
 def check_raises(answer: Any) -> None:

@@ -1,10 +1,12 @@
 """Who holds which end of which socket."""
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -147,6 +149,24 @@ def check_siblings(answer: Any) -> None:
     )
 
 
+def check_siblings_of_a_fork(answer: Any) -> None:
+    """start two Workers that echo, and send "hello" to the first"""
+    first, _ = _start(answer, _echo)
+    second, _ = _start(answer, _echo)
+    note("the first worker was to send back what it got")
+    try:
+        first.send("hello")
+        got = repr(first.recv())
+    except Exception as error:
+        got = f"{type(error).__name__}"
+    for worker in (first, second):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # recv may have reaped it
+            os.kill(worker.pid, signal.SIGKILL)
+            _end(worker.pid)
+    happened = f"{got}: when the second worker began, the first was hung up on"
+    expect(got == "'hello'", expected="'hello'", happened=happened)
+
+
 def check_failure(answer: Any) -> None:
     """fork a child whose function raises, and look at its exit status"""
 
@@ -157,9 +177,20 @@ def check_failure(answer: Any) -> None:
     expect(status == 1, expected="exit status 1", happened=f"exit status {status}")
 
 
+def check_an_interrupt(answer: Any) -> None:
+    """fork children whose functions raise KeyboardInterrupt and SystemExit"""
+    for raised in (KeyboardInterrupt(), SystemExit("enough")):
+
+        def leave(raised: BaseException = raised) -> int:
+            raise raised
+
+        status = _fork_and_look(answer, leave)
+        expect(status == 1, expected="exit status 1", happened=f"exit status {status}")
+
+
 def check_code(answer: Any) -> None:
     """fork a child whose function returns 3, and look at its exit status"""
-    status = _end(answer.process.fork(lambda: 3).pid)
+    status = _fork_and_look(answer, lambda: 3)
     expect(status == 3, expected="exit status 3", happened=f"exit status {status}")
 
 
@@ -184,6 +215,21 @@ def check_output(answer: Any) -> None:
 
 
 def check_group(answer: Any) -> None:
-    """fork a child that looks at the process group that it is in"""
+    """fork a child that looks at once at the process group that it is in"""
+    parent, setpgid = os.getpid(), os.setpgid
+
+    def set_late(pid: int, group: int) -> None:
+        if os.getpid() == parent:  # which may come after the child has looked, and here it does
+            time.sleep(0.1)
+        with contextlib.suppress(OSError):
+            setpgid(pid, group)
+
+    os.setpgid = set_late
     status = _end(answer.process.fork(lambda: 0 if os.getpgid(0) == os.getpid() else 1).pid)
     expect(status == 0, expected="a group of its own", happened="that of its parent")
+
+
+def check_a_large_code(answer: Any) -> None:
+    """fork a child whose function returns 2**40 + 5, of which the kernel would keep the 5"""
+    status = _fork_and_look(answer, lambda: 2**40 + 5)
+    expect(status == 5, expected="exit status 5", happened=f"exit status {status}")

@@ -1,6 +1,7 @@
 """What stopping a process has to do."""
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -8,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from exercises.checking import children, expect, expect_raises, note
+
+SLEEPS_MAX = 5  # of a process that waits for one thing; whoever asks over and over has many
 
 
 def _fork(run: Callable[[], None]) -> int:
@@ -55,6 +58,14 @@ def _expect_end(child: Any, code: int, words: str = "") -> None:
 def check_one_that_has_ended(answer: Any) -> None:
     """stop a Process that has ended with status 3, and give it 20 seconds"""
     child = answer.process.Process(_ended(3))
+    kill = os.kill
+
+    def look(pid: int, number: int) -> None:
+        if number == 0:
+            note("os.kill(pid, 0) found the child, which had ended")
+        kill(pid, number)
+
+    os.kill = look
     note("the child had ended; nothing had to be waited for")
     child.stop(20.0)
     _expect_end(child, 3)
@@ -78,13 +89,34 @@ def check_one_that_is_reaped(answer: Any) -> None:
     _expect_end(child, 6)
 
 
+def check_status_zero(answer: Any) -> None:
+    """wait for a Process that has ended with status 0, stop it, and wait for it again"""
+    child = answer.process.Process(_ended(0))
+    child.wait(5.0)
+    child.stop()
+    child.wait()
+    _expect_end(child, 0)
+
+
 def check_one_that_lives(answer: Any) -> None:
-    """wait 0.1 seconds for a Process that goes on"""
+    """wait 0.25 seconds for a Process that goes on, while another child of ours ends"""
     child = answer.process.Process(_fork(_tidy))
-    note("0.1 seconds were over, and the child lived")
-    with expect_raises(TimeoutError, when="after 0.1 seconds"):
-        got = child.wait(0.1)
-        expect(False, expected="TimeoutError after 0.1 seconds", happened=f"{got!r} was returned")
+    other = os.fork()
+    if other == 0:
+        time.sleep(0.08)
+        os._exit(0)
+    note("0.25 seconds were over, and the child lived")
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    with expect_raises(TimeoutError, when="after 0.25 seconds"):
+        got = child.wait(0.25)
+        expect(False, expected="TimeoutError after 0.25 seconds", happened=f"{got!r} was returned")
+    seconds = time.monotonic() - started
+    sleeps = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before.ru_nvcsw
+    os.waitpid(other, 0)
+    happened = "TimeoutError, at once" if seconds < 0.05 else "TimeoutError, when the other ended"
+    expect(seconds >= 0.2, expected="TimeoutError after 0.25 seconds", happened=happened)
+    happened = f"it went to sleep {sleeps} times"
+    expect(sleeps <= SLEEPS_MAX, expected="that it waits, and is woken", happened=happened)
     os.kill(child.pid, signal.SIGTERM)
     child.wait(5.0)
     _expect_end(child, 5)
@@ -114,9 +146,20 @@ def check_one_that_ends_by_itself(answer: Any) -> None:
 def check_one_that_ignores_sigterm(answer: Any) -> None:
     """stop a Process that ignores SIGTERM, and give it 0.2 seconds"""
     child = answer.process.Process(_fork(_ignore))
+    wait, waits = answer.process._wait_for_end, []
+
+    def watched(pid: int, timeout: float | None) -> bool:
+        waits.append(timeout)
+        ended: bool = wait(pid, timeout)
+        return ended
+
+    answer.process._wait_for_end = watched
     note("SIGTERM had been ignored, and the child went on")
     child.stop(0.2)
     _expect_end(child, -9, ", which is SIGKILL")
+    seconds = sum(one for one in waits[:-1] if one is not None)  # the last is after SIGKILL
+    happened = f"SIGKILL after {seconds:.1f} seconds"
+    expect(seconds <= 0.21, expected="SIGKILL after 0.2 seconds", happened=happened)
 
 
 def check_a_kernel_that_takes_its_time(answer: Any) -> None:

@@ -28,11 +28,23 @@ def _bodies(frames: list[Any]) -> list[Any]:
 
 def check_one(answer: Any) -> None:
     """fill in one frame, with the body "hello", as it wants it"""
-    got = _feed(answer.wire.Decoder(), _frame(answer, b'"hello"'))
+    decoder, frame = answer.wire.Decoder(), _frame(answer, b'"hello"')
+    prelude_bytes = answer.wire.PRELUDE.size
+    got = _feed(decoder, frame[:prelude_bytes])
+    wanted = len(decoder.want)
+    happened = f"it returned {got[-1]!r}, and wants {wanted} bytes"
     expect(
-        got == [None, (answer.wire.MESSAGE, "hello")],
-        expected="None for the prelude, and then the frame",
-        happened=repr(got),
+        (got, wanted) == ([None], 7),
+        expected="None for the prelude, and 7 bytes of body wanted",
+        happened=happened,
+    )
+    try:
+        got = _feed(decoder, frame[prelude_bytes:])
+    except answer.errors.ProtocolError as error:
+        happened = f"an error about a body that was whole: {error}"
+        expect(False, expected="the frame then", happened=happened)
+    expect(
+        got == [(answer.wire.MESSAGE, "hello")], expected="the frame then", happened=f"{got} then"
     )
 
 

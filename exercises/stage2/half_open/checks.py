@@ -58,3 +58,13 @@ def check_nodelay(answer: Any) -> None:
     with _watched(answer) as sock:
         nodelay = _tcp(sock, socket.TCP_NODELAY)
         expect(nodelay, expected="it is sent at once", happened="it may wait: TCP_NODELAY is off")
+
+
+def check_another_system(answer: Any) -> None:
+    """take TCP_KEEPIDLE out of the module socket, as on macOS, and call detect_lost_peer"""
+    kept = socket.TCP_KEEPIDLE
+    del socket.TCP_KEEPIDLE
+    try:
+        _watched(answer).close()
+    finally:
+        socket.TCP_KEEPIDLE = kept  # type: ignore[misc]

@@ -77,6 +77,16 @@ def check_ended_and_socket(answer: Any) -> None:
     expect(happened == "numbers [0, 2]", expected="numbers [0, 2]", happened=happened)
 
 
+def check_socket_and_ended(answer: Any) -> None:
+    """wait for three channels; number 0 has bytes in its socket, number 2 has ended"""
+    pairs = [_pair(answer) for _ in range(3)]
+    channels = [one for one, _ in pairs]
+    pairs[0][1].sendall(b"first")
+    _end(channels[2])
+    happened = _names(answer.channel.wait(channels, 1.0), channels)
+    expect(happened == "numbers [0, 2]", expected="numbers [0, 2]", happened=happened)
+
+
 def check_end_of_file(answer: Any) -> None:
     """wait for two channels, of which number 0 has been hung up on"""
     pairs = [_pair(answer) for _ in range(2)]

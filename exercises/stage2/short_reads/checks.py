@@ -61,6 +61,23 @@ def check_no_more(answer: Any) -> None:
         expect(second == "'two'", expected="'two' then", happened=f"then {second}")
 
 
+def check_a_frame_that_comes_later(answer: Any) -> None:
+    """call recv(timeout=1.0), and send a frame while it waits"""
+    with _pair(answer) as (channel, theirs):
+
+        def send() -> None:
+            time.sleep(0.1)
+            theirs.sendall(_frame(answer, "patience"))
+
+        threading.Thread(target=send, daemon=True).start()
+        note("nothing had come yet, and there was a second to wait")
+        try:
+            got = repr(channel.recv(1.0))
+        except TimeoutError:
+            got = "TimeoutError, at once"
+        expect(got == "'patience'", expected="'patience'", happened=got)
+
+
 def check_hang_up(answer: Any) -> None:
     """send 3 of 14 bytes, hang up, and call recv(timeout=5.0)"""
     with _pair(answer) as (channel, theirs):
@@ -132,3 +149,39 @@ def check_a_trickle(answer: Any) -> None:
         note("0.2 s were over long ago, and bytes kept coming")
         with expect_raises(TimeoutError, when="after 0.2 s in all"):
             channel.recv(0.2)
+
+
+class _Reset:
+    """A socket whose connection is reset while it is read."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv_into(self, *_: object) -> int:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    recv = recv_into
+
+
+def check_who_explains(answer: Any) -> None:
+    """hang up, and then reset a connection, on channels whose _explain_silence knows how it died"""
+    known = answer.errors.WorkerDied("worker 7 was killed by SIGSEGV")
+    for how in ("hang-up", "reset"):
+        with _pair(answer) as (channel, theirs):
+            channel._explain_silence = lambda error: known
+            if how == "reset":
+                channel._sock = _Reset(channel._sock)
+                theirs.sendall(b"M")
+            theirs.close()
+            try:
+                happened = f"{channel.recv(0.5)!r} was returned"
+            except Exception as error:
+                happened = f"{type(error).__name__}: {error}"
+        expect(
+            happened == "WorkerDied: worker 7 was killed by SIGSEGV",
+            expected=f"what _explain_silence returns, after a {how}",
+            happened=happened,
+        )

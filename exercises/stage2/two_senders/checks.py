@@ -96,4 +96,18 @@ def check_a_peer_that_hangs_up(answer: ModuleType) -> None:
         note("3 of 9 bytes had come, and the peer had hung up")
         with expect_raises(EOFError, when="for a peer that has hung up"):
             answer.exchange(ours, b"", 9)
+        expect(ours.getblocking(), expected="a blocking socket", happened="it is non-blocking now")
+    os.wait()
+
+
+def check_a_peer_that_is_done(answer: ModuleType) -> None:
+    """expect 9 bytes of a peer that sends 9 and hangs up"""
+    with _peer(lambda sock: sock.sendall(b"good-bye!")) as ours:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        note("9 of 9 bytes had come, and the peer had hung up")
+        try:
+            got = repr(answer.exchange(ours, b"", 9))
+        except Exception as error:
+            got = f"{type(error).__name__}: {error}"
+        expect(got == "b'good-bye!'", expected="b'good-bye!'", happened=got)
     os.wait()

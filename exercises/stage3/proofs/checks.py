@@ -97,3 +97,17 @@ def check_hmac(answer: Any) -> None:
         for name, function in before.items():
             setattr(hmac, name, function)
     expect(made, expected="an HMAC", happened="a hash, and no HMAC")
+
+
+def check_other_borders(answer: Any) -> None:
+    """move a letter from a value to its name, a field to the next message, and quote a number"""
+    pairs: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = [
+        ([{"a": "bc"}], [{"ab": "c"}]),
+        ([{"a": "1"}, {"b": "2"}], [{"a": "1", "b": "2"}]),
+        ([{"a": "1"}, {}], [{"a": "1"}]),
+        ([{"a": 1}], [{"a": "1"}]),
+    ]
+    for one, other in pairs:
+        same = answer.auth._prove(KEY, "client", *one) == answer.auth._prove(KEY, "client", *other)
+        happened = f"the same proof for {one} and {other}"
+        expect(not same, expected="another proof", happened=happened)

@@ -109,10 +109,11 @@ class Watched:
 
 
 def check_in_time(answer: Any) -> None:
-    """serve once, with an event, while the next signal to a worker is due in 5 s"""
-    pid = _child(None)
-    server = _server(answer, pid)
-    server._workers[1].process.begin_stop(10.0)
+    """serve once, with an event, while signals to two workers are due, in 20 s and in 5 s"""
+    pids = [_child(None) for _ in range(2)]
+    server = _server(answer, *pids)
+    for number, stop_s in ((1, 40.0), (2, 10.0)):
+        server._workers[number].process.begin_stop(stop_s)
     server._poll = Watched(server._poll)
     server._serve_once()
     asked = server._poll.asked[0] if server._poll.asked else "nothing"
@@ -120,7 +121,7 @@ def check_in_time(answer: Any) -> None:
         right = isinstance(asked, int | float) and 1000 <= asked <= 5100
         happened = f"poll({asked:.0f})" if isinstance(asked, int | float) else f"poll({asked})"
         expect(right, expected="poll to wait for some 5000 milliseconds", happened=happened)
-    _end(pid)
+    _end(*pids)
 
 
 def check_the_next_signal(answer: Any) -> None:
@@ -133,6 +134,26 @@ def check_the_next_signal(answer: Any) -> None:
     note("no event came, and a signal to the worker was due")
     while server._workers:
         server._serve_once()
+
+
+def check_an_end_meanwhile(answer: Any) -> None:
+    """serve once, with an event during whose handler the only worker ends, with 6"""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        os._exit(6 if os.read(read, 1) == b"" else 1)
+    server = _server(answer, pid)
+
+    def handle() -> None:
+        server._on_wake()
+        os.close(write)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    server._handlers[server._wake_read.fileno()] = handle
+    server._serve_once()
+    happened = f"{dict(server._exit_codes)}, and {len(server._workers)} left"
+    expect(server._exit_codes == {1: 6}, expected="{1: 6}, and 0 left", happened=happened)
 
 
 def check_a_handler_that_is_gone(answer: Any) -> None:

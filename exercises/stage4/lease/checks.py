@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,9 @@ class Node:
 
             def serve_node(settings: Any) -> int:
                 if os.getpid() == keeper:
-                    os.write(say, b"serve_node was run by keep_node itself")
+                    main = threading.current_thread() is threading.main_thread()
+                    by = "keep_node itself" if main else "a thread of keep_node"
+                    os.write(say, f"serve_node was run by {by}".encode())
                     os._exit(1)
                 return serve(lambda text: os.write(say, text), settings)
 

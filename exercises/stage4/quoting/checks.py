@@ -20,6 +20,7 @@ while [ "${1#-}" != "$1" ] && [ "$1" != -- ]; do
 done
 [ "$1" != -- ] || shift
 shift
+cd /
 exec env -i PATH="$PATH" LOGIN_SHELL="$LOGIN_SHELL" "${LOGIN_SHELL:-sh}" -c "$*"
 """
 # A shell like no other, which knows what all of them know: exec, words, and single quotes.
@@ -60,14 +61,19 @@ def _command(answer: Any, workdir: Path, python: Path, code: Path, **options: An
     return [*command]
 
 
+def _run(command: list[str]) -> str:
+    """Return what a command prints."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout.decode(errors="replace").rstrip("\n")
+
+
 def _expect_there(answer: Any, *names: str, **options: Any) -> None:
     """Have the Python over there say where it is, and what it got."""
     with _machine(*names) as places:
         command = _command(answer, *places, **options)
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        said = done.stdout.decode(errors="replace").rstrip("\n")
+        said = _run(command)
         workdir, _, code = places
         package = answer.cluster.__package__
         expected = f"[{workdir}][{code}][-m][{package}.worker_server][--node]"
@@ -108,6 +114,29 @@ def check_another_shell(answer: Any) -> None:
     """start a server where the login shell is one that knows only exec and words"""
     os.environ["LOGIN_SHELL"] = "fish"
     _expect_there(answer, "it's", "two words", "$HOME")
+
+
+def check_our_own_directory(answer: Any) -> None:
+    """start a server without a workdir: in our own directory, wherever the login is"""
+    with _machine("", "", "") as (workdir, python, code):
+        os.chdir(workdir)
+        answer.cluster.CODE_ROOT = code
+        config = answer.cluster.NodeConfig("node1", python=str(python))
+        said = _run(answer.cluster.Node(config, "node1", io.StringIO())._command())
+        there = said.partition("]")[0].lstrip("[")
+        expect(
+            there == str(workdir),
+            expected="it to be in the directory that we are in",
+            happened=f"it is in {there!r}",
+        )
+
+
+def check_no_such_directory(answer: Any) -> None:
+    """start a server in a directory that is not there"""
+    with _machine("", "", "") as (workdir, python, code):
+        said = _run(_command(answer, workdir / "elsewhere", python, code))
+    started = "--node" in said
+    expect(not started, expected="no server", happened="it runs, in another directory")
 
 
 def check_options(answer: Any) -> None:

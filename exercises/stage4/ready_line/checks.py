@@ -125,6 +125,13 @@ def check_one_that_ends(answer: Any) -> None:
     expect(right, expected="node1, and what it said", happened=repr(said))
 
 
+def check_a_past_deadline(answer: Any) -> None:
+    """wait for a server that says nothing, with a deadline half a second ago"""
+    note("the deadline had passed before anybody waited")
+    said = _node(answer, _prints()).wait_until_ready(time.monotonic() - 0.5)
+    expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))
+
+
 def check_one_that_chatters(answer: Any) -> None:
     """wait 0.2 s for a server that prints a line each 0.05 s, and is never ready"""
 
