@@ -97,7 +97,9 @@ def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
     failures = _read_failures(text, bench)
     begun = [*dict.fromkeys(re.findall(r"(?m)^(test_\w+) \(", text))]
     if fault:
-        failures.insert(0, Failure(begun[-1] if begun else "the tests", fault, []))
+        last = begun[-1] if begun else "the tests"
+        failures = [one for one in failures if one.test != last]
+        failures.insert(0, Failure(last, fault, []))
     if process.returncode != 0 and not failures:
         happened = (text.strip().splitlines() or ["it said nothing"])[-1]
         failures.append(Failure("the tests", happened, []))
@@ -138,7 +140,9 @@ def _read_failures(text: str, bench: Bench) -> list[Failure]:
         lines = [line for line in block.splitlines() if re.match(r"[A-Za-z_][\w.]*(:|$)", line)]
         test = head[1] if "." not in head[1] else head[1].rpartition(".")[2]
         happened = lines[-1] if lines else "it failed"
-        found.setdefault(test, Failure(test, happened, where, _said_in(text, test)))
+        found.setdefault(
+            test, Failure(test, happened, where, _said_in(bench.translate(text), test))
+        )
     return [*found.values()]
 
 

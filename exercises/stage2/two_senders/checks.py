@@ -65,6 +65,7 @@ def check_an_answer(answer: ModuleType) -> None:
         got = answer.exchange(ours, b"ping", 9)
         expect(got == b"pong-pong", expected="b'pong-pong'", happened=repr(got))
         expect(ours.getblocking(), expected="a blocking socket", happened="it is non-blocking now")
+        note("the 5 bytes behind the answer were to be left in the socket, and were not there")
         rest = ours.recv(64)
         expect(rest == b"again", expected="b'again' left in the socket", happened=f"{rest!r} left")
     os.wait()
