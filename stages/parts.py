@@ -147,12 +147,18 @@ def _pieces(text: str, new: set[int]) -> Iterator[str]:
     functions = {
         node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)
     }
+    documented = {
+        node.name: {node.lineno, *range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ClassDef) and ast.get_docstring(node)
+    }
     shown_class = ""
     for piece in dict.fromkeys(piece_of[number] for number in sorted(new)):
         owner, _, name = piece.rpartition(".")
         numbers = [number for number in piece_of if piece_of[number] == piece]
         if name not in functions:
-            numbers = [number for number in numbers if number in new]
+            head = documented.get(name, set())  # a docstring is no code, and goes with its class
+            numbers = [one for one in numbers if one in new or (one in head and min(head) in new)]
             shown_class = name
         yield from [""] if owner else ["", ""]
         if owner and owner != shown_class:

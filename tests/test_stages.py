@@ -257,6 +257,9 @@ class TestParts:
         assert "\n    def advance(self, nbytes: int) -> Frame | None:\n" in text
         assert text.count("\nclass Decoder:\n") == 1
         assert "BODY_BYTES_MAX = 64" not in text, "stage 1 has it"
+        first = run("-m", "stages", "show", "1.1").stdout
+        assert 'class WorkerDied(WorkerError):\n    """The worker ended without a word' in first
+        ast.parse(first)
         assert "def detect_lost_peer" not in text, "2.2 has it"
 
     def test_test_runs_a_parts_tests_and_no_others(self) -> None:

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+from typing import Any
 
 from stages.stage1_uds_worker.channel import Channel
 from stages.stage1_uds_worker.errors import WorkerDied
@@ -44,27 +45,31 @@ def train(pairs: list[Pair], letters: int, steps: int) -> None:
         print(f"   step {step:2}  loss {loss:.4f}")
 
 
-def dies() -> None:
-    """Run it as it was written."""
-    pids: list[int] = []
+def run(letters: int) -> None:
     try:
-        for letters in (6, 27):
-            print(f"{WORKERS} workers, and an alphabet of {letters} letters:")
-            pids, pairs = start(job.read_shares(WORKERS, letters))
-            train(pairs, letters, steps=3)
-            end(pids)
+        pids, pairs = start(job.read_shares(WORKERS, letters))
+        train(pairs, letters, steps=3)
     except json.JSONDecodeError as error:
-        # This is a worker: the exception has taken it out of work() and start(), and up to here.
-        # In one write, because four of them speak at once.
         os.write(1, f"   a worker: JSONDecodeError: {error}\n".encode())
         os._exit(1)
     except Stuck as error:
-        print(f"   {error}")
-        for pid in pids:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # on a busy machine not all at once
-        states = [state_of(pid) for pid in pids]
-        print(f"   its workers are {states.count('Z')} zombies; what it has said of that: nothing")
-        end(pids)
+        look_at(pids, error)
+    end(pids)
+
+
+def dies() -> None:
+    """Run it as it was written."""
+    for letters in (6, 27):
+        print(f"{WORKERS} workers, and an alphabet of {letters} letters:")
+        run(letters)
+
+
+def look_at(pids: list[int], error: "Stuck") -> None:
+    print(f"   {error}")
+    for pid in pids:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # on a busy machine not all at once
+    states = [state_of(pid) for pid in pids]
+    print(f"   its workers are {states.count('Z')} zombies; what it has said of that: nothing")
 
 
 def end(pids: list[int]) -> None:
@@ -106,17 +111,7 @@ def survives() -> None:
     for step in range(job.STEPS):
         if step == 20:
             os.kill(workers[2].pid, signal.SIGKILL)
-        answers = []
-        for number, share in enumerate(shares):
-            try:
-                workers[number].send(weights)
-                answers.append(workers[number].recv())
-            except WorkerDied as error:
-                print(f"   step {step:2}  {error}; another takes its place")
-                workers[number].close()
-                workers[number] = start_worker(share, number)
-                workers[number].send(weights)
-                answers.append(workers[number].recv())
+        answers = [ask(workers, n, shares[n], weights, step) for n in range(WORKERS)]
         weights, loss = job.make_step(weights, answers)
         losses.append(loss)
         if step % 10 == 0 or step == job.STEPS - 1:
@@ -126,6 +121,17 @@ def survives() -> None:
     same = losses == job.train_alone(WORKERS)
     print(f"   the losses of a job to which nothing happened: {'the same' if same else 'others'}")
     print(f"   what it has learned to write: {''.join(job.write(weights))!r}")
+
+
+def ask(workers: list[Worker], number: int, share: str, weights: job.Table, step: int) -> Any:
+    while True:
+        try:
+            workers[number].send(weights)
+            return workers[number].recv()
+        except WorkerDied as error:
+            print(f"   step {step:2}  {error}; another takes its place")
+            workers[number].close()
+            workers[number] = start_worker(share, number)
 
 
 def start_worker(share: str, number: int) -> Worker:

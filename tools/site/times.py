@@ -119,7 +119,8 @@ def _count_code(line: str, language: str, counts: Counts) -> None:
 
 def _count_prose(line: str, counts: Counts) -> None:
     counts.predictions += line.startswith("??? predict")
-    if not line.lstrip().startswith(("--8<--", "<", "|--", "![")):
+    line = line.lstrip().removeprefix('<p class="names" markdown>').removesuffix("</p>")
+    if not line.startswith(("--8<--", "<", "|--", "![")):
         counts.words += len(re.findall(r"[^\W_][^\s]*", line))
 
 

@@ -60,8 +60,8 @@ def check_raises(answer: Any) -> None:
     )
     trace = str(body.get("traceback"))
     expect(
-        "in work" in trace and "KeyError" in trace,
-        expected="a traceback that names the function work",
+        "in work" in trace and trace.strip().endswith("KeyError: 'rank 12'"),
+        expected="a traceback with the function work in it, and the error at its end",
         happened=f"{trace[-60:]!r}",
     )
 

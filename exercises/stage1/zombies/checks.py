@@ -188,3 +188,12 @@ def check_descriptors(answer: Any) -> None:
     answer.process.Process(_ended(0)).stop(10.0)
     more = len(os.listdir("/proc/self/fd")) - before
     expect(more == 0, expected="as many as before", happened=f"{more} more: a pidfd is one, too")
+
+
+def check_no_time_at_all(answer: Any) -> None:
+    """wait 0 seconds for a Process that goes on"""
+    child = answer.process.Process(_fork(_tidy))
+    note("there was no time to wait, and the child lived")
+    with expect_raises(TimeoutError, when="at once"):
+        got = child.wait(0)
+        expect(False, expected="TimeoutError, at once", happened=f"{got!r} was returned")

@@ -127,3 +127,11 @@ def check_many(answer: Any) -> None:
     theirs.sendall(b"x")
     happened = _names(answer.channel.wait([channel], 1.0), [channel])
     expect(happened == "numbers [0]", expected="numbers [0]", happened=happened)
+
+
+def check_no_time_at_all(answer: Any) -> None:
+    """wait for 0 seconds for a channel that says nothing"""
+    channel, _theirs = _pair(answer)
+    note("there was no time to wait, and nothing had come")
+    found = answer.channel.wait([channel], 0)
+    expect(found == [], expected="[], at once", happened=repr(found))

@@ -117,7 +117,7 @@ def check_environment(answer: Any) -> None:
 
 
 def check_another_shell(answer: Any) -> None:
-    """start a server where the login shell is one that knows only exec and words"""
+    """start a server where the login shell is one that knows only words and single quotes"""
     os.environ["LOGIN_SHELL"] = "fish"
     _expect_there(answer, "it's", "two words", "$HOME")
 

@@ -227,6 +227,41 @@ def proof() -> Sheet:
     return sheet
 
 
+def handshake() -> Sheet:
+    sheet = Sheet(
+        "handshake",
+        430,
+        "Three messages, and who knows what after each",
+        "A client on the left, a server on the right, and time goes down. First an arrow to the "
+        "right, hello: the client's number, 81. Then one to the left, challenge: the server's "
+        "number, 17, with a seal of the server's on both numbers; now the client knows that the "
+        "server has the key. Then one to the right, response: what the client wants, with a seal "
+        "of the client's on both numbers and on that; now the server knows it, too. Below that a "
+        "fork.",
+        "Each seal covers all that was said before it, and the two are of different stamps. "
+        "Whoever is the first to prove something is the server.",
+    )
+    for x, name in ((78, "client"), (382, "server")):
+        sheet.box(x - 50, 14, 100, 36)
+        sheet.text(x, 37, name, "bold")
+        sheet.line(x, 52, x, 412, "faint")
+    sheet.arrow((84, 84), (376, 98))
+    sheet.text(230, 76, "hello: 81")
+    sheet.arrow((376, 176), (84, 190))
+    sheet.text(230, 132, "challenge: 17")
+    _seal(sheet, 200, 182, "S", "accent")
+    sheet.text(228, 170, "on 81, 17", anchor="start")
+    sheet.text(70, 220, "it has the key", "accent bold")
+    sheet.arrow((84, 290), (376, 304))
+    sheet.text(230, 246, "response: a worker, please")
+    _seal(sheet, 200, 297, "C", "")
+    sheet.text(228, 286, "on all of it", anchor="start")
+    sheet.text(390, 334, "so has it", "accent bold")
+    sheet.arrow((382, 352), (382, 400), kind="accent")
+    sheet.text(368, 382, "fork", "bold", "end")
+    return sheet
+
+
 def _house(sheet: Sheet, x: float, y: float, name: str) -> None:
     sheet.box(x, y, 114, 108)
     sheet.text(x + 57, y + 28, name, "bold")
@@ -371,8 +406,8 @@ def fsdp_shards() -> Sheet:
         "a line that rises and falls once for each layer forward and once for each layer "
         "backward: the memory of one rank.",
         "Nobody ever holds the model. A layer is whole for as long as it is used, and then "
-        "each rank lets go of the seven eighths that are not its own. The line below is one "
-        "rank's memory.",
+        "each rank lets go of the seven eighths that are not its own. The line at the "
+        "bottom is one rank's memory.",
     )
     for number, name in enumerate(("at rest", "in", "out")):
         _grid(sheet, 54 + 141 * number, 44, name)
@@ -489,6 +524,7 @@ DRAW: dict[str, Callable[[], Sheet]] = {
     "zombie": zombie,
     "half-a-frame": half_a_frame,
     "proof": proof,
+    "handshake": handshake,
     "lease": lease,
     "fsdp-shards": fsdp_shards,
     "full-letterbox": full_letterbox,
