@@ -78,6 +78,21 @@ def children() -> list[int]:
         return [int(pid) for pid in file.read().split()]
 
 
+def descendants() -> set[int]:
+    """Return the pids of this process's children, of theirs, and so on, zombies included."""
+    found: set[int] = set()
+    todo = [os.getpid()]
+    while todo:
+        parent = todo.pop()
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for task in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{task}/children") as file:
+                    born = {int(pid) for pid in file.read().split()} - found
+                found |= born
+                todo += born
+    return found
+
+
 def is_running(pid: int) -> bool:
     """Return whether a process exists and is no zombie."""
     try:

@@ -231,10 +231,16 @@ def tests_failed(exercise: Exercise, outcomes: list[Outcome], tests: Report) -> 
     """Return what to tell when the checks pass and the stage's own tests do not."""
     head = f"{exercise.name}: not yet, its {len(outcomes)} checks pass, and the stage does not work"
     lines = [paint(head, "red"), ""]
-    lines += [f"  {len(tests.failures)} of {_tests(exercise, tests)} failed:"]
+    count = len(tests.failures)
+    if count <= tests.count:
+        lines += [f"  {count} of {_tests(exercise, tests)} failed:"]
+    else:
+        lines += [f"  stage {exercise.stage}'s own tests, on your copy, could not be run:"]
     for one in tests.failures[:FAILURES_SHOWN_MAX]:
         lines += ["", f"  {paint(one.test, 'bold')}", f"    {one.happened[: WIDTH - 4]}"]
         lines += [f"    {where}" for where in one.where[-4:]]
+        lines += ["    a process of yours had said:"] if one.said else []
+        lines += [f"      {line[: WIDTH - 6]}" for line in one.said]
     folder = mine.folder_of(exercise.stage)
     again = f"cd {show_path(folder.parent)} && {Path(sys.executable).name} -m unittest discover "
     lines += ["", "  once nothing in it is open, they run by hand, too:"]

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from exercises.catalogue import Exercise, WrongAnswer
-from exercises.checking import Check, Wrong, children
+from exercises.checking import Check, Wrong, children, descendants
 from exercises.mine import Bench
 
 BUDGET_S = 1.7  # for all checks of an exercise together, so that the answer comes within two
@@ -111,7 +111,7 @@ def parent_of_orphans() -> Iterator[None]:
 
 
 def _run_one(name: str, check: Check, answer: Bench, deadline: float) -> Outcome:
-    spared = {*children()}
+    spared = descendants()
     did = " ".join((check.__doc__ or name).split())
     result_read, result_write = os.pipe()
     note_read, note_write = os.pipe()
@@ -291,8 +291,20 @@ def _target(pid: int, descriptor: str) -> str:
 
 
 def end_all_but(spared: set[int]) -> None:
-    """Kill and reap the children of this process, and what it inherits from them."""
+    """Kill and reap the children of this process, and what it inherits from them.
+
+    Processes that fork faster than we kill are stopped first, and killed once none is born.
+    `spared` are pids of descendants.
+    """
     while left := {*children()} - spared:
+        stopped: set[int] = set()
+        while born := descendants() - spared - stopped:
+            for pid in born:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= born
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

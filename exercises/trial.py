@@ -8,16 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from exercises.checking import children
+from exercises.checking import descendants
 from exercises.mine import Bench
 from exercises.runner import end_all_but, parent_of_orphans
 from stages import torch_here
 
 SILENCE_S = 30.0  # a test that takes longer hangs
+WHOLE_S_MAX = 600.0  # of all tests of a stage, of which the slowest takes a minute
+PROCESSES_MAX = 150  # at a time; the stage with the most has some 20
+LOOK_S = 0.1  # how often they are counted
 FAILURES_SHOWN_MAX = 2
+SAID_LINES_MAX = 4
+HANGS = "it hangs"
 # As python -m does, without a traceback of Ctrl-C.
 DEMO = """\
 import runpy, sys
@@ -37,25 +42,26 @@ class Failure:
     test: str
     happened: str
     where: list[str]  # file:line, the last call last
+    said: list[str] = field(default_factory=list)  # what its processes printed meanwhile
 
 
 @dataclass
 class Report:
     """How a stage's tests went."""
 
-    count: int  # with those that were skipped
+    count: int  # of those that were begun, with those that were skipped
     seconds: float
     failures: list[Failure]
     skipped: list[str]  # why, for each test that could not run here
 
 
 def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
-    """Run the tests of a stage, each of which is told as it ends; kill what hangs."""
+    """Run the tests of a stage, each of which is told as it ends; end what does not end itself."""
     argv = [sys.executable, "-u", "-m", "unittest", "discover", "-v"]
     argv += ["-s", bench.package, "-t", "."]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(bench.root)}
-    started, spared = time.monotonic(), {*children()}
-    said, hangs = b"", False
+    started, spared = time.monotonic(), descendants()
+    said, fault = b"", ""
     with parent_of_orphans():
         process = subprocess.Popen(
             argv,
@@ -69,17 +75,18 @@ def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
         assert process.stderr
         output = process.stderr.fileno()
         try:
-            while not hangs:
-                hangs = not select.select([output], [], [], SILENCE_S)[0]
-                piece = b"" if hangs else os.read(output, 1 << 16)
-                if not piece:
-                    break
-                said += piece
-                tell(len(DONE.findall(said.decode(errors="replace"))))
-            if not hangs:
-                process.wait(SILENCE_S)
+            heard = time.monotonic()
+            while not fault:
+                if select.select([output], [], [], LOOK_S)[0]:
+                    heard = time.monotonic()
+                    if not (piece := os.read(output, 1 << 16)):
+                        process.wait(SILENCE_S)
+                        break
+                    said += piece
+                    tell(len(DONE.findall(said.decode(errors="replace"))))
+                fault = _what_is_wrong(started, heard, len(descendants() - spared))
         except subprocess.TimeoutExpired:
-            hangs = True
+            fault = HANGS
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -88,21 +95,37 @@ def run_tests(bench: Bench, tell: Callable[[int], None]) -> Report:
             end_all_but(spared)
     text = said.decode(errors="replace")
     failures = _read_failures(text, bench)
-    if hangs:
-        last = re.findall(r"(?m)^(test_\w+) \(", text)
-        failures.insert(0, Failure(last[-1] if last else "the tests", "it hangs", []))
-    ran = re.search(r"(?m)^Ran (\d+) tests?", text)
+    begun = [*dict.fromkeys(re.findall(r"(?m)^(test_\w+) \(", text))]
+    if fault:
+        last = begun[-1] if begun else "the tests"
+        failures = [one for one in failures if one.test != last]
+        failures.insert(0, Failure(last, fault, []))
     if process.returncode != 0 and not failures:
         happened = (text.strip().splitlines() or ["it said nothing"])[-1]
         failures.append(Failure("the tests", happened, []))
     skipped = re.findall(r"(?m)\.\.\. skipped ['\"](.*)['\"]$", text)
-    count = int(ran[1]) if ran else len(re.findall(r"(?m)^test_\w+ \(", text))  # begun, at least
-    return Report(count, time.monotonic() - started, failures, skipped)
+
+    return Report(len(begun), time.monotonic() - started, failures, skipped)
+
+
+def _what_is_wrong(started: float, heard: float, processes: int) -> str:
+    """Return why the tests are to be ended at once; "" while they may go on."""
+    now = time.monotonic()
+    if processes > PROCESSES_MAX:
+        return f"{processes} processes at once: a child that comes back from fork goes on as parent"
+    if now - heard > SILENCE_S:
+        return HANGS
+    if now - started > WHOLE_S_MAX:
+        return f"after {WHOLE_S_MAX:.0f} s the tests go on still"
+    return ""
 
 
 def _read_failures(text: str, bench: Bench) -> list[Failure]:
-    """Return the failures that unittest has reported."""
-    found = []
+    """Return the failures that unittest has reported, one for each test.
+
+    A child that goes on as the parent reports its own, and so tests may fail many times.
+    """
+    found: dict[str, Failure] = {}
     for block in text.split("=" * 70)[1:]:
         head = re.match(r"\s*(?:FAIL|ERROR): (\S+)(?: \((\S+)\))?", block)
         if head is None:
@@ -116,8 +139,19 @@ def _read_failures(text: str, bench: Bench) -> list[Failure]:
         ]
         lines = [line for line in block.splitlines() if re.match(r"[A-Za-z_][\w.]*(:|$)", line)]
         test = head[1] if "." not in head[1] else head[1].rpartition(".")[2]
-        found.append(Failure(test, lines[-1] if lines else "it failed", where))
-    return found
+        happened = lines[-1] if lines else "it failed"
+        found.setdefault(
+            test, Failure(test, happened, where, _said_in(bench.translate(text), test))
+        )
+    return [*found.values()]
+
+
+def _said_in(text: str, test: str) -> list[str]:
+    """Return the end of the last traceback that a process of a test has printed while it ran."""
+    ran = re.search(rf"(?ms)^{test} \(.*?(?=^test_\w+ \(|^={{70}}$|\Z)", text)
+    traces = ran[0].split("Traceback (most recent call last):\n")[1:] if ran else []
+    lines = re.split(r"(?m)^(?:ok|FAIL|ERROR)$", traces[-1])[0].splitlines() if traces else []
+    return lines[-SAID_LINES_MAX:]
 
 
 def run_demo(bench: Bench, arguments: list[str]) -> int:

@@ -354,6 +354,23 @@ def work():
         assert self.run(made_up, text).kind == runner.PASSED
         assert not processes.descendants()
 
+    def test_nothing_is_left_of_a_process_that_always_leaves_a_successor(
+        self, made_up: Exercise
+    ) -> None:
+        text = """
+import os
+
+
+def work():
+    if os.fork() == 0:
+        os.setsid()
+        while os.fork() == 0:  # whoever has a child ends, and the child goes on
+            pass
+        os._exit(0)
+"""
+        assert self.run(made_up, text).kind == runner.PASSED
+        assert not processes.descendants()
+
     def test_a_child_that_comes_back_does_not_speak_for_its_parent(self, made_up: Exercise) -> None:
         text = """
 import os
@@ -431,6 +448,42 @@ def work():
         assert catalogue.apply_patch("one\ntwo\nthree\n", patch) == "one\nthree\n"
         with pytest.raises(ValueError, match="does not fit at line 2"):
             catalogue.apply_patch("one\n2\n", patch)
+
+
+@pytest.mark.thorough
+def test_a_child_that_goes_on_as_its_parent_does_not_fork_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a first honest attempt did, for eight minutes: "32349 of its own 17 tests failed"."""
+    monkeypatch.setattr(trial, "PROCESSES_MAX", 40)
+    exercise = named("who_closes_what")
+    texts = solution_of(exercise)
+    fork, start = "process.fork", "worker.Worker.__init__"
+    texts[fork] = texts[fork].replace("run() & 0xFF", "run()")
+    texts[start] = texts[start].replace(
+        "return run_work", "run_work"
+    )  # so there is None for a code
+    with mine.bench_of(exercise, texts) as bench:
+        outcome = runner.run(exercise, bench, PATIENCE_S)[-1]
+        assert outcome.kind != runner.PASSED  # so that the stage's tests are not even begun
+        tests = trial.run_tests(bench, lambda count: None)
+    assert any("processes at once" in one.happened for one in tests.failures)
+    assert len(tests.failures) <= tests.count
+    assert not processes.descendants()
+
+
+@pytest.mark.thorough
+def test_what_a_child_printed_is_told_with_the_test_that_failed() -> None:
+    exercise = named("who_closes_what")
+    texts = solution_of(exercise)
+    texts["channel.close_inherited"] = (
+        "def close_inherited():\n    raise LookupError('it is mine')\n"
+    )
+    with mine.bench_of(exercise, texts) as bench:
+        tests = trial.run_tests(bench, lambda count: None)
+    assert tests.failures
+    assert tests.failures[0].said[-1] == "LookupError: it is mine"
+    assert "it is mine" in report.tests_failed(exercise, [], tests)
 
 
 MODULE = """\

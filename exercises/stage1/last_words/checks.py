@@ -80,3 +80,31 @@ def check_sys_exit(answer: Any) -> None:
             expected=f"one {kind} and status {code} for sys.exit({argument!r})",
             happened=f"{channel.kinds}, status {status!r} for sys.exit({argument!r})",
         )
+
+
+def check_a_traceback(answer: Any) -> None:
+    """run a function that raises ValueError, and read the traceback's last line"""
+
+    def work() -> None:
+        raise ValueError("no data")
+
+    body = _run(answer, work)[0].said[0][1]
+    trace = body.get("traceback")
+    expect(isinstance(trace, str), expected="a str", happened=f"a {type(trace).__name__}")
+    last = trace.rstrip().rpartition("\n")[2]
+    expect(last == "ValueError: no data", expected="'ValueError: no data'", happened=repr(last))
+
+
+def check_a_code_of_its_own(answer: Any) -> None:
+    """run a function that raises an exception whose attribute `code` is 0"""
+
+    class RefusedError(Exception):
+        code = 0
+
+    def work() -> None:
+        raise RefusedError
+
+    channel, status = _run(answer, work)
+    happened = f"{channel.kinds}, status {status}"
+    right = (channel.kinds, status) == (["ERROR"], 1)
+    expect(right, expected="one ERROR, and status 1", happened=happened)

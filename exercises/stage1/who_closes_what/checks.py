@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -233,3 +234,35 @@ def check_a_large_code(answer: Any) -> None:
     """fork a child whose function returns 2**40 + 5, of which the kernel would keep the 5"""
     status = _fork_and_look(answer, lambda: 2**40 + 5)
     expect(status == 5, expected="exit status 5", happened=f"exit status {status}")
+
+
+def check_no_code(answer: Any) -> None:
+    """fork a child whose function returns None"""
+    status = _fork_and_look(answer, lambda: None)  # type: ignore[arg-type,return-value]
+    expect(status in (0, 1), expected="an exit status", happened=f"exit status {status}")
+
+
+def check_a_traceback(answer: Any) -> None:
+    """fork a child whose function raises, and read what it writes to stderr"""
+
+    def fail() -> int:
+        raise ValueError("as it should")
+
+    with tempfile.TemporaryFile() as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            _fork_and_look(answer, fail)
+        finally:
+            os.dup2(before, 2)
+        file.seek(0)
+        said = file.read().decode()
+    told = "in fail" in said and "ValueError: as it should" in said
+    expect(told, expected="a traceback", happened=f"{said[-60:]!r} on stderr")
+
+
+def check_its_name(answer: Any) -> None:
+    """start a Worker that sends the name of its channel"""
+    worker, _ = _start(answer, lambda channel: channel.send(channel.name))
+    got = worker.recv()
+    expect(got == "coordinator", expected="'coordinator'", happened=repr(got))

@@ -185,3 +185,11 @@ def check_who_explains(answer: Any) -> None:
             expected=f"what _explain_silence returns, after a {how}",
             happened=happened,
         )
+
+
+def check_no_time_at_all(answer: Any) -> None:
+    """call recv(0) while nothing has come"""
+    with _pair(answer) as (channel, _):
+        note("nothing had come, and recv was not to wait")
+        with expect_raises(TimeoutError, when="at once"):
+            channel.recv(0)

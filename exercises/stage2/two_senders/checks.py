@@ -38,9 +38,12 @@ class Watched:
         return nbytes
 
 
-def _peer(run: Callable[[socket.socket], None]) -> socket.socket:
-    """Fork a peer; return our end."""
+def _peer(run: Callable[[socket.socket], None], buffer_bytes: int = 0) -> socket.socket:
+    """Fork a peer; return our end. Without a number of bytes the buffers are as they are."""
     ours, theirs = socket.socketpair()
+    if buffer_bytes:
+        for sock in (ours, theirs):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
     if os.fork() == 0:
         ours.close()
         run(theirs)
@@ -62,6 +65,7 @@ def check_an_answer(answer: ModuleType) -> None:
         got = answer.exchange(ours, b"ping", 9)
         expect(got == b"pong-pong", expected="b'pong-pong'", happened=repr(got))
         expect(ours.getblocking(), expected="a blocking socket", happened="it is non-blocking now")
+        note("the 5 bytes behind the answer were to be left in the socket, and were not there")
         rest = ours.recv(64)
         expect(rest == b"again", expected="b'again' left in the socket", happened=f"{rest!r} left")
     os.wait()
@@ -89,6 +93,28 @@ def check_both_at_once(answer: ModuleType) -> None:
     os.wait()
 
 
+def check_small_buffers(answer: ModuleType) -> None:
+    """exchange 100 kB for 100 kB over buffers of 4 kB, with a peer that sends before it reads"""
+    size = 100_000
+
+    def run(sock: socket.socket) -> None:
+        sock.sendall(b"t" * size)
+        count = 0
+        while count < size:
+            count += len(sock.recv(65536))
+        sock.sendall(b"all")
+        sock.recv(1)
+
+    with _peer(run, buffer_bytes=4096) as ours:
+        note("it had taken 1 piece or more of a peer whose buffers are small")
+        got = answer.exchange(ours, b"o" * size, size)
+        happened = f"{len(got)} bytes"
+        expect(got == b"t" * size, expected=f"{size} bytes", happened=happened)
+        last = ours.recv(3)
+        expect(last == b"all", expected="the peer to have got all", happened=f"it said {last!r}")
+    os.wait()
+
+
 def check_a_peer_that_hangs_up(answer: ModuleType) -> None:
     """expect 9 bytes of a peer that sends 3 and hangs up"""
     with _peer(lambda sock: sock.sendall(b"abc")) as ours:
@@ -110,4 +136,13 @@ def check_a_peer_that_is_done(answer: ModuleType) -> None:
         except Exception as error:
             got = f"{type(error).__name__}: {error}"
         expect(got == "b'good-bye!'", expected="b'good-bye!'", happened=got)
+    os.wait()
+
+
+def check_one_that_goes_while_we_send(answer: ModuleType) -> None:
+    """exchange 2 MB for 9 bytes, with a peer that sends 3 and hangs up"""
+    with _peer(lambda sock: sock.sendall(b"abc")) as ours:
+        note("3 of 9 bytes had come, the peer had hung up, and there was more to send")
+        with expect_raises(EOFError, when="for a peer that has hung up"):
+            answer.exchange(ours, b"o" * OURS, 9)
     os.wait()

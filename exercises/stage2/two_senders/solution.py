@@ -10,7 +10,7 @@ def exchange(sock: socket.socket, data: bytes, nbytes: int) -> bytes:
     """Send all of `data` and receive exactly `nbytes`, whichever can go on; return what came.
 
     What comes after those bytes stays in the socket, which is left blocking, as it was. Raises
-    EOFError if the peer hangs up before they have come.
+    EOFError if the peer hangs up before they have come, or before all is sent.
     """
     # begin yours
     unsent, received = memoryview(data), bytearray()
@@ -28,6 +28,8 @@ def exchange(sock: socket.socket, data: bytes, nbytes: int) -> bytes:
                 received += piece
             if writable:
                 unsent = unsent[sock.send(unsent) :]
+    except (BrokenPipeError, ConnectionResetError) as error:  # whoever sends is told in this way
+        raise EOFError(f"the peer hung up after {len(received)} of {nbytes} bytes") from error
     finally:
         sock.setblocking(True)
     return bytes(received)

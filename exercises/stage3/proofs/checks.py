@@ -111,3 +111,12 @@ def check_other_borders(answer: Any) -> None:
         same = answer.auth._prove(KEY, "client", *one) == answer.auth._prove(KEY, "client", *other)
         happened = f"the same proof for {one} and {other}"
         expect(not same, expected="another proof", happened=happened)
+
+
+def check_every_field(answer: Any) -> None:
+    """change the field "proof" of the message that came before"""
+    given = [
+        answer.auth._prove(KEY, "client", A, {**B, "proof": proof}, WORKER) for proof in ("x", "y")
+    ]
+    happened = "the same proof, whatever the field 'proof' says"
+    expect(given[0] != given[1], expected="another proof", happened=happened)

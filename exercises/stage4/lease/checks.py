@@ -1,5 +1,6 @@
 """What holding a lease means."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,14 @@ Say = Callable[[bytes], object]
 class Node:
     """A node that keeps a lease, of which we hold the other end."""
 
-    def __init__(self, answer: Any, serve: Callable[[Say, Any], int], stop_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        answer: Any,
+        serve: Callable[[Say, Any], int],
+        stop_s: float = 10.0,
+        *,
+        in_pieces: bool = False,
+    ) -> None:
         lease, self.coordinator = os.pipe()
         self.output, say = os.pipe()
         self.pid = os.fork()
@@ -47,7 +55,13 @@ class Node:
                 os._exit(1)
         os.close(say)
         os.close(lease)
-        os.write(self.coordinator, json.dumps({"number": 7}).encode() + b"\n")
+        settings = json.dumps({"number": 7}).encode() + b"\n"
+        if in_pieces:
+            os.write(self.coordinator, settings[:5])
+            time.sleep(0.1)
+            settings = settings[5:]
+        with contextlib.suppress(BrokenPipeError):  # then it has said why
+            os.write(self.coordinator, settings)
 
     def hear(self) -> bytes:
         """Return what the server says next; nothing, once nobody can say anything any more."""
@@ -145,3 +159,16 @@ def check_the_whole_family(answer: Any) -> None:
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     expect(not is_running(child), expected="nobody left", happened="the server's child runs on")
+
+
+def check_settings_in_pieces(answer: Any) -> None:
+    """send 5 bytes of the settings, and the rest 0.1 seconds later"""
+
+    def serve(say: Say, settings: Any) -> int:
+        say(f"settings {settings}".encode())
+        return 0
+
+    node = Node(answer, serve, in_pieces=True)
+    note("all of the settings had been sent")
+    said = node.hear().decode()
+    expect(said == "settings {'number': 7}", expected="settings {'number': 7}", happened=said)

@@ -157,3 +157,18 @@ def check_one_that_is_loud(answer: Any) -> None:
     note("thousands of bytes had come, no marker among them, and 20 s were not over")
     said = _wait(_node(answer, run))
     expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))
+
+
+def check_noise_in_another_alphabet(answer: Any) -> None:
+    """wait for a server whose login shell greets in Latin-1, which is no UTF-8"""
+    node = _node(answer, _prints(b"caf\xe9 ouvert\n", b"MARK" + _report(4002)))
+    note("the ready line had come, after a line that is no UTF-8")
+    _expect_ready(node, "10.0.0.7", 4002)
+
+
+def check_one_that_is_silent(answer: Any) -> None:
+    """wait 0.2 seconds for a server that prints nothing at all"""
+    node = _node(answer, _prints())
+    note("the deadline was over, and nothing had been printed")
+    said = node.wait_until_ready(time.monotonic() + 0.2)
+    expect(said, expected="what is wrong", happened=repr(said))

@@ -89,3 +89,17 @@ def check_the_address(answer: ModuleType) -> None:
         happened = _connects(ELSEWHERE, told[0])
         expected = f"nobody listening at {ELSEWHERE}, which was not asked for"
         expect(happened != "connected", expected=expected, happened="somebody listens there")
+
+
+def check_many_ranks(answer: ModuleType) -> None:
+    """connect from 8 ranks at once, before anybody is accepted"""
+    told: list[int] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(answer.open_rendezvous(HERE, told.append))
+        connected = 0
+        with contextlib.suppress(TimeoutError):
+            for _ in range(8):
+                stack.enter_context(socket.create_connection((HERE, told[0]), timeout=0.5))
+                connected += 1
+    happened = f"{connected}: there was no room for more to wait"
+    expect(connected == 8, expected="8 of 8 connected", happened=happened)

@@ -75,3 +75,8 @@ def check_uneven(answer: ModuleType) -> None:
 def check_unlike_files(answer: ModuleType) -> None:
     """save 10 rows from 3 ranks, 1, 5 and 4, and load rank 1 of 2"""
     _expect(answer, [1, 5, 4], 2, 1, 5, 10)
+
+
+def check_a_rank_that_saved_nothing(answer: ModuleType) -> None:
+    """save 6 rows from 3 ranks, 3, 0 and 3, and load rank 0 of 1"""
+    _expect(answer, [3, 0, 3], 1, 0, 0, 6)

@@ -1,0 +1,12 @@
+def memory_bytes(optimizer: "torch.optim.Optimizer") -> dict[str, int]:
+    """Return the bytes that this rank holds: {"parameters", "gradients", "optimizer"}.
+
+    Of a sharded parameter (DTensor) only this rank's shard counts.
+    """
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    states = [value for one in optimizer.state.values() for value in one.values()]
+    return {
+        "parameters": sum(map(_local_bytes, parameters)),
+        "gradients": sum(_local_bytes(one.grad) for one in parameters if one.grad),
+        "optimizer": sum(_local_bytes(value) for value in states if hasattr(value, "numel")),
+    }
