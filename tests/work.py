@@ -64,9 +64,9 @@ def obey(channel: Channel) -> None:
                 channel.send(bytes(64 << 20))
             case ("send arrays", sizes):
                 channel.send([bytes(size) for size in sizes])
-            case "set":
+            case "object":
                 try:
-                    channel.send({"batch": {1}})
+                    channel.send({"batch": object()})
                 except TypeError as error:
                     channel.send(str(error))
             case "pid":
