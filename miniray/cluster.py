@@ -133,13 +133,15 @@ class Cluster(Crew):
 
         A KeyboardInterrupt while it waits ends them at once.
         """
-        running, self.workers, self.group = self._running, [], None
-        if running is not None:
-            try:
-                running.stop(timeout)
-            finally:
-                running.stop(0.0)  # nothing is left to do, but after a Ctrl-C
-            self._running = None
+        try:
+            self._stop(timeout)
+        finally:
+            self._stop(0.0)  # nothing is left to do, but after a Ctrl-C
+
+    def _stop(self, timeout: float) -> None:
+        if self._running is not None:
+            self._running.stop(timeout)
+        self._running, self.workers, self.group = None, [], None
 
     def __enter__(self) -> Self:
         return self
