@@ -117,9 +117,7 @@ class _Record:
         """Remove a file that the coordinator has no more, and what Python has compiled of it."""
         file = self.folder / path
         del self.files[path]
-        if os.path.realpath(file.parent) != os.path.join(
-            os.path.realpath(self.folder), *file.relative_to(self.folder).parts[:-1]
-        ):
+        if file.parent.resolve() != (self.folder.resolve() / path).parent:
             return  # a run has put a link there, and what is behind it is not ours
         with contextlib.suppress(OSError):  # a run was faster
             file.unlink()
