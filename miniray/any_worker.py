@@ -7,6 +7,7 @@ from miniray.calls import make_call, take_answer
 from miniray.channel import Channel
 from miniray.errors import WorkerDied, WorkerError, WorkerExited
 from miniray.process import STOP_S
+from miniray.waiting import deadline_after
 from miniray.work_fn import AnyFunction
 
 EXPLAIN_S = 3.0
@@ -40,15 +41,16 @@ class AnyWorker(Channel):
         """Call a function there and return its result; the worker has to be one that answers calls.
 
         The function goes by name. What it raises ends the worker, and is WorkerFailed here. After a
-        TimeoutError it goes on: the next call waits for its end, and its result is dropped.
+        TimeoutError it goes on: the next call waits for its end, and its result is dropped. But a
+        worker that has not taken in all of the call by then is closed, as after `send`.
 
         >>> with Worker() as worker:
         ...     worker.call(math.hypot, 3, 4)
         5.0
         """
-        call = make_call(function, *args, **kwargs)
-        self.send(call)
-        return take_answer(self, call, timeout)
+        deadline, call = deadline_after(timeout), make_call(function, *args, **kwargs)
+        self.send(call, timeout)
+        return take_answer(self, call, deadline, timeout)
 
     def close(self, timeout: float = STOP_S) -> None:
         """Hang up, and see to it that the process ends within `timeout` seconds."""

@@ -74,9 +74,10 @@ def read_answer(channel: Channel, call: Mapping[str, Any], message: Any) -> list
     return [message["result"]] if message["answer"] == call["number"] else []
 
 
-def take_answer(channel: Channel, call: Mapping[str, Any], timeout: float | None) -> Any:
+def take_answer(
+    channel: Channel, call: Mapping[str, Any], deadline: float, timeout: float | None
+) -> Any:
     """Return the result of a call; raise TimeoutError if it is not there in time."""
-    deadline = deadline_after(timeout)
     try:
         while not (found := read_answer(channel, call, channel.recv(time_left(deadline)))):
             pass
@@ -140,7 +141,7 @@ def _work_off(
         for worker, (index, task) in zip(free, waiting, strict=False):
             busy[worker] = index, task, make_call(name, task)
             with contextlib.suppress(WorkerError):  # `recv` says it as well
-                worker.send(busy[worker][2])
+                worker.send(busy[worker][2], None if timeout is None else time_left(deadline))
 
     give(workers)
     while busy:

@@ -6,6 +6,7 @@ from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
 from miniray.crew import Crew
+from miniray.errors import ProtocolError, WorkerDied
 from miniray.faults import check_start
 from miniray.group import Group
 from miniray.node_config import NodeConfig
@@ -59,7 +60,7 @@ class Cluster(Crew):
         """
         work_fn = check_start(work_fn)
         if self._running is not None:
-            raise RuntimeError("this cluster has been started; stop it first")
+            raise RuntimeError("this cluster has been started; restart it, or stop it first")
         luggage = Luggage(work_fn, self._sync)
         settings = {
             "work_fn": work_fn,
@@ -88,8 +89,10 @@ class Cluster(Crew):
         """
         if self._running is None:
             raise RuntimeError("this cluster has not been started")
-        self.workers, self.group = [], None
-        self.nodes = list(self.nodes if nodes is None else nodes)
+        chosen = list(self.nodes if nodes is None else nodes)
+        if not chosen:
+            raise ValueError("a cluster needs at least one node; to end all of them call stop()")
+        self.workers, self.group, self.nodes = [], None, chosen
         self.workers = self._running.start(
             self.nodes, self._start_timeout, without_lost=without_lost
         )
@@ -117,7 +120,11 @@ class Cluster(Crew):
             raise RuntimeError("start the cluster first: node 0 is asked for a free port")
         nodes = self._running.all
         first = nodes[0]
-        port = first.status(free_port=1)["server"]["free_port"]
+        try:
+            port = first.status(free_port=1)["server"]["free_port"]
+        except (OSError, ProtocolError) as error:
+            lost = f"{first.label} is lost: its server does not answer ({error})"
+            raise WorkerDied(lost) from error
         others = [node for node in nodes if not node.address.startswith("127.")]
         if others and first.address.startswith("127."):
             raise ValueError(

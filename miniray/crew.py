@@ -130,7 +130,11 @@ class Crew:
             worker.send({"place": place.__dict__}, time_left(deadline))
         broadcast(self.workers, call, time_left(deadline))
         while pending := [worker for worker in self.workers if not results.get(worker)]:
-            messages = gather(pending, time_left(deadline))
+            try:
+                messages = gather(pending, time_left(deadline))
+            except TypeError:  # of a class that is not here; the others are still at it
+                self.stop()
+                raise
             for worker, message in zip(pending, messages, strict=True):
                 results[worker] = calls.read_answer(worker, call, message)
         return [results[worker][0] for worker in self.workers]

@@ -109,13 +109,16 @@ class _Record:
         self.write()
 
     def note(self, path: str, facts: Facts) -> None:
-        """Note that a file is here as it came."""
-        self.files[path] = [facts, facts_of(self.folder / path)]
+        """Note that a file is here as it came, unless it was gone before it could come."""
+        here = facts_of(self.folder / path)
+        self.files[path] = here and [facts, here]
 
     def remove(self, path: str) -> None:
         """Remove a file that the coordinator has no more, and what Python has compiled of it."""
         file = self.folder / path
         del self.files[path]
+        if file.parent.resolve() != (self.folder.resolve() / path).parent:
+            return  # a run has put a link there, and what is behind it is not ours
         with contextlib.suppress(OSError):  # a run was faster
             file.unlink()
         for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc"):

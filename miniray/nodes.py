@@ -15,6 +15,7 @@ from miniray.sync import Luggage
 from miniray.waiting import deadline_after, time_left
 
 FAULT_SPREAD_S = 5.0  # what the others get to say what is wrong with them, too
+FORK_S = 5.0  # what ranks have at least to start, once the servers are there
 ENDING_S = 0.5  # what a session may take to end, after all on its node has
 
 
@@ -24,6 +25,8 @@ class Nodes:
     def __init__(self, settings: dict[str, Any], luggage: Luggage, log: TextIO) -> None:
         self.all: list[Node] = []
         self._settings, self._luggage, self._log = settings, luggage, log
+        # Not to be used again: still at a step that nobody waits for, or about to be ended.
+        self._given_up: set[Node] = set()
 
     def start(
         self, configs: Sequence[NodeConfig], timeout: float, *, without_lost: bool = False
@@ -44,8 +47,8 @@ class Nodes:
             in_any_case=without_lost,
         )
         if without_lost and len(faults) < len(self.all):
-            self._end([*faults], 0.0)
-            self.all = [node for node in self.all if node not in faults]
+            self._leave_out([*faults], [node for node in self.all if node not in faults])
+            deadline = max(deadline, deadline_after(FORK_S))  # a lost one may have taken all of it
         else:
             self._refuse(faults, began, is_first)
         first_ranks, rank = {}, 0
@@ -55,19 +58,31 @@ class Nodes:
         faults = self._side_by_side(
             lambda node: node.fork_ranks(first_ranks[node], deadline), deadline
         )
+        if faults:
+            for node in self.all:  # those that have forked theirs
+                node.close_workers()
         self._refuse(faults, began, is_first)
         return [worker for node in self.all for worker in node.workers]
 
     def _choose(self, configs: Sequence[NodeConfig]) -> None:
-        """Have `all` be these nodes, in this order; those that are there already stay."""
+        """Have `all` be these nodes, in this order; those that are there already stay.
+
+        But not one that is still at an earlier step: that could end, or fork, ranks among the new.
+        """
         hosts, there, chosen = [config.host for config in configs], list(self.all), list[Node]()
         for index, config in enumerate(configs):
             label = config.host if hosts.count(config.host) == 1 else f"{config.host}#{index}"
-            same = [node for node in there if node.config == config]
+            same = [node for node in there if node.config == config and node not in self._given_up]
             chosen.append(same[0] if same else Node(config, label, self._log))
             there = [node for node in there if node is not chosen[-1]]
-        self.all = chosen
-        self._end(there, 0.0)
+        self._leave_out(there, chosen)
+
+    def _leave_out(self, nodes: Sequence[Node], rest: Sequence[Node]) -> None:
+        """End some nodes, so that `all` are the rest; who interrupts that loses none of them."""
+        self._given_up.update(nodes)
+        self.all = [*rest, *nodes]
+        self._end(nodes, 0.0)
+        self.all = list(rest)
 
     def _side_by_side(
         self, step: Callable[[Node], object], deadline: float, *, in_any_case: bool = False
@@ -78,7 +93,8 @@ class Nodes:
         """
         # Threads, also because no Ctrl-C comes in the middle of their lines.
         pool = futures.ThreadPoolExecutor(len(self.all))
-        steps = {pool.submit(step, node): node for node in self.all}
+        self._given_up = set(self.all)
+        steps = {pool.submit(self._step_of, step, node): node for node in self.all}
         pool.shutdown(wait=False)
         patience = time_left(deadline + ENDING_S)  # by then each has noticed by itself
         until = futures.ALL_COMPLETED if in_any_case else futures.FIRST_EXCEPTION
@@ -89,6 +105,12 @@ class Nodes:
             done, _ = futures.wait(steps, 0.0 if in_any_case else FAULT_SPREAD_S)
             faults |= {steps[one]: one.exception() for one in done if one.exception()}
         return faults | {node: None for one, node in steps.items() if one not in done}
+
+    def _step_of(self, step: Callable[[Node], object], node: Node) -> None:
+        try:
+            step(node)
+        finally:
+            self._given_up.discard(node)
 
     def _refuse(
         self, faults: dict[Node, BaseException | None], began: float, is_first: bool

@@ -217,7 +217,8 @@ class Session:
     def kill(self) -> None:
         """End the session's processes here at once."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # another thread waits, and was faster
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _is_ready(stream: IO[bytes], events: int, deadline: float) -> bool:

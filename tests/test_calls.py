@@ -127,6 +127,23 @@ class TestCall:
         Path(fifo).write_text("too late")
         assert worker.call(called.square, 3, timeout=T) == 9
 
+    def test_the_timeout_bounds_what_a_busy_worker_does_not_take_in(
+        self, worker: AnyWorker, fifo: str
+    ) -> None:
+        with pytest.raises(TimeoutError):
+            worker.call(called.read, fifo, timeout=0.05)
+        large = "x" * 32_000_000
+        with pytest.raises(TimeoutError, match="half a message may be out"):
+            worker.call(called.describe, large, timeout=0.3)
+        assert worker.ended is not None
+
+    def test_the_timeout_of_many_calls_does_so_too(self, worker: AnyWorker, fifo: str) -> None:
+        with pytest.raises(TimeoutError):
+            worker.call(called.read, fifo, timeout=0.05)
+        large = "x" * 32_000_000
+        with pytest.raises(TimeoutError, match="half a message may be out"):
+            list(as_completed([worker], called.describe, [large], timeout=0.3))
+
     def test_ctrl_c_leaves_the_worker_usable(self, fifo: str) -> None:
         writers = []
 
@@ -373,6 +390,21 @@ class TestRun:
         with Cluster(local_nodes(2)) as cluster:
             with pytest.raises(TimeoutError, match=text):
                 cluster.run(called.hang, timeout=0.2)
+            assert cluster.run(called.square, 3) == [9] * 2
+
+    def test_a_result_that_is_of_no_class_here_ends_all(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "not_imported_here.py").write_text(
+            "import dataclasses, os, time\n"
+            "@dataclasses.dataclass\nclass Result:\n    one: int = 1\n"
+            "def work():\n    return Result() if os.environ['RANK'] == '0' else time.sleep(60)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        with Cluster(local_nodes(2)) as cluster:
+            with pytest.raises(TypeError, match="not known here"):
+                cluster.run("not_imported_here.work")
+            assert cluster.workers == []
             assert cluster.run(called.square, 3) == [9] * 2
 
     def test_arguments_that_cannot_be_sent_cost_nothing(self) -> None:

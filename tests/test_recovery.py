@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, WorkerFailed
+from miniray.faults import Fault
+from miniray.node import Node
 from tests.support import poll
 
 pytestmark = pytest.mark.thorough
@@ -105,6 +108,55 @@ class TestRestart:
             with pytest.raises(ClusterError, match="1 of 1 nodes"):
                 cluster.restart([NOWHERE], without_lost=True)
 
+    def test_a_node_that_hangs_is_left_out_and_the_others_have_time_to_start(self) -> None:
+        hanging = NodeConfig("hanging", 2, launcher=("sh", "-c", "sleep 60", "sh"))
+        with Cluster(NODES[:1], start_timeout=2.0) as cluster:
+            cluster.start("tests.work.echo")
+            assert len(cluster.restart([NODES[0], hanging], without_lost=True)) == 2
+            assert cluster.nodes == NODES[:1]
+
+    def test_no_rank_runs_after_one_that_cannot_start(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fork = Node.fork_ranks
+
+        def fork_on_a(node: Node, first_rank: int, deadline: float) -> None:
+            if node.label != "a":
+                raise Fault("its server has gone")
+            fork(node, first_rank, deadline)
+
+        monkeypatch.setattr(Node, "fork_ranks", fork_on_a)
+        with pytest.raises(ClusterError, match="no rank runs"):
+            cluster.restart()
+        poll.until(lambda: not any(one["server"]["workers_running"] for one in cluster.status()))
+
+    def test_another_restart_after_ctrl_c_has_all_ranks_once(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fork, begun, may_go_on = Node.fork_ranks, threading.Event(), threading.Event()
+
+        def fork_late(node: Node, first_rank: int, deadline: float) -> None:
+            if node.label == "b" and not begun.is_set():
+                begun.set()
+                os.kill(os.getpid(), signal.SIGINT)
+                may_go_on.wait(T)
+            fork(node, first_rank, deadline)
+
+        monkeypatch.setattr(Node, "fork_ranks", fork_late)
+        with pytest.raises(KeyboardInterrupt):
+            cluster.restart()
+        threading.Timer(0.1, may_go_on.set).start()
+        workers = cluster.restart()
+        assert [worker.name[:6] for worker in workers] == [f"rank {rank}" for rank in range(4)]
+        for worker in workers:
+            worker.send("a word", timeout=T)
+            assert worker.recv(T) == "a word"
+
+    def test_somebody_has_to_take_part(self, cluster: Cluster) -> None:
+        with pytest.raises(ValueError, match="at least one node"):
+            cluster.restart([])
+        assert len(cluster.workers) == 4
+
     def test_it_has_to_have_been_started(self) -> None:
         with pytest.raises(RuntimeError, match="has not been started"):
             Cluster(NODES).restart()
@@ -118,6 +170,13 @@ class TestRun:
         said = (tmp_path / "log").read_text()
         assert said.count("starting again") == 3
         assert "starting again, at most 1 times" in said
+
+    def test_run_resilient_goes_on_if_node_0_was_lost_since_the_last_call(self) -> None:
+        with Cluster(NODES) as cluster:
+            before = cluster.run_resilient("os.getpid")
+            os.kill(servers(cluster)[0], signal.SIGKILL)
+            poll.until(lambda: not any(map(is_alive, before[:2])))
+            assert len(set(cluster.run_resilient("os.getpid"))) == 4
 
     def test_run_resilient_gives_up_in_the_end(self, tmp_path: Path) -> None:
         with Cluster(NODES) as cluster:

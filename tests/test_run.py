@@ -420,6 +420,14 @@ class TestOneRank:
         for rank in range(2):
             assert f"miniray run: rank {rank} returned '{rank}: 2 a=b 2'\n" in done.stderr
 
+    @pytest.mark.parametrize("value", ["{[]:1}", "1-x", "1__0"])
+    def test_an_argument_that_is_no_literal_is_text(
+        self, value: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["--local", "1", "--dry-run", "things:tell", "--arg", f"x={value}"]
+        assert cli.main(["run", *words]) == 0
+        assert f"things:tell x={value!r}\n" in capsys.readouterr().out
+
     def test_gets_variables_and_a_directory(self, here: Path) -> None:
         (here / "work").mkdir()
         write("import os; print(os.environ['A'], os.environ['HOME'], os.getcwd())", "work/w.py")

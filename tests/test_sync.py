@@ -210,6 +210,33 @@ class TestOnlyWhatChangedTravels:
             [[*now.values()], "one two"]
         ]
 
+    def test_what_a_run_has_put_a_link_to_is_not_removed(
+        self, project: Path, there: Path, tmp_path: Path
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        write(elsewhere, {"words.txt": "not ours"})
+        put_link = f"__import__('shutil').rmtree('data') or os.symlink({str(elsewhere)!r}, 'data')"
+        look([bare(there)], put_link)
+        (project / "data/words.txt").unlink()
+        look([bare(there)])
+        assert (elsewhere / "words.txt").read_text() == "not ours"
+
+    def test_a_file_that_is_gone_while_others_are_sent_and_comes_back(
+        self, project: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words, aside = project / "data/words.txt", project.parent / "aside"
+        send = Folder.send
+
+        def send_without(folder: Folder, *args: Any) -> None:
+            words.rename(aside)
+            send(folder, *args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Folder, "send", send_without)
+            look([bare(there)])
+        aside.rename(words)
+        assert look([bare(there)], "open('data/words.txt').read()") == [["one two"]]
+
     def test_a_run_beside_another_has_a_copy_of_its_own(self, project: Path, there: Path) -> None:
         with Cluster([bare(there)], sync=".") as one:
             first = one.start("looking.work_fn")

@@ -81,7 +81,7 @@ class TestMessages(unittest.TestCase):
     def test_what_cannot_be_sent_leaves_the_channel_usable(self) -> None:
         with Worker(echo) as worker:
             with self.assertRaises(TypeError):
-                worker.send({"batch": {1, 2}})
+                worker.send({"batch": object()})
             worker.send("usable")
             assert worker.recv() == "usable"
 
