@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, nodes
-from tests import work
 from tests.support import namespaces, poll, ssh
 
 pytestmark = pytest.mark.thorough

@@ -268,7 +268,8 @@ class TestReadme:
         minutes = sum(part_pages.count_chapter(page).minutes for page in CHAPTERS)
         more = sum(one.minutes for one in catalogue.load())
         hours, others = (f"{round(one / 30) / 2:g} hours" for one in (minutes, more))
-        said = f"{len(STAGE_PARTS)} parts of at most {PART_MINUTES_MAX} minutes, with the stories around them about {hours}"
+        parts = f"{len(STAGE_PARTS)} parts of at most {PART_MINUTES_MAX} minutes"
+        said = f"{parts}, with the stories around them about {hours}"
         assert f"{said} in all, and {others} of exercises." in self.README.read_text()
 
     def test_its_first_screen_says_what_it_is_for_whom_and_what_for(self) -> None:
