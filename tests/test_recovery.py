@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, WorkerFailed
@@ -39,10 +40,6 @@ def places(cluster: Cluster) -> list[tuple[int, int, int]]:
     return [(one.rank, one.node_rank, one.world_size) for one in cluster.nccl_configs()]
 
 
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
 class TestRestart:
     def test_living_servers_stay_and_have_new_ranks(self, cluster: Cluster) -> None:
         old, old_servers, old_workers = pids(cluster), servers(cluster), list(cluster.workers)
@@ -57,7 +54,7 @@ class TestRestart:
         ]
         assert servers(cluster) == old_servers
         assert not set(old) & set(pids(cluster))
-        assert not any(map(is_alive, old))
+        assert not any(map(psutil.pid_exists, old))
         assert cluster.group is None
         assert places(cluster) == [(0, 0, 4), (1, 0, 4), (2, 1, 4), (3, 1, 4)]
         for worker in new:
@@ -70,7 +67,7 @@ class TestRestart:
         old = pids(cluster)
         os.kill(old[1], signal.SIGSTOP)
         cluster.restart()
-        assert not is_alive(old[1])
+        assert not psutil.pid_exists(old[1])
 
     def test_a_lost_server_is_replaced(self, cluster: Cluster) -> None:
         first, second = servers(cluster)
@@ -90,7 +87,7 @@ class TestRestart:
         assert servers(cluster)[0] == first
         assert places(cluster)[-1] == (4, 1, 5)
         assert cluster.workers[4].name.startswith("rank 4 at c:")
-        poll.until(lambda: not is_alive(second))
+        poll.until(lambda: not psutil.pid_exists(second))
 
     def test_a_node_that_is_gone_for_good_is_left_out_on_request(self, cluster: Cluster) -> None:
         with pytest.raises(ClusterError, match=r"1 of 2 nodes .* others wait:\n  nowhere: false"):
@@ -175,7 +172,7 @@ class TestRun:
         with Cluster(NODES) as cluster:
             before = cluster.run_resilient("os.getpid")
             os.kill(servers(cluster)[0], signal.SIGKILL)
-            poll.until(lambda: not any(map(is_alive, before[:2])))
+            poll.until(lambda: not any(map(psutil.pid_exists, before[:2])))
             assert len(set(cluster.run_resilient("os.getpid"))) == 4
 
     def test_run_resilient_gives_up_in_the_end(self, tmp_path: Path) -> None:

@@ -87,8 +87,7 @@ def run(options: argparse.Namespace) -> int:
     """Run it; return the exit status of the rank that failed first, or 0."""
     try:
         plan = make_plan(options)
-        count = sum(node.num_workers for node in plan.nodes)
-        only = parse_ranks(options.only_rank, count) if options.only_rank else None
+        only = parse_ranks(options.only_rank, plan.num_ranks) if options.only_rank else None
         if options.merged_log and options.log_dir is None:
             raise ValueError("--merged-log needs a place: --log-dir DIR")
         if options.dry_run:
@@ -141,8 +140,7 @@ def ended_by_signals() -> Iterator[None]:
 def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool = False) -> int:
     """Start all ranks, wait for their end, leave nothing, and say how it went."""
     began = time.monotonic()
-    count = sum(node.num_workers for node in plan.nodes)
-    ranks = f"{count} ranks" if count > 1 else "1 rank"
+    ranks = f"{plan.num_ranks} ranks" if plan.num_ranks > 1 else "1 rank"
     places = ", ".join(f"{node.num_workers} on {node.host}" for node in plan.nodes)
     verdict: Verdict | None = None
     log = cast(TextIO, screen)  # it is one, as far as a cluster goes

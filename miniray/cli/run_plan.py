@@ -27,6 +27,11 @@ class Plan:
     preload: list[str]
     sync: str | None  # the folder of which every node that is not here gets a copy
 
+    @property
+    def num_ranks(self) -> int:
+        """How many ranks all nodes have together."""
+        return sum(node.num_workers for node in self.nodes)
+
     def describe(self) -> str:
         """Return a table of the ranks, and what they would run."""
         lines, rank = [], 0
@@ -39,7 +44,9 @@ class Plan:
             rank = last + 1
         words = [self.task["target"], *self.task["arguments"]]
         words += [f"{name}={value!r}" for name, value in self.task["keywords"].items()]
-        lines.append(f"each of the {rank} runs the {self.task['kind']}: {' '.join(words)}")
+        lines.append(
+            f"each of the {self.num_ranks} runs the {self.task['kind']}: {' '.join(words)}"
+        )
         if self.preload:
             lines.append("what that imports of torch, each node imports once, before the fork")
         return "\n".join(lines)
