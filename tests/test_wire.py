@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from miniray import ProtocolError, SharedTensor, codec, decoding, header, loans, pool, process, wire
 from miniray.decoding import Decoder
+from tests.support.decoders import feed
 
 torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
@@ -83,29 +84,6 @@ def on_the_wire(frame: wire.Encoded) -> tuple[bytes, list[int]]:
         descriptors.insert(0, frame.loan.piece.memory.descriptor)
         loan = wire.describe_loan(frame.loan.piece.number, frame.loan.add_reader(), is_new=True)
     return frame.head + loan + b"".join(map(bytes, frame.parts)), descriptors
-
-
-def feed(
-    decoder: Decoder,
-    data: bytes,
-    sizes: Callable[[], int] = lambda: 1 << 30,
-    descriptors: Sequence[int] = (),
-) -> list[wire.Frame]:
-    """Give a decoder all the data in pieces of the sizes asked for; return its frames."""
-    frames, rest = [], memoryview(data)
-    while rest:
-        nbytes = min(sizes(), len(rest))
-        if decoder.memory is not None:
-            nbytes = min(nbytes, len(decoder.memory))
-            decoder.memory[:nbytes] = rest[:nbytes]
-            decoder.filled(nbytes)
-        else:
-            decoder.feed(bytes(rest[:nbytes]), descriptors)
-            descriptors = ()
-        rest = rest[nbytes:]
-        while (frame := decoder.next_frame()) is not None:
-            frames.append(frame)
-    return frames
 
 
 def exchange(message: Any, *, memfd: bool = True, size: int = 1 << 30) -> Any:

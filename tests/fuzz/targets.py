@@ -5,6 +5,7 @@ from typing import Any
 from miniray import ProtocolError
 from miniray.decoding import Decoder
 from miniray.header import REASON_CHARS_MAX
+from tests.support.decoders import frames_of
 
 ERROR_CHARS_MAX = 2 * REASON_CHARS_MAX
 # A frame that claims more than came gets no memory but what is filled; this is never filled.
@@ -22,19 +23,10 @@ def after_handshake(data: bytes) -> int:
 
 
 def _feed(decoder: Decoder, data: bytes, *, in_one: bool) -> int:
-    frames, at, step = 0, 0, len(data) if in_one else PIECE_BYTES
+    frames, size = 0, len(data) if in_one else PIECE_BYTES
     try:
-        while at < len(data):
-            piece = data[at : at + step]
-            if decoder.memory is not None:
-                piece = piece[: len(decoder.memory)]
-                decoder.memory[: len(piece)] = piece
-                decoder.filled(len(piece))
-            else:
-                decoder.feed(piece)
-            at += len(piece)
-            while decoder.next_frame() is not None:
-                frames += 1
+        for _ in frames_of(decoder, data, lambda: size):
+            frames += 1
     except ProtocolError as error:
         if len(str(error)) > ERROR_CHARS_MAX:
             raise AssertionError(f"an error of {len(str(error))} characters") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from miniray import ProtocolError, wire
 from miniray.decoding import Decoder
+from tests.support.decoders import frames_of
 
 TEXTS = ("", "a", "naïve 😀", '"quoted" \\ \n', "$", "x" * 300)
 
@@ -78,18 +79,8 @@ def _arrives(pieces: Any) -> list[Any]:
     """Return the messages that a receiver makes of the pieces, as a channel would."""
     decoder, arrived = Decoder(), []
     for piece in pieces:
-        rest = piece
-        while rest:
-            if decoder.memory is not None:  # of a large buffer the kernel fills what it has
-                nbytes = min(len(rest), len(decoder.memory))
-                decoder.memory[:nbytes] = rest[:nbytes]
-                decoder.filled(nbytes)
-            else:
-                nbytes = len(rest)
-                decoder.feed(rest)
-            rest = rest[nbytes:]
-            while (frame := decoder.next_frame()) is not None:
-                assert frame.kind in wire.KINDS
-                arrived.append(frame.body)
+        for frame in frames_of(decoder, piece):
+            assert frame.kind in wire.KINDS
+            arrived.append(frame.body)
     decoder.close()
     return arrived
