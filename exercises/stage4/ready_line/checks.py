@@ -25,10 +25,10 @@ def _node(answer: Any, run: Server, **options: Any) -> Any:
     if os.fork() == 0:
 
         def say(text: bytes) -> None:
-            while select.select([read], [], [], 0)[0]:  # what was said before is still unread
+            os.write(write, text)
+            while select.select([read], [], [], 0)[0]:  # nobody has read it yet
                 time.sleep(0.005)
             time.sleep(0.05)
-            os.write(write, text)
 
         run(say, node._marker.encode())
         os._exit(0)
