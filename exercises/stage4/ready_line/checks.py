@@ -145,8 +145,10 @@ def check_one_that_chatters(answer: Any) -> None:
         while True:
             say(b"still resolving\n")
 
+    node = _node(answer, run)
+    select.select([node._stdout], [], [])  # it has begun
     note("0.2 s had been up long ago, and lines kept coming")
-    said = _node(answer, run).wait_until_ready(time.monotonic() + 0.2)
+    said = node.wait_until_ready(time.monotonic() + 0.2)
     expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))
 
 
