@@ -64,6 +64,7 @@ class StoreHost:
         """Have the module, where torch makes a store of an address, ask us for it."""
         new_store = module.TCPStore
         if self._socket is not None:
+            # Who comes early waits here; torch would try again a second after a refusal.
             self._socket.listen(socket.SOMAXCONN)
 
         def meet(**options: Any) -> Any:
@@ -72,7 +73,6 @@ class StoreHost:
                 self._store = new_store(
                     *self.address,
                     is_master=True,
-                    wait_for_workers=False,
                     multi_tenant=True,
                     master_listen_fd=self._socket.fileno(),
                     # An older libuv store takes no socket.
