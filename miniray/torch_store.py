@@ -99,14 +99,18 @@ def _bind_at_first(hosts: Sequence[str]) -> socket.socket:
 
 
 def _bind(host: str) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family)  # without SO_REUSEADDR: others may not even bind there
     try:
-        bound.bind(address)
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family)  # without SO_REUSEADDR: others may not even bind there
+        try:
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
     except OSError as error:
-        bound.close()
-        raise OSError(error.errno, f"the ranks cannot meet at {host}: {error.strerror}") from None
-    return bound
+        problem = f"the ranks cannot meet at {host}: {error.strerror}"
+        raise OSError(f"{problem}; give an address of that machine") from None
 
 
 class OnImport(MetaPathFinder):
