@@ -19,7 +19,7 @@ from tests.support import namespaces, ports
 from tests.support.servers import serving
 
 T = 60.0
-HERE = "127.77.0.1"  # this machine as well, and nobody else's test
+HERE = "127.77.0.1"  # is this machine, too, and nobody else is about to take a port of it
 NOT_OURS = "192.0.2.1"  # for documentation: nobody has it
 torch_is_here = pytest.mark.skipif(
     not any((Path(path) / "torch").is_dir() for path in sys.path), reason="needs torch"
@@ -74,7 +74,6 @@ class TestSocket:
         with StoreHost(hosts) as host:
             assert host.address[0] == address
             assert not ports.is_free(*host.address)
-        assert ports.is_free(*host.address)
 
     def test_that_cannot_be_is_said(self) -> None:
         with (
@@ -162,9 +161,9 @@ def test_who_comes_early_waits_for_the_store_that_takes_a_socket(
     vars(module)["TCPStore"] = make_store
     monkeypatch.setitem(sys.modules, RENDEZVOUS, module)
     with StoreHost(["127.0.0.1"]) as host:
-        assert ports.listeners(host.address[1]) == []
+        assert ports.listening(host.address[1]) == []
         host.take_over()
-        assert ports.listeners(host.address[1]) == ["127.0.0.1"]
+        assert ports.listening(host.address[1]) == ["127.0.0.1"]
         for _ in range(2):
             module.TCPStore(is_master=True)
     assert [one.get("use_libuv") for one in made] == [use_libuv, None, None]
@@ -174,21 +173,25 @@ def test_who_comes_early_waits_for_the_store_that_takes_a_socket(
 @pytest.mark.slow
 class TestGroups:
     def test_meet_at_a_port_that_was_never_free(self) -> None:
-        with Cluster([NodeConfig.local(2), NodeConfig.local(2)], fake_gpus=True) as cluster:
+        nodes = [NodeConfig.local(2, address=HERE), NodeConfig.local(2)]
+        with Cluster(nodes, fake_gpus=True, start_timeout=T) as cluster:
             workers = cluster.start("tests.torch_work.all_reduce")
             configs = cluster.nccl_configs()
             address, port = configs[0].master_addr, configs[0].master_port
+            assert address == HERE
             assert cluster.nccl_configs() == configs
             for worker, config in zip(workers, configs, strict=True):
                 worker.send(config.__dict__)
             while not wait(workers, 0.002):
                 assert not ports.is_free(address, port)
             assert cluster.gather(T) == [4.0] * 4
-            assert ports.listeners(port) == ["127.0.0.1"]
+            found = [ports.listening(port, worker.pid) for worker in workers]
+            assert found == [[HERE], [], [], []]
+            assert ports.is_open(address, port)
             workers[0].send("die")
             with pytest.raises(WorkerDied):
                 workers[1].recv(T)
-            assert ports.listeners(port) == []
+            assert not ports.is_open(address, port)
             again = cluster.restart()
             assert [one.rendezvous == [] for one in again] == [False, True, True, True]
             for worker, config in zip(again, cluster.nccl_configs(), strict=True):
@@ -198,9 +201,11 @@ class TestGroups:
     def test_of_the_same_ranks_follow_each_other_in_all_ways(self) -> None:
         # The older store of torch, too: all that it knows of its version is what we say.
         for rounds, version in ((3, ""), (2, "2.7.1")):
-            with Cluster([NodeConfig.local(2), NodeConfig.local(1)], fake_gpus=True) as cluster:
+            nodes = [NodeConfig.local(2), NodeConfig.local(1)]
+            with Cluster(nodes, fake_gpus=True, start_timeout=T) as cluster:
                 answers = cluster.run("tests.torch_work.meet", rounds, version, timeout=T)
-            assert answers == [[3.0 ** (3 * rounds), ["127.0.0.1"]]] * 3
+            total = 3.0 ** (3 * rounds)
+            assert answers == [[total, ["127.0.0.1"]], [total, []], [total, []]]
 
 
 @torch_is_here
@@ -208,27 +213,26 @@ class TestGroups:
 @pytest.mark.ssh
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("options", "address"),
+    ("asked", "address"),
     [
-        ("", "10.77.0.11"),
-        ("tunnel=True, address='10.77.0.99'", "10.77.0.11"),  # which is nobody's
-        ("tunnel=True, address='fd77::11'", "fd77::11"),
+        ("10.77.0.99", "10.77.0.11"),  # which is nobody's
+        ("fd77::11", "fd77::11"),
     ],
 )
 def test_rank_0_listens_at_one_address_of_its_node(
-    netns_nodes: namespaces.Nodes, options: str, address: str
+    netns_nodes: namespaces.Nodes, asked: str, address: str
 ) -> None:
     script = f"""
 import sys
 from miniray import *
-options = dict(python=sys.executable, ssh_options={netns_nodes.ssh_options!r}, {options})
-nodes = [NodeConfig(f"node{{number}}", 2, **options) for number in (1, 2)]
-with Cluster(nodes, fake_gpus=True) as cluster:
-    for answer in cluster.run("tests.torch_work.meet", 1, timeout=60):
+options = dict(python=sys.executable, ssh_options={netns_nodes.ssh_options!r}, tunnel=True)
+nodes = [NodeConfig("node1", 2, address={asked!r}, **options), NodeConfig("node2", 2, **options)]
+with Cluster(nodes, fake_gpus=True, start_timeout={T}) as cluster:
+    for answer in cluster.run("tests.torch_work.meet", 1, timeout={T}):
         print(answer)
 """
-    ended = netns_nodes.python(script)
-    assert ended.stdout.splitlines() == [
-        *[f"[64.0, ['{address}']]"] * 2, *["[64.0, []]"] * 2,
-    ], ended.stderr  # fmt: skip
+    ended = netns_nodes.python(script, timeout=2 * T)
+    rank_0, *others = ended.stdout.splitlines()
+    assert rank_0 == f"[64.0, ['{address}']]", ended.stderr
+    assert others == ["[64.0, []]"] * 3
     netns_nodes.wait_until_empty()

@@ -221,7 +221,7 @@ def fork_after_cuda(channel: Channel) -> None:
 
 
 def meet(rounds: int, torch_version: str = "") -> list[Any]:
-    """Make groups in each way that there is; return what they sum up, and where rank 0 listens."""
+    """Make groups in each way that there is; return what they sum up, and where a rank listens."""
     if torch_version:
         torch.__version__ = TorchVersion(torch_version)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -235,5 +235,5 @@ def meet(rounds: int, torch_version: str = "") -> list[Any]:
             dist.init_process_group("gloo", init_method=method, **place)
             dist.all_reduce(ones)
             dist.destroy_process_group()
-        found += ports.listeners(port)
+        found += ports.listening(port)
     return [ones.item(), sorted(set(found))]

@@ -1,17 +1,18 @@
-"""Who listens at a port of this machine, or of this network namespace."""
+"""Who listens at a port, and whether one could do so oneself."""
 
 import errno
+import os
 import socket
 
 import psutil
 
 
-def listeners(port: int) -> list[str]:
-    """Return the addresses at which somebody listens at a port."""
+def listening(port: int, pid: int | None = None) -> list[str]:
+    """Return the addresses at which a process, by default this one, listens at a port."""
     return [
-        connection.laddr.ip
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        one.laddr.ip
+        for one in psutil.Process(pid or os.getpid()).net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port
     ]
 
 
@@ -24,3 +25,9 @@ def is_free(address: str, port: int) -> bool:
         if error.errno != errno.EADDRINUSE:
             raise
         return False
+
+
+def is_open(address: str, port: int) -> bool:
+    """Return whether somebody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex((address, port)) == 0
