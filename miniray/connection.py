@@ -88,8 +88,7 @@ def server_status(
 ) -> dict[str, Any]:
     """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
 
-    `worker=N` asks for one worker alone, `free_port=1` for a port that is free there. With
-    `type="end_workers"` all workers get SIGKILL first.
+    `worker=N` asks for one worker alone. With `type="end_workers"` all workers get SIGKILL first.
     """
     deadline = deadline_after(timeout)
     key = auth.load_key() if key is None else key

@@ -27,7 +27,7 @@ class NodeConfig:
     `ssh_options` come before MiniRay's own, so they win. `launcher` replaces ssh by any command
     that runs the shell line it gets as its last argument, with stdin, stdout and stderr attached:
     ("kubectl", "exec", "-i", "pod", "--", "sh", "-c"). `tunnel` carries the connections through
-    ssh, so that no port is open on the node.
+    ssh, so that no port is open on the node, but where ranks that use torch meet.
     """
 
     host: str

@@ -3,7 +3,7 @@
 import errno
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from miniray import auth
@@ -36,7 +36,8 @@ class RemoteWorker(AnyWorker):
     `host` is a name or an address, or the path of a Unix socket (then `port` is ignored). `key`
     defaults to the key file's. It is connected and authenticated on return; raises
     ConnectionError or TimeoutError if no server answers there, AuthenticationError if it holds
-    another key.
+    another key. With `rendezvous`, addresses of that machine, the worker holds a port of the first
+    that it has, `self.rendezvous`, and is where the ranks of a process group meet as rank 0.
 
     >>> worker = RemoteWorker("localhost", 10000)
     >>> worker.send({"cmd": "hello"})
@@ -51,13 +52,14 @@ class RemoteWorker(AnyWorker):
         key: bytes | None = None,
         name: str | None = None,
         timeout: float = 10.0,
+        rendezvous: Sequence[str] = (),
     ) -> None:
         self.host, self.port = host, port
         self._key = auth.load_key() if key is None else key
         # Both are a Cluster's to set: what its node hangs on, and with whom it lives and ends.
         self.session: Session | None = None
         self.group: Group | None = None
-        request = {"type": "worker", "name": name or ""}
+        request = {"type": "worker", "name": name or "", "rendezvous": " ".join(rendezvous)}
         try:
             sock, reply = open_connection(host, port, self._key, request, timeout)
         except ConnectionError as error:
@@ -69,6 +71,7 @@ class RemoteWorker(AnyWorker):
             ) from error
         self.worker_id: int = reply["worker"]
         self.pid: int = reply["pid"]
+        self.rendezvous: list[Any] = reply["rendezvous"]  # an address and a port, or nothing
         super().__init__(sock, name=name or f"worker {self.worker_id} at {host}:{port}")
 
     def wait(self, timeout: float | None = None) -> int:

@@ -21,6 +21,7 @@ from miniray.endings import run_work
 from miniray.listening import Listener
 from miniray.poll_loop import PollLoop
 from miniray.strangers import STRANGER_S, Strangers, Welcome
+from miniray.torch_store import StoreHost
 from miniray.waiting import HANG_UP, deadline_after, time_left, watch_link
 from miniray.work_fn import load_work_fn
 from miniray.worker_log import WorkerLog, WorkerOutput, clean_name, open_standard_streams
@@ -142,7 +143,7 @@ class WorkerServer:
         """Do what a client asks for; return what it is told, None if a worker will tell it."""
         kind = request.get("type")
         if kind == "worker":
-            problem = self._fork_worker(sock, str(request.get("name", "")), welcome)
+            problem = self._fork_worker(sock, request, welcome)
             return welcome({"error": problem}) if problem else None
         if kind == "end_workers":
             for record in self._workers.values():
@@ -167,12 +168,11 @@ class WorkerServer:
             "workers_max": self._max_workers,
             "workers_started": self._workers_started,
         }
-        if "free_port" in request:
-            with socket.create_server(("", 0)) as probe:
-                server["free_port"] = probe.getsockname()[1]
         return {"server": server, "workers": [record.describe() for record in records]}
 
-    def _fork_worker(self, sock: socket.socket, name: str, welcome: Welcome) -> str | None:
+    def _fork_worker(
+        self, sock: socket.socket, request: auth.Message, welcome: Welcome
+    ) -> str | None:
         """Fork a worker that talks to a client; return what prevents it, if anything does.
 
         The worker itself says welcome, so that nothing it sends can come before that.
@@ -182,20 +182,23 @@ class WorkerServer:
         if len(self._workers) >= self._max_workers:
             return f"all {self._max_workers} workers are taken"
         number = self._workers_started + 1
-        name = clean_name(name) or f"worker {number}"
+        name = clean_name(str(request.get("name", ""))) or f"worker {number}"
         if name in {"server", *(record.name for record in self._workers.values())}:
             name = f"{name} ({number})"  # two that print under one name could not be told apart
 
         def run() -> int:
             output.take_over()
+            store.take_over()
             sock.settimeout(STRANGER_S)
-            sock.sendall(welcome({"worker": number, "pid": os.getpid()}))
+            facts = {"worker": number, "pid": os.getpid(), "rendezvous": store.address}
+            sock.sendall(welcome(facts))
             return run_work(self._work_fn, Channel(sock, name="coordinator"))
 
         try:
             watch_link(sock)
             prefix = f"{self._node}:{name}" if self._node else name
-            with WorkerOutput(self._log, prefix) as output:
+            hosts = str(request.get("rendezvous", "")).split()
+            with StoreHost(hosts) as store, WorkerOutput(self._log, prefix) as output:
                 child = process.fork(run)
         except (OSError, RuntimeError) as error:
             return f"cannot fork: {error}"

@@ -123,14 +123,12 @@ def kill_session(coordinator_pid: int) -> None:
         process.kill()
 
 
-def is_there(server: int) -> bool:
-    """Ask it with a signal, and at once with some more."""
-    try:
+def signal_it(server: int) -> bool:
+    """Send a process some signals; return whether it has ended."""
+    with contextlib.suppress(ProcessLookupError):
         for _ in range(100):
             os.kill(server, signal.SIGTERM)
-    except ProcessLookupError:
-        return False
-    return True
+    return not processes.is_running(server)
 
 
 @pytest.mark.ssh
@@ -156,7 +154,7 @@ def test_a_server_that_clears_up_is_not_broken_off_by_a_signal(way: dict[str, An
     with coordinator(way) as one:
         one.wait_until_started()
         os.kill(one.keeper, signal.SIGKILL)
-        poll.until(lambda: not is_there(one.server), timeout_s=15)
+        poll.until(lambda: signal_it(one.server), timeout_s=15)
         processes.wait_until_gone(one.everything(), timeout_s=15)
 
 

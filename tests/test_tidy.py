@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "channel": {"endpoint"},
     "fan_out": {"channel"},
     "rendezvous": set[str](),
+    "torch_store": {"inherited"},
     "work_fn": set[str](),
     "calls": {"channel", "rendezvous", "work_fn"},
     "any_worker": {"calls", "process"},
@@ -60,7 +61,9 @@ MAY_IMPORT = {
     "worker_record": {"process", "worker_log"},
     "listening": {"poll_loop", "waiting"},
     "strangers": {"auth", "decoding", "worker_log"},
-    "worker_server": {"channel", "listening", "strangers", "work_fn", "worker_record"},
+    "worker_server": {
+        *("channel", "listening", "strangers", "torch_store", "work_fn", "worker_record"),
+    },
     "bootstrap": set[str](),
     "node_server": {"bootstrap", "calls", "worker_server"},
     "node_config": set[str](),
