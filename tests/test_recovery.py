@@ -165,8 +165,8 @@ class TestRun:
             results = cluster.run_resilient("tests.work.fail_until", str(tmp_path), 3, restarts=3)
             assert results == [3] * 4
         said = (tmp_path / "log").read_text()
-        assert said.count("starting again") == 3
-        assert "starting again, at most 1 times" in said
+        assert said.count("; restart ") == 3
+        assert "restart 3 of 3" in said
 
     def test_run_resilient_goes_on_if_node_0_was_lost_since_the_last_call(self) -> None:
         with Cluster(NODES) as cluster:

@@ -26,6 +26,8 @@ class Plan:
     task: dict[str, Any]
     preload: list[str]
     sync: str | None  # the folder of which every node that is not here gets a copy
+    restarts: int = 0
+    min_nodes: int | None = None  # without any of them, if None, there is no going on
 
     @property
     def num_ranks(self) -> int:
@@ -49,6 +51,8 @@ class Plan:
         )
         if self.preload:
             lines.append("what that imports of torch, each node imports once, before the fork")
+        if self.restarts:
+            lines.append(f"when a rank has died or failed, all begin anew: {self.restarts} times")
         return "\n".join(lines)
 
 
@@ -75,8 +79,22 @@ def make_plan(options: argparse.Namespace) -> Plan:
             dataclasses.replace(node, address=address, launcher=run_slurm.launcher(node.host))
             for node, address in zip(nodes, found, strict=True)
         ]
-    task |= {"run_id": str(uuid.uuid4()), "nodes": len(nodes)}
-    return Plan(nodes, task, preload, sync)
+    check_restarts(options, len(nodes))
+    task |= {"run_id": str(uuid.uuid4()), "max_restarts": options.restarts}
+    return Plan(nodes, task, preload, sync, options.restarts, options.min_nodes)
+
+
+def check_restarts(options: argparse.Namespace, num_nodes: int) -> None:
+    """Raise ValueError for numbers of restarts and of nodes that make no sense."""
+    if options.restarts < 0:
+        raise ValueError(f"--restarts is a number from 0 up, not {options.restarts}")
+    if options.min_nodes is not None and not options.restarts:
+        raise ValueError("--min-nodes is for what begins anew: add --restarts 3")
+    if options.min_nodes is not None and options.min_nodes not in range(1, num_nodes + 1):
+        raise ValueError(
+            f"--min-nodes is a number from 1 to {num_nodes}, for that many nodes there are, "
+            f"not {options.min_nodes}"
+        )
 
 
 def find_hosts(options: argparse.Namespace) -> Hosts:
