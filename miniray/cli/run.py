@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from miniray.cli.detach import detach
 from miniray.cli.run_attempts import launch
 from miniray.cli.run_hosts import parse_ranks
 from miniray.cli.run_plan import make_plan
@@ -87,6 +88,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="then go on without nodes that are lost, if N are left; else: all are needed",
     )
+    alone = parser.add_argument_group("without you (miniray attach finds it again)")
+    alone.add_argument(
+        "--detach",
+        action="store_true",
+        help="go on when this terminal has gone: coordinated by the first host, or here if local",
+    )
+    alone.add_argument(
+        "--detach-here", action="store_true", help="the same, coordinated by this machine"
+    )
     shown = parser.add_argument_group("what you see")
     shown.add_argument("--only-rank", metavar="0,4-7", help="show the output of these alone")
     shown.add_argument("--log-dir", type=Path, metavar="DIR", help="a file a rank: rank0.log ...")
@@ -106,6 +116,8 @@ def run(options: argparse.Namespace) -> int:
         if options.dry_run:
             print(plan.describe())
             return 0
+        if options.detach or options.detach_here:
+            return detach(options, plan)
         screen = Screen(options.log_dir, merged=options.merged_log, only_ranks=only)
     except (ValueError, OSError) as error:
         print(f"miniray run: {error}", file=sys.stderr)

@@ -79,6 +79,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
             dataclasses.replace(node, address=address, launcher=run_slurm.launcher(node.host))
             for node, address in zip(nodes, found, strict=True)
         ]
+    if address := getattr(options, "own_address", None):
+        nodes[0] = make_own_node(nodes[0], address)
     check_restarts(options, len(nodes))
     task |= {"run_id": str(uuid.uuid4()), "max_restarts": options.restarts}
     return Plan(nodes, task, preload, sync, options.restarts, options.min_nodes)
@@ -209,6 +211,17 @@ def make_node(
         return NodeConfig.local(count, host=name, **more)
     python = options.python or (sys.executable if here else "python3")
     return NodeConfig(name, count, python=python, ssh_options=tuple(options.ssh_option), **more)
+
+
+def make_own_node(node: NodeConfig, address: str) -> NodeConfig:
+    """Return the node that is this machine, to which no ssh is needed, unless for a tunnel.
+
+    A detached run is coordinated by its first host, at the address where others reach it.
+    """
+    if node.tunnel:
+        return node
+    kept = {"python": node.python, "workdir": node.workdir, "env": node.env, "address": address}
+    return NodeConfig.local(node.num_workers, host=node.host, **kept)
 
 
 def _read_variable(text: str) -> tuple[str, str]:
