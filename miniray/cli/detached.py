@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,11 @@ from miniray.cli.runs import Run
 
 STARTED_S = 30.0
 LOOK_AGAIN_S = 0.01
+ADVICE = (
+    "between the hosts of a detached run, ssh needs a key that this host itself holds, and it has "
+    "to know the others: an agent that is forwarded would leave with you, and is not used"
+)
+_NO_KEY = re.compile(r"Permission denied \(|Host key verification failed")
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 
 
@@ -105,9 +111,11 @@ def main(folder: str) -> None:
     run.note_process()
     status = 1
     try:
-        options = argparse.Namespace(**run.facts()["options"])
+        options = argparse.Namespace(**{"own_address": None, **run.facts()["options"]})
         options.log_dir = options.log_dir and Path(options.log_dir)
         status = run_command(command.run, options)
+        if status and options.own_address and _NO_KEY.search(run.log.read_text(errors="replace")):
+            print(f"miniray run: {ADVICE}", file=sys.stderr)
     except KeyboardInterrupt:  # before it was under way
         status = INTERRUPTED
     except Exception:
