@@ -92,15 +92,15 @@ class Cluster(Crew):
         that cannot be brought up is left out. It takes at most `timeout` seconds, if that is less
         than `start_timeout`. The ranks are no group until `nccl_configs`.
         """
-        if self._running is None:
+        if (running := self._running) is None:
             raise RuntimeError("this cluster has not been started")
         chosen = list(self.nodes if nodes is None else nodes)
         if not chosen:
             raise ValueError("a cluster needs at least one node; to end all of them call stop()")
         self.workers, self.group, self.nodes = [], None, chosen
         seconds = self._start_timeout if timeout is None else min(timeout, self._start_timeout)
-        self.workers = self._running.start(self.nodes, seconds, without_lost=without_lost)
-        self.nodes = [node.config for node in self._running.all]
+        self.workers = running.start(self.nodes, seconds, without_lost=without_lost)
+        self.nodes = [node.config for node in running.all]
         return list(self.workers)
 
     def say(self, text: str) -> None:

@@ -50,6 +50,8 @@ class Node:
         if self.end_ranks():
             return
         with self._starting:
+            if self._stopping.is_set():  # somebody ends its session at this moment
+                raise Fault("the start was broken off")
             if self._session is not None:  # lost
                 self._session.end(deadline_after(0.0))
             session = self.start_session(settings, luggage, deadline)
