@@ -198,7 +198,8 @@ class TestHere:
         assert header.split() == ["id", "began", "state", "command"]
         for number, row in enumerate(rows, start=1):
             assert re.fullmatch(
-                rf"{number}   \w+ \d+ \d\d:\d\d  running  --local 2 script.py --seed {number}", row
+                rf"{number}   \d+-\d\d-\d\d \d\d:\d\d  running  --local 2 script.py --seed {number}",
+                row,
             )
         done = miniray("attach", "7")
         assert done.returncode == 2

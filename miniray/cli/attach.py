@@ -1,4 +1,4 @@
-"""Find a detached run again: what it has printed and prints, up to its end; or end it.
+"""Find a detached run again: what it has printed and prints, up to its end.
 
 The exit status is the run's own. Ctrl-C leaves the run alone.
 """
@@ -26,13 +26,13 @@ STOP_S = 60.0
 
 EXAMPLES = """\
 examples:
-  miniray run --detach --local 4 train.py        says which run it is
-  miniray attach                                 the one that runs, or a list of all
-  miniray attach 3 --tail 20                     run 3, from its last twenty lines on
-  miniray attach 3 -H node1                      the coordinator is there: it is asked over ssh
-  miniray attach 3 --stop                        end it, as Ctrl-C in its terminal would
+  miniray run --detach --local 4 train.py   says which run it is
+  miniray attach                            the one that runs, or a list of all
+  miniray attach 3 --tail 20                run 3, from its last twenty lines on
+  miniray attach 3 -H node1                 one that node1 coordinates, over ssh
+  miniray attach 3 --stop                   end it, as Ctrl-C in front of it would
 
-A run that has been killed has no exit status; this command's is then 1.
+A run that was killed has no exit status: this command's is then 1.
 """
 
 
@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument("id", nargs="?", metavar="ID", help="the run's number; else the one there")
+    parser.add_argument("id", nargs="?", metavar="ID", help="its number; else the one that runs")
     parser.add_argument("-H", "--host", metavar="HOST", help="look there, over ssh")
     parser.add_argument("--list", action="store_true", help="list the runs, also if only one runs")
     parser.add_argument("--tail", type=int, metavar="N", help="begin with the last N lines")
@@ -157,7 +157,7 @@ def list_runs(runs: list[Run]) -> str:
     rows = [("id", "began", "state", "command")]
     for one in runs:
         facts = one.facts()
-        began = time.strftime("%b %d %H:%M", time.localtime(facts["began"]))
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["began"]))
         rows.append((one.id, began, one.state(), facts["command"]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)

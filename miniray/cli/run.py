@@ -22,18 +22,21 @@ START_S = 120.0
 
 EXAMPLES = """\
 examples:
-  miniray run --local 4 train.py --lr 3e-4            four ranks on this machine
-  miniray run --local 2x4 --fake-gpus train.py        two "nodes" of four, on the CPU
-  miniray run -H node1:4,node2:4 -- train.py          two machines that ssh reaches
-  miniray run --hostfile hosts -m package.train       a module; a line a host: node1 slots=4
+  miniray run --local 4 train.py --lr 3e-4            four ranks here
+  miniray run --local 2x4 --fake-gpus train.py        two "nodes", on the CPU
+  miniray run -H node1:4,node2:4 -- train.py          two machines, over ssh
+  miniray run --hostfile hosts -m package.train       a module
   miniray run -H gpu1,gpu2 --per-node 8 train.py      eight ranks on each
-  miniray run --local 4 check:bandwidth --arg mib=64  a function of a module, called on each rank
-  miniray run train.py                                in a Slurm allocation: srun starts it there
-  miniray run -H a:8,b:8 --restarts 3 train.py        after a death, all ranks anew: three times
-  miniray run --local 2x4 --dry-run train.py          only say which rank would be where
+  miniray run --local 4 check:bandwidth --arg mib=64  a function, on each rank
+  miniray run train.py                                in Slurm: by srun
+  miniray run -H a:8,b:8 --restarts 3 train.py        all anew after a death
+  miniray run -H a:8,b:8 --detach train.py            and close the laptop
+  miniray run --local 2x4 --dry-run train.py          only say who runs where
 
-What fails first is named last, with its traceback, and its exit status is the run's: 128 and the
-number for a signal. Ctrl-C, or closing the terminal, leaves nothing running on any machine.
+What fails first is named last, with its traceback, and its exit status is the
+run's: 128 and the number for a signal. Ctrl-C, or closing the terminal, leaves
+nothing running on any machine; a detached run goes on, and its first host has
+to hold the keys with which ssh gets to the others: no agent is forwarded.
 """
 
 
