@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -197,10 +198,8 @@ class TestHere:
         header, *rows = listed.stdout.splitlines()
         assert header.split() == ["id", "began", "state", "command"]
         for number, row in enumerate(rows, start=1):
-            assert re.fullmatch(
-                rf"{number}   \d+-\d\d-\d\d \d\d:\d\d  running  --local 2 script.py --seed {number}",
-                row,
-            )
+            began, command = r"\d+-\d\d-\d\d \d\d:\d\d", f"--local 2 script.py --seed {number}"
+            assert re.fullmatch(rf"{number} +{began}  running  {command}", row)
         done = miniray("attach", "7")
         assert done.returncode == 2
         assert f"there is no run 7 on {socket.gethostname()}: there are 1, 2" in done.stderr
@@ -252,7 +251,14 @@ class TestOverSsh:
         assert "run 1 goes on by itself, on node1" in said
         [run] = all_runs()  # for here is there
         ranks = find_ranks(run)
-        assert {Path(psutil.Process(pid).cwd()).parent.name for pid in ranks} == {"sync"}
+        copies = {psutil.Process(pid).cwd() for pid in ranks}
+        assert {Path(copy).parent.name for copy in copies} == {"sync"}
+        assert len(copies) == 2
+        for copy in copies:  # no other run gets them meanwhile
+            folder = os.open(copy, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(folder)
         log = run.log.read_text()
         attached = ["-H", "node1", *there(nodes)]
         with subprocess.Popen(

@@ -78,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
             return INTERRUPTED
         except (MiniRayError, Fault, OSError, ValueError) as error:
             where = "" if options.host is None else f"{options.host}: "
-            print(f"miniray attach: {where}{error}", file=sys.stderr)
+            alone = f"; run {shown} itself is left alone" if shown else ""
+            print(f"miniray attach: {where}{error}{alone}", file=sys.stderr)
             return 1
     return 1
 

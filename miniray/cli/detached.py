@@ -39,7 +39,12 @@ def start(facts: dict[str, Any], cwd: str, code: str | None = None) -> Run:
     )
     # -P: a random.py where the run begins is not Python's.
     words = [sys.executable, "-Pc", program]
-    if not (_has_started(run, [*_scope(run), *words], cwd) or _has_started(run, words, cwd)):
+    # On a host, the lock on the copy of the folder goes along.
+    has_lock = code is not None
+    scope = _scope(run)
+    has_started = bool(scope) and _has_started(run, [*scope, *words], cwd, has_lock)
+    # Also after a manager that does not answer.
+    if not has_started and not _has_started(run, words, cwd, has_lock):
         said = run.log.read_text(errors="replace").strip()
         raise OSError(f"the coordinator did not start: {said or 'it said nothing'}")
     return run
@@ -59,7 +64,7 @@ def _scope(run: Run) -> list[str]:
     return ["systemd-run", "--user", "--scope", "--quiet", "--collect", unit, "--"]
 
 
-def _has_started(run: Run, words: list[str], cwd: str) -> bool:
+def _has_started(run: Run, words: list[str], cwd: str, has_lock: bool) -> bool:
     with open(run.log, "ab") as log:
         process = subprocess.Popen(
             words,
@@ -68,7 +73,7 @@ def _has_started(run: Run, words: list[str], cwd: str) -> bool:
             stderr=log,
             cwd=cwd,
             start_new_session=True,  # no terminal's end reaches it
-            close_fds=False,  # the lock on a copied folder goes along
+            close_fds=not has_lock,
         )
     deadline = time.monotonic() + STARTED_S
     while True:
