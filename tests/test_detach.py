@@ -242,6 +242,7 @@ class TestHere:
 
 
 @pytest.mark.thorough
+@pytest.mark.ssh
 class TestOverSsh:
     def test_the_first_host_coordinates_and_the_laptop_may_go(
         self, nodes: ssh.LoopbackNodes, go: Path
