@@ -19,6 +19,7 @@ import pytest
 
 from miniray import cli
 from miniray.cli import attach, detached, run_plan
+from miniray.cli.detach import Visit
 from miniray.cli.runs import KEPT_RUNS, RUNNING, Run, all_runs, start_of
 from tests.support import poll, processes, ssh
 from tests.test_run import LIMIT_S, MINIRAY, here, in_terminal, write
@@ -151,7 +152,9 @@ class TestHere:
         assert again.stdout == shown.splitlines()[-1] + "\n"
 
     def test_ctrl_c_leaves_the_run_alone_and_says_how_to_end_it(self, go: Path) -> None:
-        miniray("run", "--detach", "--local", "2", "script.py")
+        # As a script's "&" starts it: deaf to SIGINT.
+        words = shlex.join([*MINIRAY, "run", "--detach", "--local", "2", "script.py"])
+        subprocess.run(["sh", "-c", f"trap '' INT; exec {words}"], timeout=LIMIT_S, check=True)
         [run] = all_runs()
         ranks = find_ranks(run)
         with in_terminal([*MINIRAY, "attach"], 2) as (pid, terminal, _):
@@ -432,6 +435,12 @@ class TestWhatEndsIt:
     def test_an_allocation_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         assert "it ends with this Slurm allocation" in str(detached.why_not_for_long())
+
+
+def test_an_agent_is_not_forwarded_where_the_user_would_have_it() -> None:
+    options = argparse.Namespace(python=None, ssh_option=["-A"])
+    command = Visit("node1", options).node.config.command("pass", "")
+    assert command[:3] == ["ssh", "-A", "-a"]  # of these two the last one counts
 
 
 def test_the_first_host_needs_no_ssh_to_itself() -> None:

@@ -113,7 +113,7 @@ class Visit:
             workdir=workdir,
             ssh_options=(*options.ssh_option, "-a"),
         )
-        self._node = Node(config, host, sys.stderr)
+        self.node = Node(config, host, sys.stderr)
 
     def ask(
         self, function: str, request: Any, timeout: float, sync: str | None = None
@@ -122,7 +122,7 @@ class Visit:
         luggage = Luggage("miniray.cli.run_rank.run_rank", sync)
         settings = {"work_fn": "", "key": "", "env": {}, "keep": function, "request": request}
         deadline = deadline_after(timeout)
-        self.session = self._node.start_session(settings, luggage, deadline)
+        self.session = self.node.start_session(settings, luggage, deadline)
         return self.next(deadline)
 
     def next(self, deadline: float) -> dict[str, Any]:
@@ -136,8 +136,8 @@ class Visit:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._node.begin_stop(0.0)
-        self._node.end(deadline_after(ENDING_S))
+        self.node.begin_stop(0.0)
+        self.node.end(deadline_after(ENDING_S))
 
 
 def begin(settings: dict[str, Any]) -> str:

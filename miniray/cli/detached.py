@@ -112,7 +112,6 @@ def main(folder: str) -> None:
 
     run = Run(Path(folder))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     run.note_process()
     status = 1
     try:
