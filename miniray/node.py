@@ -50,9 +50,11 @@ class Node:
         if self.end_ranks():
             return
         with self._starting:
+            if self._stopping.is_set():  # somebody ends its session at this moment
+                raise Fault("the start was broken off")
             if self._session is not None:  # lost
                 self._session.end(deadline_after(0.0))
-            session = self._start_session(settings, luggage, deadline)
+            session = self.start_session(settings, luggage, deadline)
             self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
 
     def end_ranks(self) -> bool:
@@ -81,9 +83,12 @@ class Node:
                 if self._stopping.is_set():  # meanwhile, so nobody else knows of them
                     self.close_workers()
 
-    def _start_session(
-        self, settings: dict[str, Any], luggage: Luggage, deadline: float
-    ) -> Session:
+    def start_session(self, settings: dict[str, Any], luggage: Luggage, deadline: float) -> Session:
+        """Start Python there, and give it the settings, the code and the folder.
+
+        What it does with them is `settings["keep"]`, the name of a function; else it is a server.
+        Raises Fault, TimeoutError or another OSError that says in words what is wrong.
+        """
         config = self.config
         with_luggage, sources = luggage.for_node(config, self.label)
         marker, self._key = secrets.randbits(60), settings["key"].encode()

@@ -46,6 +46,7 @@ TABLE_ORDER = (
         "fan_out",
         "calls",
         "crew",
+        "recovery",
     ),
     *("waiting", "turn", "bell", "endings", "inherited", "child", "torch_fork"),
     *("auth", "any_worker", "connection", "group"),
