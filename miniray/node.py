@@ -94,6 +94,7 @@ class Node:
             "num_workers": config.num_workers,
             **with_luggage,
             "tunnel": config.tunnel,
+            "encrypt": config.encrypt,
             "env": {**settings["env"], **config.env},
             "host": remote_socket or (config.launcher and config.address),
             "default_host": config.address or (config.launcher and "127.0.0.1"),
@@ -177,8 +178,9 @@ class Node:
         timeout = min(CONNECT_S, time_left(deadline))
         try:
             worker = RemoteWorker(
-                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout
-            )
+                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout,
+                encrypt=self.config.encrypt,
+            )  # fmt: skip
         except (OSError, MiniRayError) as error:
             raise Fault(self._why_no_worker(session, error)) from error
         self.workers.append(worker)

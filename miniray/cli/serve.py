@@ -21,7 +21,7 @@ examples:
   MINIRAY_KEY_FILE=team.key miniray serve --work-fn my_module.work_fn --host 10.0.0.5
 
 The client is `RemoteWorker("localhost", 10000)`, with the same key. Ctrl-C ends the workers, too.
-What goes over the network is not encrypted: leave it at 127.0.0.1, or trust the network.
+What goes over the network is encrypted with --encrypt, and then the client says encrypt=True.
 """
 
 
@@ -46,6 +46,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port_number, default=0, help="0, the default: a free one")
     parser.add_argument(
         "--max-workers", type=int, default=64, metavar="N", help="refuse more (%(default)s)"
+    )
+    parser.add_argument(
+        *("--encrypt", "--tls"),
+        action="store_true",
+        help="serve clients that encrypt, and no others",
     )
 
 
@@ -74,7 +79,11 @@ def _make_server(options: argparse.Namespace) -> "WorkerServer":
     # an import gives the one that everybody else sees.
     worker_server = importlib.import_module("miniray.worker_server")
     server: WorkerServer = worker_server.WorkerServer(
-        options.work_fn, host=options.host, port=options.port, max_workers=options.max_workers
+        options.work_fn,
+        host=options.host,
+        port=options.port,
+        max_workers=options.max_workers,
+        encrypt=options.encrypt,
     )
     return server
 
