@@ -2,7 +2,6 @@
 
 import errno
 import math
-import select
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -65,8 +64,6 @@ class EncryptedFrames(FrameSocket):
     def __init__(self, sock: socket.socket, tls: Tls, told: bytes) -> None:
         super().__init__(sock, memfd=False, handshake=False)
         self._tls = tls
-        self._readable = select.poll()
-        self._readable.register(sock, select.POLLIN)
         if told:
             self.decoder.feed(told)
 
@@ -95,7 +92,7 @@ class EncryptedFrames(FrameSocket):
             patience_ms = min(patience_ms, math.ceil(time_left(deadline) * 1000))
         self.in_kernel = True
         if patience_ms:
-            self._readable.poll(patience_ms)
+            self.poller.poll(patience_ms)
         arrived.extend(map(self.sock.recv, (PIECE_BYTES,), _FLAGS))
         self._tls.put(arrived[0])
         while decoder.memory and (nbytes := self._tls.read_into(decoder.memory)):

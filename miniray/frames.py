@@ -34,8 +34,8 @@ class FrameSocket:
     def __init__(self, sock: socket.socket, *, memfd: bool, handshake: bool) -> None:
         sock.settimeout(None)
         self.sock = sock
-        self._poller = select.poll()  # for whoever has the turn to receive
-        self._poller.register(sock, select.POLLIN)
+        self.poller = select.poll()  # for whoever has the turn to receive
+        self.poller.register(sock, select.POLLIN)
         self.memfd = memfd
         self._reads_ahead = not handshake  # the worker's words are for another channel
         self.decoder = Decoder(auth_only=handshake, memfd=memfd)
@@ -158,7 +158,7 @@ class FrameSocket:
             patience_ms = min(patience_ms, math.ceil(time_left(deadline) * 1000))
         self.in_kernel = True
         if patience_ms:
-            self._poller.poll(patience_ms)
+            self.poller.poll(patience_ms)
         if memory is not None and len(memory) > wire.AHEAD_BYTES:
             arrived.extend(map(self.sock.recv_into, (memory,), (0,), _DONTWAIT))
         elif self.memfd:

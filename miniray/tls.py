@@ -90,8 +90,7 @@ class Tls:
 
     def put(self, data: Any) -> None:
         """Take in what has arrived, for `read` and `read_into`."""
-        with self._lock:
-            self._arrived.write(data)
+        self._arrived.write(data)
 
     def read(self) -> bytes:
         """Return all that is in the records that are complete.

@@ -787,10 +787,10 @@ def test_a_handler_that_raises_while_nothing_has_come_leaves_the_channel_usable(
 
     left, right = map(Channel, socket.socketpair())
     with left, right:
-        poller, left.frames._poller = left.frames._poller, Ringing()
+        poller, left.frames.poller = left.frames.poller, Ringing()
         with pytest.raises(Rung):
             left.recv(T)
-        left.frames._poller = poller
+        left.frames.poller = poller
         right.send(1)
         assert left.recv(T) == 1
 
