@@ -6,8 +6,11 @@ import itertools
 import os
 import random
 import select
+import signal
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +29,7 @@ from miniray import (
     ProtocolError,
     RemoteWorker,
     auth,
+    cli,
     encrypted,
     greeting,
     tls,
@@ -355,6 +359,27 @@ class TestBothSidesAgree:
             workers = cluster.restart()
             workers[1].send(SECRET, T)
             assert workers[1].recv(T) == SECRET
+
+
+class TestCommands:
+    @pytest.mark.parametrize("option", ["--encrypt", "--tls"])
+    def test_serve(self, option: str) -> None:
+        command = [*("-m", "miniray", "serve", "--work-fn", "tests.work.echo"), option]
+        with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True) as one:
+            assert one.stdout is not None
+            said = one.stdout.readline()
+            assert said.endswith(", for clients that encrypt\n")
+            host, port = said.split()[2].split(":")
+            with RemoteWorker(host, int(port), encrypt=True) as worker:
+                worker.send(SECRET, T)
+                assert worker.recv(T) == SECRET
+            one.send_signal(signal.SIGTERM)
+
+    def test_run(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """In a tunnel it is refused, so it has arrived where a node is described."""
+        command = ["run", "-H", "a:1", "--encrypt", "--tunnel", "--workdir", ".", "math:hypot"]
+        assert cli.main(command) == 2
+        assert "in its tunnel ssh encrypts already" in capsys.readouterr().err
 
 
 class TestTls:

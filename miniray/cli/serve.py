@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         return 1
     key_file = os.environ.get("MINIRAY_KEY_FILE") or "~/.miniray/key"
     print(
-        f"listening on {server.host}:{server.port} with the key in {Path(key_file).expanduser()}",
+        f"listening on {server.host}:{server.port} with the key in {Path(key_file).expanduser()}"
+        f"{', for clients that encrypt' if options.encrypt else ''}",
         flush=True,
     )
     gc.freeze()  # a worker's collector would copy every page by looking at it
