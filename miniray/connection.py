@@ -33,6 +33,8 @@ def open_connection(
         reply = _shake_hands(channel, key, request, deadline)
         if not request.get("encrypt"):
             return sock, reply
+        if "session" not in reply:
+            raise ProtocolError("it cannot encrypt, because its MiniRay is older than this one")
         from miniray.encrypted import encrypt  # and ssl, which nobody else needs
 
         return encrypt(sock, key, reply["session"], deadline, is_server=False), reply

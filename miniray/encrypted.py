@@ -38,7 +38,8 @@ def encrypt(
         return data
 
     tls = Tls(is_server=is_server)
-    sock.sendall(b"" if is_server else tls.begin())
+    if not is_server:
+        sock.sendall(tls.begin())
     while not tls.has_begun:
         sock.sendall(tls.begin(recv()))
     ours, theirs = auth.prove_same_view(key, session, tls.view(), is_server=is_server)

@@ -298,6 +298,20 @@ class TestBothSidesAgree:
                 worker.send(1, T)
                 assert worker.recv(T) == 1
 
+    def test_a_server_from_before_there_was_encryption(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def welcome(*proofs_and_reply: Any) -> auth.Message:
+            *proofs, reply = proofs_and_reply
+            return known(*proofs, {name: reply[name] for name in ("worker", "pid")})
+
+        known = auth.welcome
+        monkeypatch.setattr(greeting.Greeter, "why_not", lambda *_: None)
+        monkeypatch.setattr(auth, "welcome", welcome)
+        with serving(work.echo) as server:
+            with pytest.raises(ProtocolError, match=f"{server.port}: it cannot encrypt"):
+                connect(server)
+
     def test_a_wrong_key_is_told_as_ever(self, server: Server) -> None:
         with pytest.raises(AuthenticationError, match="holds a different key"):
             connect(server, key=KEY)

@@ -21,7 +21,7 @@ examples:
   MINIRAY_KEY_FILE=team.key miniray serve --work-fn my_module.work_fn --host 10.0.0.5
 
 The client is `RemoteWorker("localhost", 10000)`, with the same key. Ctrl-C ends the workers, too.
-What goes over the network is encrypted with --encrypt, and then the client says encrypt=True.
+What goes over the network is encrypted only with --encrypt, and then clients say encrypt=True.
 """
 
 
