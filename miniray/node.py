@@ -99,6 +99,7 @@ class Node:
             "num_workers": config.num_workers,
             **with_luggage,
             "tunnel": config.tunnel,
+            "encrypt": config.encrypt,
             "env": {**settings["env"], **config.env},
             "host": remote_socket or (config.launcher and config.address),
             "default_host": config.address or (config.launcher and "127.0.0.1"),
@@ -187,6 +188,7 @@ class Node:
             worker = RemoteWorker(
                 self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout,
                 rendezvous=() if rank else self._rendezvous,
+                encrypt=self.config.encrypt,
             )  # fmt: skip
         except (OSError, MiniRayError) as error:
             raise Fault(self._why_no_worker(session, error)) from error

@@ -204,7 +204,8 @@ def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any
     key, count = settings["key"].encode(), settings["num_workers"]
     if settings["calls"]:
         work_fn = answer_calls
-    server = WorkerServer(work_fn, host=host, key=key, max_workers=count, node=settings["node"])
+    names = {"node": settings["node"], "encrypt": settings["encrypt"]}
+    server = WorkerServer(work_fn, host=host, key=key, max_workers=count, **names)
     facts = {"host": host, "port": server.port, "address": address or "127.0.0.1"}
     return server, facts
 

@@ -49,8 +49,8 @@ TABLE_ORDER = (
         "recovery",
     ),
     *("waiting", "turn", "bell", "endings", "inherited", "child", "torch_fork"),
-    *("auth", "any_worker", "connection", "group"),
-    *("listening", "strangers", "worker_record", "worker_log", "poll_loop", "work_fn"),
+    *("auth", "any_worker", "connection", "encrypted", "tls", "group"),
+    *("listening", "strangers", "greeting", "worker_record", "worker_log", "poll_loop", "work_fn"),
     *("faults", "node_config", "nodes", "node", "session", "node_log", "pacemaker", "sources"),
     *("sync", "rsync", "bootstrap", "folder_copy", "node_server"),
 )
