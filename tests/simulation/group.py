@@ -28,12 +28,13 @@ from miniray import (
 )
 from miniray.any_worker import EXPLAIN_S
 from miniray.group import SETTLE_S, Group
+from miniray.remote_worker import SESSION_S
 from miniray.waiting import LOOK_S, LOST_PEER_S
 from tests.simulation import replaced
 
 NEVER = math.inf
 DELAY_S = 0.3  # of what a node says, at most
-SLACK_S = 0.3
+SLACK_S = 0.3 + SESSION_S  # which a session has, to say what it was that ended
 ENOUGH_S = 60.0
 CALLS_MAX = 3000
 TALK_S = 0.002
@@ -152,7 +153,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.chance = chance = random.Random(seed)
         self.now = self.began = chance.uniform(0.0, 1e6)
-        self.jumps = chance.random() < 0.2
+        self.jumps, self.has_jumped_in_search = chance.random() < 0.2, False
         self.jumps_at = chance.uniform(0.0, 3.0) + self.now if self.jumps else NEVER
         self.nodes = [Node(self, number) for number in range(chance.randint(1, 3))]
 
@@ -180,6 +181,7 @@ class World:
         self.now = max(self.now, until)
         if self.now >= self.jumps_at:
             self.jumps_at = NEVER
+            self.has_jumped_in_search = self.group._settler is not None
             self.now += self.chance.choice((1.0, 100.0, 1e5))
 
     def poll(self) -> "Poller":
@@ -247,8 +249,8 @@ def _play(world: World) -> str:
     for rank in world.ranks:
         assert rank.ended is culprit, f"{rank.name} ended with {rank.ended!r}"
     assert str(ended) == str(culprit)
-    # A link that is silent is found out by asking, for which a jump may leave no time.
-    if is_patient and not (cause == "link" and world.jumps_at == NEVER and world.jumps):
+    # A jump may leave no time to hear the others, nor to ask after a link that is silent.
+    if is_patient and not world.has_jumped_in_search and not (cause == "link" and world.jumps):
         lost = first.node if cause in ("node", "link") else None
         named = [one for one in world.ranks if one.node is lost or one is first]
         assert any(one.name in str(culprit).partition("\n")[0] for one in named), (
