@@ -47,6 +47,7 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
     above = Path(cache, "miniray", "sync")
     try:
         above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_if_others_write(above.parent, above)
         folder = _take_free(above, name)
         record = _Record(folder)
         lacking = [path for path, facts in files.items() if not record.has(path, facts)]
@@ -66,6 +67,13 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
         problem = f"cannot copy the folder to {above} there: {error}"
         raise OSError(f"{problem}; NodeConfig(env={{'XDG_CACHE_HOME': ...}}) moves it") from error
     return str(folder)
+
+
+def _refuse_if_others_write(*folders: Path) -> None:
+    for folder in folders:
+        status = folder.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o002:
+            raise PermissionError(f"others could put code into {folder}, which is not yours alone")
 
 
 def _take_free(above: Path, name: str) -> Path:

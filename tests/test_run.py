@@ -420,7 +420,7 @@ class TestOneRank:
         for rank in range(2):
             assert f"miniray run: rank {rank} returned '{rank}: 2 a=b 2'\n" in done.stderr
 
-    @pytest.mark.parametrize("value", ["{[]:1}", "1-x", "1__0"])
+    @pytest.mark.parametrize("value", ["{[]:1}", "1-x", "1__0", "..."])
     def test_an_argument_that_is_no_literal_is_text(
         self, value: str, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -132,7 +132,7 @@ def _read_keywords(words: list[str]) -> dict[str, Any]:
             given = f"{option} {word}".rstrip()
             raise ValueError(f"a function gets arguments as --arg NAME=VALUE, not {given!r}")
         try:
-            keywords[name] = ast.literal_eval(value)
+            keywords[name] = value if value.strip() == "..." else ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError):  # the last is that of {[]: 1}
             keywords[name] = value
         words = words[1:]
