@@ -102,6 +102,10 @@ class WorkerServer:
         self._stops.append(timeout)
         self.loop.wake()
 
+    def has_worker(self, pid: int) -> bool:
+        """Return whether a process is a worker that has not been put on record as ended."""
+        return any(record.process.pid == pid for record in self._workers.values())
+
     def __enter__(self) -> Self:
         return self
 
