@@ -149,6 +149,19 @@ def serve() -> NoReturn:
     faulthandler.enable()
     # Nothing is read ahead: what follows is the lease.
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
+    try:
+        _serve(settings, stdout)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do has to be done anyway
+    except (SystemExit, BrokenPipeError) as gone:
+        with contextlib.suppress(OSError):  # nobody may be left to hear it
+            print(gone, file=sys.stderr, flush=True)
+    _clear_up(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the user's threads and exit handlers have no say here
+
+
+def _serve(settings: dict[str, Any], stdout: int) -> None:
     sys.argv = [""]
     sys.path.insert(1, os.getcwd())  # after the code that was sent
     first = [os.path.abspath(one) for one in settings["import_paths"]]
@@ -170,10 +183,6 @@ def serve() -> NoReturn:
         gc.enable()
         _obey_stdin(server)
         server.serve_forever()
-    _clear_up(settings)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # the user's threads and exit handlers have no say here
 
 
 def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any]]":
