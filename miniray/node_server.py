@@ -151,6 +151,19 @@ def serve() -> NoReturn:
     faulthandler.enable()
     # Nothing is read ahead: what follows is the lease.
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
+    try:
+        _serve(settings, stdout)
+    except (SystemExit, BrokenPipeError) as gone:
+        with contextlib.suppress(OSError):  # nobody may be left to hear it
+            print(gone, file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # what is left to do has to be done anyway
+    _clear_up(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the user's threads and exit handlers have no say here
+
+
+def _serve(settings: dict[str, Any], stdout: int) -> None:
     sys.argv = [""]
     sys.path.insert(1, os.getcwd())  # after the code that was sent
     first = [os.path.abspath(one) for one in settings["import_paths"]]
@@ -163,7 +176,7 @@ def serve() -> NoReturn:
         server, facts = _make_server(settings)
     except BaseException as error:  # the user's module may raise anything
         facts = _explain(error)
-    # From here on stdin tells. A signal that comes late must not break off the clearing up.
+    # From here on stdin tells.
     signal.signal(signal.SIGTERM, lambda *_: None)
     del os.environ["MINIRAY_IMPORTING"]
     report(stdout, settings, facts)
@@ -174,10 +187,6 @@ def serve() -> NoReturn:
         gc.enable()
         _obey_stdin(server)
         server.serve_forever()
-    _clear_up(settings)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # the user's threads and exit handlers have no say here
 
 
 def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any]]":

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,6 +273,37 @@ def test_a_stop_while_the_code_is_unpacked_leaves_no_folder(
     with pytest.raises(ClusterError, match="not ready after 1"):
         Cluster([node], start_timeout=1.0).start("tests.work.echo")
     poll.until(lambda: not list(tmp_path.iterdir()), timeout_s=T)
+
+
+KEEPER_GOES = """
+import {module}, os, signal, time
+
+real = {module}.{name}
+
+def kill_the_keeper_first(*args, **options):
+    {module}.{name} = real
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1)  # we hear of it meanwhile
+    return real(*args, **options)
+
+{module}.{name} = kill_the_keeper_first
+
+def work_fn(channel):
+    channel.recv()
+"""
+
+
+@pytest.mark.parametrize(("module", "name"), [("gc", "freeze"), ("shutil", "rmtree")])
+def test_nothing_is_left_if_the_keeper_goes_while_its_server_does_not_serve(
+    module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before it serves, or while it clears up itself."""
+    (tmp_path / "goes.py").write_text(KEEPER_GOES.format(module=module, name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    with contextlib.suppress(ClusterError, WorkerDied), Cluster([NodeConfig.local()]) as cluster:
+        cluster.start("goes.work_fn")
+    folders = Path(tempfile.gettempdir())
+    poll.until(lambda: not list(folders.glob("miniray-*")), timeout_s=T, what="a clean node")
 
 
 def test_every_rank_learns_how_its_server_ended() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from miniray import auth, strangers, wire
 from miniray.decoding import Decoder
-from miniray.strangers import REFUSALS_S, REFUSALS_SAID_MAX, STRANGER_S, STRANGERS_MAX, Strangers
+from miniray.strangers import REFUSALS_S, STRANGER_S, STRANGERS_MAX, Strangers
 from tests.simulation import replaced
 
 KEY = b"k" * 64
@@ -139,8 +139,8 @@ class World:
     def check(self) -> None:
         """Hold what the door promises at any moment."""
         assert self.strangers() <= self.strangers_max
-        recent = [line for when, line in self.said if when > self.now - REFUSALS_S / 2]
-        assert len(recent) <= 2 * (REFUSALS_SAID_MAX + 1)
+        recent = [line for when, line in self.said if when > self.now - REFUSALS_S]
+        assert len(recent) <= 1
 
 
 DONE = object()
