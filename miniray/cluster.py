@@ -77,25 +77,29 @@ class Cluster(Crew):
             raise
 
     def restart(
-        self, nodes: Sequence[NodeConfig] | None = None, *, without_lost: bool = False
+        self,
+        nodes: Sequence[NodeConfig] | None = None,
+        *,
+        without_lost: bool = False,
+        timeout: float | None = None,
     ) -> list[RemoteWorker]:
         """End all ranks, start new ones, and return their workers.
 
         Servers that live stay, with all that they have imported; where one is lost a new one is
         started. `nodes` says who takes part from now on. Raises ClusterError if not all ranks
         start, and keeps the servers that live, for another restart; but with `without_lost` a node
-        that cannot be brought up is left out. The ranks are no group until `nccl_configs`.
+        that cannot be brought up is left out. It takes at most `timeout` seconds, if that is less
+        than `start_timeout`. The ranks are no group until `nccl_configs`.
         """
-        if self._running is None:
+        if (running := self._running) is None:
             raise RuntimeError("this cluster has not been started")
         chosen = list(self.nodes if nodes is None else nodes)
         if not chosen:
             raise ValueError("a cluster needs at least one node; to end all of them call stop()")
         self.workers, self.group, self.nodes = [], None, chosen
-        self.workers = self._running.start(
-            self.nodes, self._start_timeout, without_lost=without_lost
-        )
-        self.nodes = [node.config for node in self._running.all]
+        seconds = self._start_timeout if timeout is None else min(timeout, self._start_timeout)
+        self.workers = running.start(self.nodes, seconds, without_lost=without_lost)
+        self.nodes = [node.config for node in running.all]
         return list(self.workers)
 
     def say(self, text: str) -> None:

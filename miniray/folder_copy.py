@@ -40,8 +40,9 @@ def facts_of(path: Path) -> Facts | None:
 def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> str:
     """Make this node's copy equal to the coordinator's files; return where it is.
 
-    It is this process's alone until its end: who comes meanwhile gets another. Raises OSError, in
-    words, if that cannot be done; what has arrived by then need not come again.
+    It is this process's alone until its end, or until that of whoever inherits its descriptors: who
+    comes meanwhile gets another. Raises OSError, in words, if that cannot be done; what has arrived
+    by then need not come again.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     above = Path(cache, "miniray", "sync")
@@ -82,6 +83,7 @@ def _take_free(above: Path, name: str) -> Path:
         folder = above / (name if number == 1 else f"{name}.{number}")
         folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
+        os.set_inheritable(descriptor, True)  # for who goes on here after this process, if anybody
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -34,7 +34,8 @@ class RemoteWorker(AnyWorker):
     """Ask a WorkerServer for a new worker and talk to it, exactly as with a local Worker.
 
     `host` is a name or an address, or the path of a Unix socket (then `port` is ignored). `key`
-    defaults to the key file's. It is connected and authenticated on return; raises
+    defaults to the key file's. With `encrypt`, which the server has to be started with, too, nobody
+    on the way reads or changes what is sent. It is connected and authenticated on return; raises
     ConnectionError or TimeoutError if no server answers there, AuthenticationError if it holds
     another key. With `rendezvous`, addresses of that machine, the worker holds a port of the first
     that it has, `self.rendezvous`, and is where the ranks of a process group meet as rank 0.
@@ -52,6 +53,7 @@ class RemoteWorker(AnyWorker):
         key: bytes | None = None,
         name: str | None = None,
         timeout: float = 10.0,
+        encrypt: bool = False,
         rendezvous: Sequence[str] = (),
     ) -> None:
         self.host, self.port = host, port
@@ -59,7 +61,8 @@ class RemoteWorker(AnyWorker):
         # Both are a Cluster's to set: what its node hangs on, and with whom it lives and ends.
         self.session: Session | None = None
         self.group: Group | None = None
-        request = {"type": "worker", "name": name or "", "rendezvous": " ".join(rendezvous)}
+        request: auth.Message = {"type": "worker", "name": name or "", "encrypt": int(encrypt)}
+        request["rendezvous"] = " ".join(rendezvous)
         try:
             sock, reply = open_connection(host, port, self._key, request, timeout)
         except ConnectionError as error:

@@ -17,8 +17,7 @@ from miniray.worker_log import WorkerLog
 
 STRANGERS_MAX = 64
 STRANGER_S = 5.0
-REFUSALS_SAID_MAX = 32  # in REFUSALS_S
-REFUSALS_S = 10.0
+REFUSALS_S = 1.0  # from one line on the log to the next
 
 # What a welcome proves: the key, and the three messages before it.
 Proofs = tuple[bytes, auth.Message, auth.Message, auth.Message]
@@ -42,7 +41,9 @@ class Stranger:
 
 
 class Strangers:
-    """Let in who shows the key, and close the connection of who does not, with a line on the log.
+    """Let in who shows the key, and close the connection of who does not.
+
+    The log tells of that at once, and of more within a second in one line, with their number.
 
     A newcomer always gets a place. If all are taken, the network with the most strangers gives one
     up: of two of its strangers at random, one that has not said hello if there is one. So a flood
@@ -52,8 +53,8 @@ class Strangers:
     def __init__(self, loop: PollLoop, log: WorkerLog, key: bytes, admit: Admit) -> None:
         self._loop, self._log, self._key, self._admit = loop, log, key, admit
         self._strangers: set[Stranger] = set()
-        self._refusals, self._refusals_until = 0, 0.0
-        loop.duties.append(self._dismiss_the_late)
+        self._refusals, self._last_refusal, self._silent_until = 0, "", 0.0
+        loop.duties += [self._dismiss_the_late, self._say_refusals]
         inherited.own(self)
 
     def add(self, sock: socket.socket, address: Any) -> None:
@@ -74,7 +75,8 @@ class Strangers:
         """Dismiss everybody."""
         for stranger in list(self._strangers):
             self._dismiss(stranger, "the server stops")
-        self._sum_up()
+        self._silent_until = 0.0
+        self._say_refusals()
 
     def abandon(self) -> None:
         """Close, in a forked child, the server's connections."""
@@ -142,22 +144,24 @@ class Strangers:
         self._forget(stranger)
         stranger.sock.close()
         self._refusals += 1
-        if self._refusals <= REFUSALS_SAID_MAX:
-            self._log.say(f"closed the connection from {stranger.name}: {reason}")
+        self._last_refusal = f"from {stranger.name}: {reason}"
 
     def _dismiss_the_late(self) -> float | None:
         now = time.monotonic()
-        if self._refusals_until <= now:
-            self._sum_up()
-            self._refusals_until = now + REFUSALS_S
         for stranger in [one for one in self._strangers if one.deadline <= now]:
             self._dismiss(stranger, f"not introduced after {STRANGER_S:.0f}s")
         return min((one.deadline - now for one in self._strangers), default=None)
 
-    def _sum_up(self) -> None:
-        if (more := self._refusals - REFUSALS_SAID_MAX) > 0:
-            self._log.say(f"closed {more:,} more connections within {REFUSALS_S:.0f}s")
-        self._refusals = 0
+    def _say_refusals(self) -> float | None:
+        if not self._refusals:
+            return None
+        if (seconds := self._silent_until - time.monotonic()) > 0:
+            return seconds
+        number = self._refusals
+        which = f"{number:,} connections, the last" if number > 1 else "the connection"
+        self._log.say(f"closed {which} {self._last_refusal}")
+        self._refusals, self._silent_until = 0, time.monotonic() + REFUSALS_S
+        return None
 
 
 def _encode(message: auth.Message) -> bytes:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,14 @@ def kill_session(coordinator_pid: int) -> None:
         process.kill()
 
 
+def signal_it(server: int) -> bool:
+    """Send a process some signals; return whether it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(100):
+            os.kill(server, signal.SIGTERM)
+    return not processes.is_running(server)
+
+
 @pytest.mark.ssh
 @pytest.mark.parametrize("victim", ["coordinator", "keeper", "server", "session"])
 def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> None:
@@ -139,6 +148,15 @@ def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> 
         if victim == "coordinator":
             # The pacemaker and ssh, and the folder of the tunnel's socket, which the fixture sees.
             processes.wait_until_gone([process.pid for process in own], timeout_s=15)
+
+
+def test_a_server_that_clears_up_is_not_broken_off_by_a_signal(way: dict[str, Any]) -> None:
+    """The kernel's own, for the keeper's death, may come when stdin has already told of that."""
+    with coordinator(way) as one:
+        one.wait_until_started()
+        os.kill(one.keeper, signal.SIGKILL)
+        poll.until(lambda: signal_it(one.server), timeout_s=15)
+        processes.wait_until_gone(one.everything(), timeout_s=15)
 
 
 def test_a_tunnels_socket_is_removed_with_its_folder(tmp_path: Path) -> None:
@@ -255,6 +273,37 @@ def test_a_stop_while_the_code_is_unpacked_leaves_no_folder(
     with pytest.raises(ClusterError, match="not ready after 1"):
         Cluster([node], start_timeout=1.0).start("tests.work.echo")
     poll.until(lambda: not list(tmp_path.iterdir()), timeout_s=T)
+
+
+KEEPER_GOES = """
+import {module}, os, signal, time
+
+real = {module}.{name}
+
+def kill_the_keeper_first(*args, **options):
+    {module}.{name} = real
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1)  # we hear of it meanwhile
+    return real(*args, **options)
+
+{module}.{name} = kill_the_keeper_first
+
+def work_fn(channel):
+    channel.recv()
+"""
+
+
+@pytest.mark.parametrize(("module", "name"), [("gc", "freeze"), ("shutil", "rmtree")])
+def test_nothing_is_left_if_the_keeper_goes_while_its_server_does_not_serve(
+    module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before it serves, or while it clears up itself."""
+    (tmp_path / "goes.py").write_text(KEEPER_GOES.format(module=module, name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    with contextlib.suppress(ClusterError, WorkerDied), Cluster([NodeConfig.local()]) as cluster:
+        cluster.start("goes.work_fn")
+    folders = Path(tempfile.gettempdir())
+    poll.until(lambda: not list(folders.glob("miniray-*")), timeout_s=T, what="a clean node")
 
 
 def test_every_rank_learns_how_its_server_ended() -> None:
