@@ -78,12 +78,15 @@ class StoreHost:
                     # An older libuv store takes no socket.
                     use_libuv=sys.modules["torch"].__version__ >= "2.8",
                 )
-            store = new_store(**options)
-            # How often this process has been here: for all ranks of a group it is the same.
-            visit = store.add(f"miniray/{self._token} {os.getpid()}", 1)
-            if visit == 1:
+            store, size = new_store(**options), str(options.get("world_size"))
+            # How often this process has been here for a group of that size, and which size was
+            # the first: for all ranks of a group it is the same, though rank 0 was here alone.
+            visit = store.add(f"miniray/{size} {self._token} {os.getpid()}", 1)
+            first = store.compare_set("miniray/first", "", size).decode()
+            if (visit, size) == (1, first):
                 return store
-            return sys.modules["torch.distributed"].PrefixStore(f"miniray/{visit}", store)
+            prefix = f"miniray/{size} {visit}"
+            return sys.modules["torch.distributed"].PrefixStore(prefix, store)
 
         module.TCPStore = meet  # type: ignore[attr-defined]
 

@@ -155,7 +155,9 @@ def test_who_comes_early_waits_for_the_store_that_takes_a_socket(
 
     def make_store(*address: Any, **options: Any) -> Any:
         made.append(options)
-        return types.SimpleNamespace(add=lambda key, number: number)
+        return types.SimpleNamespace(
+            add=lambda key, number: number, compare_set=lambda key, before, after: after.encode()
+        )
 
     module = types.ModuleType("a module like torch's")
     vars(module)["TCPStore"] = make_store
