@@ -6,7 +6,6 @@ from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
 from miniray.crew import Crew
-from miniray.errors import ProtocolError, WorkerDied
 from miniray.faults import check_start
 from miniray.group import Group
 from miniray.node_config import NodeConfig
@@ -115,29 +114,24 @@ class Cluster(Crew):
         return [node.status() for node in nodes if node.host]  # the others never came up
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
-        """Return one config a rank, with an address of node 0 and a port that is free there.
+        """Return one config a rank, with an address of node 0 and a port that rank 0 holds there.
 
         From here on the ranks are one process group, `self.group`: when one dies, all end, and
         `recv`, `send` and `wait` on any of them raise the error that names the first culprit.
         """
         if self._running is None or not self.workers:
-            raise RuntimeError("start the cluster first: node 0 is asked for a free port")
+            raise RuntimeError("start the cluster first: rank 0 says where the ranks meet")
         nodes = self._running.all
-        first = nodes[0]
-        try:
-            port = first.status(free_port=1)["server"]["free_port"]
-        except (OSError, ProtocolError) as error:
-            lost = f"{first.label} is lost: its server does not answer ({error})"
-            raise WorkerDied(lost) from error
+        address, port = self.workers[0].rendezvous
         others = [node for node in nodes if not node.address.startswith("127.")]
-        if others and first.address.startswith("127."):
+        if others and address.startswith("127."):
             raise ValueError(
-                f"{first.label} is at {first.address}, where {others[0].label} cannot reach it; "
+                f"{nodes[0].label} is at {address}, where {others[0].label} cannot reach it; "
                 "set its NodeConfig(address=...)"
             )
         self.group = Group(self.workers)
         places = [(node.label, node.config.num_workers) for node in nodes]
-        return nccl.create_nccl_configs(first.address, places, port, backend)
+        return nccl.create_nccl_configs(address, places, port, backend)
 
     def stop(self, timeout: float = STOP_S) -> None:
         """End all workers and servers within `timeout` seconds: hang up, SIGTERM, SIGKILL.

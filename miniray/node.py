@@ -37,7 +37,7 @@ class Node:
         self.host, self.port, self.address = "", 0, ""
         self.workers: list[RemoteWorker] = []
         self._log = log
-        self._key = b""
+        self._key, self._rendezvous = b"", list[str]()
         self._session: Session | None = None
         self._starting = threading.Lock()
         self._stopping = threading.Event()
@@ -99,6 +99,7 @@ class Node:
             "num_workers": config.num_workers,
             **with_luggage,
             "tunnel": config.tunnel,
+            "encrypt": config.encrypt,
             "env": {**settings["env"], **config.env},
             "host": remote_socket or (config.launcher and config.address),
             "default_host": config.address or (config.launcher and "127.0.0.1"),
@@ -176,14 +177,19 @@ class Node:
             raise Fault(report["error"], report.get("traceback", ""))
         self.host = session.socket or self.config.address or report["host"]
         self.port, self.address = report["port"], self.config.address or report["address"]
+        # The node's own addresses: the one that was asked for, and where the server listens.
+        own = report["address"] if self.config.tunnel else report["host"]
+        self._rendezvous = [self.config.address or own, own]
 
     def _connect(self, session: Session, rank: int, deadline: float) -> None:
         session.log.heard.clear()
         timeout = min(CONNECT_S, time_left(deadline))
         try:
             worker = RemoteWorker(
-                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout
-            )
+                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout,
+                rendezvous=() if rank else self._rendezvous,
+                encrypt=self.config.encrypt,
+            )  # fmt: skip
         except (OSError, MiniRayError) as error:
             raise Fault(self._why_no_worker(session, error)) from error
         self.workers.append(worker)

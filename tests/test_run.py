@@ -636,6 +636,32 @@ def test_what_readme_says_runs_as_pasted(here: Path) -> None:
     ]
 
 
+@pytest.mark.slow
+@torch_is_here
+def test_a_script_that_imports_torch_late_meets_at_one_address_again_and_again() -> None:
+    write(
+        """
+        import importlib, os, psutil, sys
+        assert "torch" not in sys.modules
+        dist, torch = (importlib.import_module(name) for name in ("torch.distributed", "torch"))
+        ones = torch.ones(1)
+        for _ in range(3):
+            dist.init_process_group("gloo")
+            dist.all_reduce(ones)
+            dist.destroy_process_group()
+        print(ones.item(), *(
+            one.laddr.ip for one in psutil.Process().net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == int(os.environ["MASTER_PORT"])
+        ))
+        """
+    )
+    done = run("--local", "2", "script.py")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [
+        *("[local:rank0] 8.0 127.0.0.1", "[local:rank1] 8.0"),
+    ]
+
+
 LOADS = """
     import os, torch, torch.distributed as dist
     from torch.utils.data import DataLoader, Dataset

@@ -204,7 +204,8 @@ def make_node(
     if options.fake_gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
     here = options.hosts is None and options.hostfile is None
-    more: dict[str, Any] = {"env": env, "workdir": workdir, "tunnel": options.tunnel}
+    more: dict[str, Any] = {"env": env, "workdir": workdir}
+    more |= {"tunnel": options.tunnel, "encrypt": options.encrypt}
     if options.local is not None:
         if options.python:
             more["python"] = options.python
