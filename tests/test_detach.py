@@ -445,7 +445,7 @@ def test_the_first_host_needs_no_ssh_to_itself() -> None:
     parser = argparse.ArgumentParser()
     cli.run.add_options(parser)
     words = ["-H", "[fd77::1]:2,node2:1", "--workdir", "/data", "-m", "x"]
-    for more, launcher in (([], True), (["--tunnel"], False)):
+    for more, launcher in ((["--encrypt"], True), (["--tunnel"], False)):
         options = parser.parse_args([*more, *words])
         options.own_address = "10.0.0.1"
         first, second = run_plan.make_plan(options).nodes
@@ -453,3 +453,4 @@ def test_the_first_host_needs_no_ssh_to_itself() -> None:
         assert (first.host, first.num_workers, first.workdir) == ("fd77::1", 2, "/data")
         assert (first.address == "10.0.0.1") == launcher
         assert second.launcher is None
+        assert first.encrypt == second.encrypt == launcher
