@@ -107,14 +107,10 @@ def find_ranks(run: Run) -> list[int]:
 def in_shell(words: list[str]) -> str:
     """Run a command in a shell in a terminal, close the terminal and kill the shell; what it said.
 
-    The shell is the leader of the terminal's session, and an interactive one.
+    The shell has no jobs: all that it starts gets the SIGHUP, unless it has left the session.
     """
-    shell = [
-        "/bin/bash",
-        "--norc",
-        "-ic",
-        f"echo ' waits 1'; {shlex.join(words)}; echo DO''NE; read",
-    ]
+    line = f"echo ' waits 1'; {shlex.join(words)}; echo DO''NE; read"
+    shell = ["/bin/bash", "-c", line]
     with in_terminal(shell, 1) as (pid, terminal, _):
         said = b""
         while b"DONE" not in said:
@@ -265,13 +261,15 @@ class TestOverSsh:
             os.close(folder)
         log = run.log.read_text()
         attached = ["-H", "node1", *there(nodes)]
+        before = processes.descendants()
         with subprocess.Popen(
             [*MINIRAY, "attach", *attached], stdout=subprocess.PIPE, text=True
         ) as watcher:
             assert watcher.stdout is not None
             shown = "".join(watcher.stdout.readline() for _ in log.splitlines())
             assert shown == log
-            watcher.kill()  # who only watches may go, too
+            watcher.kill()  # who only watches may go, too, and leaves nothing
+        poll.until(lambda: processes.descendants() <= before, timeout_s=30)
         assert run.state() == RUNNING
         go.touch()
         done = miniray("attach", "1", *attached)
@@ -447,7 +445,7 @@ def test_the_first_host_needs_no_ssh_to_itself() -> None:
     parser = argparse.ArgumentParser()
     cli.run.add_options(parser)
     words = ["-H", "[fd77::1]:2,node2:1", "--workdir", "/data", "-m", "x"]
-    for more, launcher in (([], True), (["--tunnel"], False)):
+    for more, launcher in ((["--encrypt"], True), (["--tunnel"], False)):
         options = parser.parse_args([*more, *words])
         options.own_address = "10.0.0.1"
         first, second = run_plan.make_plan(options).nodes
@@ -455,3 +453,4 @@ def test_the_first_host_needs_no_ssh_to_itself() -> None:
         assert (first.host, first.num_workers, first.workdir) == ("fd77::1", 2, "/data")
         assert (first.address == "10.0.0.1") == launcher
         assert second.launcher is None
+        assert first.encrypt == second.encrypt == launcher

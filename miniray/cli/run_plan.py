@@ -16,6 +16,7 @@ from miniray.cli import run_slurm
 from miniray.cli.run_hosts import Hosts, parse_hosts, parse_local, read_hostfile
 from miniray.cli.run_imports import ALWAYS, find_torch_imports
 from miniray.cli.run_rank import PRELOAD
+from miniray.node_config import LOCAL_LAUNCHER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +222,7 @@ def make_own_node(node: NodeConfig, address: str) -> NodeConfig:
     """
     if node.tunnel:
         return node
-    kept = {"python": node.python, "workdir": node.workdir, "env": node.env, "address": address}
-    return NodeConfig.local(node.num_workers, host=node.host, **kept)
+    return dataclasses.replace(node, launcher=LOCAL_LAUNCHER, address=address)
 
 
 def _read_variable(text: str) -> tuple[str, str]:
