@@ -13,7 +13,7 @@ from benchmarks.measure import Curve, Figure
 from miniray import Channel, Worker, WorkerError
 
 NAMES = (
-    *("small", "stream", "tensor", "gloo", "start", "fsdp"),
+    *("small", "stream", "tensor", "gloo", "start", "fsdp", "recovery"),
     *("growth", "network", "many", "coordinator"),
 )
 

@@ -1,4 +1,4 @@
-"""What goes between machines, as far as one machine can tell: nodes, a slow link, a tunnel."""
+"""What goes between machines, as far as one machine can tell: nodes, a slow link, encryption."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.growth import answer, give, give_all
 from benchmarks.measure import (
@@ -24,13 +25,14 @@ from benchmarks.measure import (
     seconds,
     serving,
 )
-from miniray import Cluster, NodeConfig, RemoteWorker
+from miniray import Channel, Cluster, NodeConfig, RemoteWorker
 from tests.support import ssh
 from tests.support.proxy import Proxy
 
 NBYTES = 64 * 1024 * 1024
 SLOW_BYTES = 8 * 1024 * 1024
 SLOWEST_TARGET = 1.1
+ENCRYPTED_TARGET = 2.0
 DEADLINE_S = 60.0
 # A process that imports what a node imports, says so, and ends when it is told.
 BARE = "import miniray.worker_server; print(); import sys; sys.stdin.read()"
@@ -141,7 +143,7 @@ def send_through_ssh(quick: bool) -> Iterator[Figure]:
     ):
         (worker,) = cluster.start("benchmarks.growth.answer")
         contestants = {
-            OURS: lambda: array.nbytes / seconds(lambda: give(worker, array)) / 2**20,
+            OURS: lambda: mebibytes_a_second(worker, array),
             LIMIT: lambda: array.nbytes / seconds(lambda: give_to_cat(cat, array.data)) / 2**20,
         }
         samples = interleave(contestants, 3 if quick else 9)
@@ -152,6 +154,27 @@ def send_through_ssh(quick: bool) -> Iterator[Figure]:
         }
         samples = interleave(contestants, 3 if quick else 15)
         yield Figure("a word through tunnel=True and back (limit: ssh cat)", "us", samples)
+        with direct(encrypt=True) as encrypted, direct(encrypt=False) as plain:
+            ways = {OURS: encrypted, LIMIT: worker, "in clear": plain}
+            contestants = {
+                who: partial(mebibytes_a_second, way, array) for who, way in ways.items()
+            }
+            samples = interleave(contestants, 3 if quick else 15)
+        name = "64 MiB with encrypt=True (limit: tunnel=True)"
+        yield Figure(name, "MiB/s", samples, ENCRYPTED_TARGET, True)
+
+
+def mebibytes_a_second(worker: Channel, array: Any) -> float:
+    """Return how fast a worker takes an array in."""
+    return float(array.nbytes / seconds(lambda: give(worker, array)) / 2**20)
+
+
+@contextlib.contextmanager
+def direct(*, encrypt: bool) -> Iterator[RemoteWorker]:
+    """Yield a worker over TCP."""
+    with Cluster([NodeConfig.local(encrypt=encrypt)]) as cluster:
+        (worker,) = cluster.start("benchmarks.growth.answer")
+        yield worker
 
 
 def tunnelled(nodes: ssh.LoopbackNodes) -> NodeConfig:

@@ -8,6 +8,10 @@
 A proof is an HMAC over every message so far. Each side proves with its own key, derived from the
 one secret, so that nothing a side has said can be said back to it; the nonces make every
 handshake's proofs its own. The functions here are pure: messages in, message out.
+
+What follows in clear (a status) the welcome's reply holds a digest of. Where all that follows is to
+be encrypted, it calls the connection by a name made for it alone; once TLS has begun, server and
+then client prove that they have seen the same beginning of it, on the connection of that name.
 """
 
 import hashlib
@@ -121,6 +125,39 @@ def read_welcome(
     return reply
 
 
+def digest(message: Message) -> str:
+    """Return what a reply says of a message that follows it."""
+    return hashlib.sha256(_as_bytes(message)).hexdigest()
+
+
+def check_digest(reply: Message, message: Message) -> None:
+    """Raise AuthenticationError if a message is not the one that the reply has promised."""
+    if reply.get("digest") != digest(message):
+        raise AuthenticationError("what followed the server's welcome is not what it had promised")
+
+
+def prove_same_view(
+    key: bytes, session: str, view: Message, *, is_server: bool
+) -> tuple[bytes, bytes]:
+    """Return what this side is to say, and to hear, of the beginning of TLS as both have seen it.
+
+    That is on the connection which the server's welcome has called `session`.
+    """
+    client, server = (
+        _prove(key, f"{side} began to encrypt", {"session": session}, view).encode()
+        for side in ("client", "server")
+    )
+    return (server, client) if is_server else (client, server)
+
+
+def check_same_view(proof: bytes, expected: bytes) -> None:
+    """Raise AuthenticationError if the other side has seen TLS begin in another way."""
+    if not hmac.compare_digest(proof, expected):
+        raise AuthenticationError(
+            "somebody sits between this side and the other: each began to encrypt with him"
+        )
+
+
 def _check_opening(message: Message, fields: set[str]) -> None:
     version, nonce = message.get("version"), message.get("nonce")
     if type(version) is int and version != VERSION:
@@ -134,8 +171,11 @@ def _check_opening(message: Message, fields: set[str]) -> None:
 def _prove(key: bytes, role: str, *transcript: Message) -> str:
     """Return the proof that the holder of `key` in `role` has seen this transcript."""
     role_key = hmac.digest(key, f"miniray {role}".encode(), hashlib.sha256)
-    text = json.dumps(transcript, sort_keys=True).encode()
-    return hmac.new(role_key, text, hashlib.sha256).hexdigest()
+    return hmac.new(role_key, _as_bytes(transcript), hashlib.sha256).hexdigest()
+
+
+def _as_bytes(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
 
 
 def _check_proof(message: Message, expected: str) -> None:

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import contextlib
 import fcntl
 import functools
+import importlib
 import io
 import json
 import shutil
@@ -46,13 +47,14 @@ def main() -> None:
         return report(1, settings, {"error": str(error)})
     try:
         sys.path.insert(0, settings["folder"])
-        from miniray import folder_copy, node_server
+        from miniray import folder_copy
 
         if copy := settings.pop("copy"):
             os.environ.update(settings["env"])
             tell = functools.partial(report, 1, settings)
             settings["workdir"] = folder_copy.bring_up_to_date(copy["name"], copy["files"], tell)
-        ended = node_server.keep(settings)
+        module, _, function = settings.get("keep", "miniray.node_server.keep").rpartition(".")
+        ended = getattr(importlib.import_module(module), function)(settings)
     except OSError as error:
         return report(1, settings, {"error": str(error)})
     finally:

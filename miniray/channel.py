@@ -186,7 +186,7 @@ class Channel(Endpoint):
             except BlockingIOError:
                 if gone:  # before we looked a last time
                     self.lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
-                elif not wait_until({self: READABLE}, deadline):
+                elif not self.turn_to_receive.rest(lambda: wait_until({self: READABLE}, deadline)):
                     raise Late from None
                 gone = self.is_gone()
             except ProtocolError as error:
@@ -208,7 +208,7 @@ class Channel(Endpoint):
 
         Who would only drop them leaves that to a thread that receives already.
         """
-        if self.turn_to_receive.is_mine():
+        if self.turn_to_receive.is_at_work():
             return
         try:
             self.turn_to_receive.take(deadline if keep else 0.0)
@@ -244,7 +244,7 @@ class Channel(Endpoint):
 
         That is so, too, while another thread receives.
         """
-        if self.inbox or self.ended is not None or self.turn_to_receive.is_mine():
+        if self.inbox or self.ended is not None or self.turn_to_receive.is_at_work():
             return True
         try:
             if not self.turn_to_receive.try_take(False):

@@ -6,7 +6,6 @@ from typing import Any, Self, TextIO
 
 from miniray import auth, nccl
 from miniray.crew import Crew
-from miniray.errors import ProtocolError, WorkerDied
 from miniray.faults import check_start
 from miniray.group import Group
 from miniray.node_config import NodeConfig
@@ -78,25 +77,29 @@ class Cluster(Crew):
             raise
 
     def restart(
-        self, nodes: Sequence[NodeConfig] | None = None, *, without_lost: bool = False
+        self,
+        nodes: Sequence[NodeConfig] | None = None,
+        *,
+        without_lost: bool = False,
+        timeout: float | None = None,
     ) -> list[RemoteWorker]:
         """End all ranks, start new ones, and return their workers.
 
         Servers that live stay, with all that they have imported; where one is lost a new one is
         started. `nodes` says who takes part from now on. Raises ClusterError if not all ranks
         start, and keeps the servers that live, for another restart; but with `without_lost` a node
-        that cannot be brought up is left out. The ranks are no group until `nccl_configs`.
+        that cannot be brought up is left out. It takes at most `timeout` seconds, if that is less
+        than `start_timeout`. The ranks are no group until `nccl_configs`.
         """
-        if self._running is None:
+        if (running := self._running) is None:
             raise RuntimeError("this cluster has not been started")
         chosen = list(self.nodes if nodes is None else nodes)
         if not chosen:
             raise ValueError("a cluster needs at least one node; to end all of them call stop()")
         self.workers, self.group, self.nodes = [], None, chosen
-        self.workers = self._running.start(
-            self.nodes, self._start_timeout, without_lost=without_lost
-        )
-        self.nodes = [node.config for node in self._running.all]
+        seconds = self._start_timeout if timeout is None else min(timeout, self._start_timeout)
+        self.workers = running.start(self.nodes, seconds, without_lost=without_lost)
+        self.nodes = [node.config for node in running.all]
         return list(self.workers)
 
     def say(self, text: str) -> None:
@@ -111,29 +114,24 @@ class Cluster(Crew):
         return [node.status() for node in nodes if node.host]  # the others never came up
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
-        """Return one config a rank, with an address of node 0 and a port that is free there.
+        """Return one config a rank, with an address of node 0 and a port that rank 0 holds there.
 
         From here on the ranks are one process group, `self.group`: when one dies, all end, and
         `recv`, `send` and `wait` on any of them raise the error that names the first culprit.
         """
         if self._running is None or not self.workers:
-            raise RuntimeError("start the cluster first: node 0 is asked for a free port")
+            raise RuntimeError("start the cluster first: rank 0 says where the ranks meet")
         nodes = self._running.all
-        first = nodes[0]
-        try:
-            port = first.status(free_port=1)["server"]["free_port"]
-        except (OSError, ProtocolError) as error:
-            lost = f"{first.label} is lost: its server does not answer ({error})"
-            raise WorkerDied(lost) from error
+        address, port = self.workers[0].rendezvous
         others = [node for node in nodes if not node.address.startswith("127.")]
-        if others and first.address.startswith("127."):
+        if others and address.startswith("127."):
             raise ValueError(
-                f"{first.label} is at {first.address}, where {others[0].label} cannot reach it; "
+                f"{nodes[0].label} is at {address}, where {others[0].label} cannot reach it; "
                 "set its NodeConfig(address=...)"
             )
         self.group = Group(self.workers)
         places = [(node.label, node.config.num_workers) for node in nodes]
-        return nccl.create_nccl_configs(first.address, places, port, backend)
+        return nccl.create_nccl_configs(address, places, port, backend)
 
     def stop(self, timeout: float = STOP_S) -> None:
         """End all workers and servers within `timeout` seconds: hang up, SIGTERM, SIGKILL.

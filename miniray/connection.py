@@ -6,14 +6,18 @@ from typing import Any
 
 from miniray import auth, inherited, wire
 from miniray.channel import Channel
-from miniray.errors import AuthenticationError, ProtocolError
+from miniray.errors import ProtocolError
+from miniray.frames import FrameSocket
 from miniray.waiting import deadline_after, time_left, watch_link
 
 
 def open_connection(
     host: str, port: int, key: bytes, request: auth.Message, timeout: float
-) -> tuple[socket.socket, auth.Message]:
-    """Connect, do the client's side of the handshake, return the socket and the reply."""
+) -> tuple[socket.socket | FrameSocket, auth.Message]:
+    """Connect, do the client's side of the handshake, return what to talk over and the reply.
+
+    If the request says `encrypt`, that is what the two sides do from there on.
+    """
     deadline = deadline_after(timeout)
     where = host if os.path.isabs(host) else f"{host}:{port}"
     try:
@@ -26,11 +30,18 @@ def open_connection(
         watch_link(sock)
         # Who is not authenticated yet gets 4 KiB.
         channel = Channel(sock, name=f"server at {where}", handshake=True)
-        return sock, _shake_hands(channel, key, request, deadline)
+        reply = _shake_hands(channel, key, request, deadline)
+        if not request.get("encrypt"):
+            return sock, reply
+        if "session" not in reply:
+            raise ProtocolError("it cannot encrypt, because its MiniRay is older than this one")
+        from miniray.encrypted import encrypt  # and ssl, which nobody else needs
+
+        return encrypt(sock, key, reply["session"], deadline, is_server=False), reply
     except BaseException as error:
         sock.close()
-        if isinstance(error, AuthenticationError):
-            raise AuthenticationError(f"{where}: {error}") from None
+        if isinstance(error, ProtocolError):
+            raise type(error)(f"{where}: {error}") from None
         if isinstance(error, TimeoutError):
             silence = f"{where} did not finish the handshake in {timeout:.1f}s"
             raise TimeoutError(f"{silence}: it is stopped, overrun, or no MiniRay server") from None
@@ -66,7 +77,7 @@ def _shake_hands(
         channel.send_frame(wire.AUTH, message, time_left(deadline))
         reply: auth.Message = channel.recv_frame(wire.AUTH, time_left(deadline))
         if type(reply) is not dict:
-            raise ProtocolError(f"{channel.name} does not follow the handshake")
+            raise ProtocolError("it does not follow the handshake")
         return reply
 
     hello = auth.hello(auth.make_nonce())
@@ -88,12 +99,13 @@ def server_status(
 ) -> dict[str, Any]:
     """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
 
-    `worker=N` asks for one worker alone, `free_port=1` for a port that is free there. With
-    `type="end_workers"` all workers get SIGKILL first.
+    `worker=N` asks for one worker alone. With `type="end_workers"` all workers get SIGKILL first.
+    Request and status go in clear; nobody can change them on their way.
     """
     deadline = deadline_after(timeout)
     key = auth.load_key() if key is None else key
-    sock, _ = open_connection(host, port, key, {"type": "status", **request}, timeout)
+    sock, reply = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
         status: dict[str, Any] = channel.recv(time_left(deadline))
+        auth.check_digest(reply, status)
         return status

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miniray import calls
-from miniray.errors import WorkerError
 from miniray.fan_out import broadcast, gather
+from miniray.recovery import attempt_again
 from miniray.rendezvous import NCCLConfig
 from miniray.waiting import deadline_after, time_left
 from miniray.work_fn import AnyFunction
@@ -29,7 +29,9 @@ class Crew:
         """Start the workers."""
         raise NotImplementedError
 
-    def restart(self, *, without_lost: bool = False) -> "Sequence[RemoteWorker]":
+    def restart(
+        self, *, without_lost: bool = False, timeout: float | None = None
+    ) -> "Sequence[RemoteWorker]":
         """Start new workers in the place of all that there are, or were."""
         raise NotImplementedError
 
@@ -84,9 +86,9 @@ class Crew:
 
         The function begins anew each time: it is to go on from its own last checkpoint. Servers
         that live stay; where one is lost a new one is started, or with `without_lost` its node is
-        left out, so that there may be fewer ranks. Raises what ended the last attempt if there are
-        more than `restarts` such ends, and TimeoutError if all attempts together take longer than
-        `timeout` seconds.
+        left out, so that there may be fewer ranks. A restart that fails counts, too, and the next
+        one waits a little longer. Raises what ended the last attempt if there are more than
+        `restarts` such ends, and TimeoutError if all of it takes longer than `timeout` seconds.
 
         >>> cluster.run_resilient(train, "checkpoints/", restarts=20, without_lost=True)
         """
@@ -105,15 +107,14 @@ class Crew:
         self._be_ready(function)
         deadline = deadline_after(timeout)
         try:
-            while True:
-                try:
-                    return self._run_once(call, deadline)
-                except WorkerError as error:
-                    if not restarts:
-                        raise
-                    self.say(f"{error}; starting again, at most {restarts} times")
-                restarts -= 1
-                self.restart(without_lost=without_lost)
+            return attempt_again(
+                self,
+                lambda restarted: self._run_once(call, deadline),
+                restarts=restarts,
+                tell=lambda why, count: self.say(f"{why}; restart {count} of {restarts}"),
+                deadline=deadline,
+                without_lost=without_lost,
+            )
         except (TypeError, ValueError):  # the arguments cannot be sent, and nobody has them
             raise
         except TimeoutError as late:

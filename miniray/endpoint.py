@@ -11,7 +11,7 @@ from typing import Any
 from miniray import inherited, loans, pool, wire
 from miniray.bell import Bell
 from miniray.endings import again, keep
-from miniray.frames import DONTWAIT, FrameSocket
+from miniray.frames import FrameSocket, frames_over
 from miniray.turn import Turn
 from miniray.waiting import READABLE, Receiver, link_is_lost
 
@@ -19,11 +19,14 @@ LEAVE_S = 1.0
 
 
 class Endpoint(Receiver):
-    """What a channel is apart from sending and receiving. It owns its socket."""
+    """What a channel is apart from sending and receiving.
+
+    It owns its socket, on which frames may have been sent and received already.
+    """
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | FrameSocket,
         *,
         name: str = "peer",
         memfd: bool = False,
@@ -33,7 +36,7 @@ class Endpoint(Receiver):
         # Why the channel has ended, or None while it is open: all that there is to know of it.
         self.ended: Exception | None = None
         self.look_due = 0.0
-        self.frames = FrameSocket(sock, memfd=memfd, handshake=handshake)
+        self.frames = frames_over(sock, memfd=memfd, handshake=handshake)
         # What came in for whoever receives next: a message, or what a failed send still heard.
         self.inbox: collections.deque[Any] = collections.deque()
         self.turn_to_send, self.turn_to_receive = Turn("send"), Turn("receive")
@@ -84,7 +87,7 @@ class Endpoint(Receiver):
             if self.ended is None:
                 self.ended = reason
                 if self.turn_to_send.is_free():  # else it would come in the middle of a message
-                    self.frames.sock.send(wire.encode(wire.EXIT, {"code": 0}).head, DONTWAIT)
+                    self.frames.send_at_once(wire.encode(wire.EXIT, {"code": 0}).head)
             self.frames.sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:

@@ -40,13 +40,15 @@ def facts_of(path: Path) -> Facts | None:
 def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> str:
     """Make this node's copy equal to the coordinator's files; return where it is.
 
-    It is this process's alone until its end: who comes meanwhile gets another. Raises OSError, in
-    words, if that cannot be done; what has arrived by then need not come again.
+    It is this process's alone until its end, or until that of whoever inherits its descriptors: who
+    comes meanwhile gets another. Raises OSError, in words, if that cannot be done; what has arrived
+    by then need not come again.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     above = Path(cache, "miniray", "sync")
     try:
         above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_if_others_write(above.parent, above)
         folder = _take_free(above, name)
         record = _Record(folder)
         lacking = [path for path, facts in files.items() if not record.has(path, facts)]
@@ -68,12 +70,20 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
     return str(folder)
 
 
+def _refuse_if_others_write(*folders: Path) -> None:
+    for folder in folders:
+        status = folder.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o002:
+            raise PermissionError(f"others could put code into {folder}, which is not yours alone")
+
+
 def _take_free(above: Path, name: str) -> Path:
     """Return the first copy of that name that no other run has, and hold it from now on."""
     for number in range(1, COPIES_MAX + 1):
         folder = above / (name if number == 1 else f"{name}.{number}")
         folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
+        os.set_inheritable(descriptor, True)  # for who goes on here after this process, if anybody
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

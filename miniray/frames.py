@@ -34,17 +34,17 @@ class FrameSocket:
     def __init__(self, sock: socket.socket, *, memfd: bool, handshake: bool) -> None:
         sock.settimeout(None)
         self.sock = sock
-        self._poller = select.poll()  # for whoever has the turn to receive
-        self._poller.register(sock, select.POLLIN)
+        self.poller = select.poll()  # for whoever has the turn to receive
+        self.poller.register(sock, select.POLLIN)
         self.memfd = memfd
         self._reads_ahead = not handshake  # the worker's words are for another channel
-        self._decoder = Decoder(auth_only=handshake, memfd=memfd)
+        self.decoder = Decoder(auth_only=handshake, memfd=memfd)
         self.next: wire.Frame | None = None  # complete, and not received yet
         self._lent: dict[int, int] = {}  # which piece the other side has under each number
         # What the kernel gave, until it is taken in. One step of C notes it, so that a handler
         # which raises comes before or after that, and `is_whole` can tell.
-        self._arrived: collections.deque[Any] = collections.deque()
-        self._in_kernel = False
+        self.arrived: collections.deque[Any] = collections.deque()
+        self.in_kernel = False
 
     def send(self, frame: wire.Encoded) -> Iterable[None]:
         """Send a frame; for each item that is returned, wait until there is room again."""
@@ -90,10 +90,14 @@ class FrameSocket:
             if sent:
                 parts = [memoryview(parts[0])[sent:], *parts[1:]]
 
+    def send_at_once(self, data: bytes) -> None:
+        """Send what nobody waits for: if there is no room for it, it is lost."""
+        self.sock.send(data, DONTWAIT)
+
     def close(self) -> None:
         """Close the socket, and let go of what has arrived."""
         self.sock.close()
-        self._decoder.close()
+        self.decoder.close()
         self.next = None
 
     def receive(self, deadline: float) -> wire.Frame:
@@ -103,23 +107,23 @@ class FrameSocket:
         came, OSError if the other side hung up, and ProtocolError. Whatever else it raises, and any
         OSError without a number, came from a signal's handler.
         """
-        self._in_kernel = False
+        self.in_kernel = False
         if self.next is not None:
             frame, self.next = self.next, None
             return frame
-        decoder = self._decoder
+        decoder = self.decoder
         while True:
             if decoder.may_hold_frame and (whole := decoder.next_frame()) is not None:
                 return whole
-            self._read(deadline)
+            self.read(deadline)
 
     def is_whole(self) -> bool:
         """Return whether nothing that had arrived is lost, after a handler raised in `receive`."""
-        return self._in_kernel and not self._arrived
+        return self.in_kernel and not self.arrived
 
     def may_hold_frame(self) -> bool:
         """Return whether a frame may be complete in what has been taken in."""
-        return self.next is not None or self._decoder.may_hold_frame
+        return self.next is not None or self.decoder.may_hold_frame
 
     def take_in(self) -> bool:
         """Take in what is here of the next frame; return whether it is complete."""
@@ -131,9 +135,9 @@ class FrameSocket:
 
     def peek(self) -> None:
         """Have `next` tell whether a frame is complete in what has been taken in."""
-        self._in_kernel = False
+        self.in_kernel = False
         if self.next is None:
-            self.next = self._decoder.next_frame()
+            self.next = self.decoder.next_frame()
 
     def has_hung_up(self) -> bool:
         """Return whether the other side has hung up, which nobody does halfway."""
@@ -146,15 +150,15 @@ class FrameSocket:
         while self.sock.recv(1 << 16, DONTWAIT):
             pass
 
-    def _read(self, deadline: float) -> None:
+    def read(self, deadline: float) -> None:
         """Have the decoder take in some of what has arrived, or arrives within PATIENCE_S."""
-        decoder, arrived, memory = self._decoder, self._arrived, self._decoder.memory
+        decoder, arrived, memory = self.decoder, self.arrived, self.decoder.memory
         patience_ms = PATIENCE_S * 1000
         if deadline != math.inf:
             patience_ms = min(patience_ms, math.ceil(time_left(deadline) * 1000))
-        self._in_kernel = True
+        self.in_kernel = True
         if patience_ms:
-            self._poller.poll(patience_ms)
+            self.poller.poll(patience_ms)
         if memory is not None and len(memory) > wire.AHEAD_BYTES:
             arrived.extend(map(self.sock.recv_into, (memory,), (0,), _DONTWAIT))
         elif self.memfd:
@@ -169,10 +173,17 @@ class FrameSocket:
             decoder.feed(got, _descriptors_in(ancillary) if ancillary else ())
         else:
             decoder.filled(got)
-        self._in_kernel = False
+        self.in_kernel = False
         arrived.clear()
         if not got:
             raise ConnectionResetError(errno.ECONNRESET, "it hung up without a goodbye")
+
+
+def frames_over(sock: socket.socket | FrameSocket, *, memfd: bool, handshake: bool) -> FrameSocket:
+    """Return frames over a socket; if they are that already, as they are."""
+    if isinstance(sock, FrameSocket):
+        return sock
+    return FrameSocket(sock, memfd=memfd, handshake=handshake)
 
 
 def _descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> Sequence[int]:

@@ -85,7 +85,7 @@ class Group(Source):
                 self._left[worker] = None
             else:
                 # Its own word says more than a status.
-                worker.read_to_the_end(deadline_after(SETTLE_S), keep=False)
+                worker.read_to_the_end(max(until, deadline), keep=False)
         except (TimeoutError, WorkerDied) as error:
             lost = WorkerDied(f"{worker.name} hung up, and its server says no more: {error}")
             worker.end(error if isinstance(error, WorkerDied) else lost, deadline)
@@ -116,11 +116,13 @@ class Group(Source):
         until = min(deadline_after(SETTLE_S), max(deadline, deadline_after(ANSWER_S)))
         patience = 0.0  # first what is here already: who died says nothing, and has died before
         while pending := [one for one in self._present() if one not in self._endings]:
-            for worker in wait(pending, patience):
-                # Who has not hung up may talk for ever.
-                has_ended = wait_until({worker: HANG_UP}, deadline=0.0)
-                enough = until if has_ended else min(until, deadline_after(HEAR_S))
-                worker.read_to_the_end(enough, keep=False)
+            heard = wait(pending, patience)
+            gone = wait_until(dict.fromkeys(heard, HANG_UP), deadline=0.0)
+            # Who has hung up comes first and takes no time, though there is none left; the others
+            # may talk for ever.
+            for worker in sorted(heard, key=lambda one: one not in gone):
+                choose = max if worker in gone else min
+                worker.read_to_the_end(choose(until, deadline_after(HEAR_S)), keep=False)
             if self._best() <= OWN_FAILURE or not time_left(until):
                 break
             patience = time_left(until)

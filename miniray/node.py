@@ -37,7 +37,7 @@ class Node:
         self.host, self.port, self.address = "", 0, ""
         self.workers: list[RemoteWorker] = []
         self._log = log
-        self._key = b""
+        self._key, self._rendezvous = b"", list[str]()
         self._session: Session | None = None
         self._starting = threading.Lock()
         self._stopping = threading.Event()
@@ -50,9 +50,11 @@ class Node:
         if self.end_ranks():
             return
         with self._starting:
+            if self._stopping.is_set():  # somebody ends its session at this moment
+                raise Fault("the start was broken off")
             if self._session is not None:  # lost
                 self._session.end(deadline_after(0.0))
-            session = self._start_session(settings, luggage, deadline)
+            session = self.start_session(settings, luggage, deadline)
             self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
 
     def end_ranks(self) -> bool:
@@ -81,9 +83,12 @@ class Node:
                 if self._stopping.is_set():  # meanwhile, so nobody else knows of them
                     self.close_workers()
 
-    def _start_session(
-        self, settings: dict[str, Any], luggage: Luggage, deadline: float
-    ) -> Session:
+    def start_session(self, settings: dict[str, Any], luggage: Luggage, deadline: float) -> Session:
+        """Start Python there, and give it the settings, the code and the folder.
+
+        What it does with them is `settings["keep"]`, the name of a function; else it is a server.
+        Raises Fault, TimeoutError or another OSError that says in words what is wrong.
+        """
         config = self.config
         with_luggage, sources = luggage.for_node(config, self.label)
         marker, self._key = secrets.randbits(60), settings["key"].encode()
@@ -94,6 +99,7 @@ class Node:
             "num_workers": config.num_workers,
             **with_luggage,
             "tunnel": config.tunnel,
+            "encrypt": config.encrypt,
             "env": {**settings["env"], **config.env},
             "host": remote_socket or (config.launcher and config.address),
             "default_host": config.address or (config.launcher and "127.0.0.1"),
@@ -171,14 +177,19 @@ class Node:
             raise Fault(report["error"], report.get("traceback", ""))
         self.host = session.socket or self.config.address or report["host"]
         self.port, self.address = report["port"], self.config.address or report["address"]
+        # The node's own addresses: the one that was asked for, and where the server listens.
+        own = report["address"] if self.config.tunnel else report["host"]
+        self._rendezvous = [self.config.address or own, own]
 
     def _connect(self, session: Session, rank: int, deadline: float) -> None:
         session.log.heard.clear()
         timeout = min(CONNECT_S, time_left(deadline))
         try:
             worker = RemoteWorker(
-                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout
-            )
+                self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout,
+                rendezvous=() if rank else self._rendezvous,
+                encrypt=self.config.encrypt,
+            )  # fmt: skip
         except (OSError, MiniRayError) as error:
             raise Fault(self._why_no_worker(session, error)) from error
         self.workers.append(worker)

@@ -27,7 +27,8 @@ class NodeConfig:
     `ssh_options` come before MiniRay's own, so they win. `launcher` replaces ssh by any command
     that runs the shell line it gets as its last argument, with stdin, stdout and stderr attached:
     ("kubectl", "exec", "-i", "pod", "--", "sh", "-c"). `tunnel` carries the connections through
-    ssh, so that no port is open on the node.
+    ssh, so that no port is open on the node, but where ranks that use torch meet. `encrypt` has
+    nobody on the way read or change what goes over direct ones.
     """
 
     host: str
@@ -39,6 +40,7 @@ class NodeConfig:
     ssh_options: Sequence[str] = ()
     launcher: Sequence[str] | None = None
     tunnel: bool = False
+    encrypt: bool = False
 
     def __post_init__(self) -> None:
         host = self.host
@@ -61,6 +63,8 @@ class NodeConfig:
             raise ValueError(f"launcher of {host} is empty; for ssh leave it out")
         if self.tunnel and self.launcher is not None:
             raise ValueError(f"{host}: a tunnel goes through ssh, not through a launcher")
+        if self.tunnel and self.encrypt:
+            raise ValueError(f"{host}: in its tunnel ssh encrypts already; leave encrypt=True out")
 
     @classmethod
     def local(cls, num_workers: int = 1, *, host: str = "local", **options: Any) -> Self:

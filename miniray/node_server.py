@@ -2,7 +2,8 @@
 
 sshd -> sh -> keeper -> server -> workers. The keeper runs no code of the user's and holds stdin,
 the lease: when that ends, or is silent for too long, all below has to end. If the keeper itself is
-killed, the server's stdin ends, and it does the same.
+killed, the server's stdin ends, and it does the same. What a worker leaves behind becomes the
+server's child, and the keeper's once the server is gone.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -83,7 +85,7 @@ def _guard(server: subprocess.Popen[bytes], settings: dict[str, Any]) -> None:
     while server.poll() is None and time_left(deadline):
         seconds = min(time_left(silent), time_left(deadline), tick)
         ready, _, _ = select.select(watched, [], [], seconds)
-        _reap_orphans(server.pid)
+        _reap_orphans(lambda pid: pid == server.pid)
         said = os.read(0, 4096) if 0 in ready else b""
         if said:
             silent = deadline_after(SILENCE_MAX_S)
@@ -99,12 +101,12 @@ def _guard(server: subprocess.Popen[bytes], settings: dict[str, Any]) -> None:
         _tell(lease, str(timeout))
 
 
-def _reap_orphans(server: int) -> None:
-    """Bury the orphans that have ended; what becomes of the server is its own object's to find."""
+def _reap_orphans(has_owner: Callable[[int], bool]) -> None:
+    """Bury the orphans that have ended; what becomes of others is for their own objects to find."""
     with contextlib.suppress(ChildProcessError):
         flags = os.WEXITED | os.WNOHANG
         while ended := os.waitid(os.P_ALL, 0, flags | os.WNOWAIT):
-            if ended.si_pid == server:
+            if has_owner(ended.si_pid):
                 return
             os.waitid(os.P_PID, ended.si_pid, flags)
 
@@ -116,7 +118,6 @@ def _tell(lease: int, line: str) -> None:
 
 def _clear_up(settings: dict[str, Any]) -> None:
     """Kill all that is below this process, and remove the code and the tunnel's directory."""
-    _adopt_orphans()
     with contextlib.suppress(ChildProcessError):  # raised once there are no more
         while True:
             for children in glob.glob("/proc/self/task/*/children"):
@@ -142,6 +143,7 @@ def serve() -> NoReturn:
     go there goes to stderr, where the logs are.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("its keeper has gone"))
+    _adopt_orphans()
     if LINUX:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # while it does not watch stdin
     stdout = os.dup(1)
@@ -151,10 +153,10 @@ def serve() -> NoReturn:
     settings = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     try:
         _serve(settings, stdout)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is left to do has to be done anyway
     except (SystemExit, BrokenPipeError) as gone:
         with contextlib.suppress(OSError):  # nobody may be left to hear it
             print(gone, file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # what is left to do has to be done anyway
     _clear_up(settings)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -174,6 +176,8 @@ def _serve(settings: dict[str, Any], stdout: int) -> None:
         server, facts = _make_server(settings)
     except BaseException as error:  # the user's module may raise anything
         facts = _explain(error)
+    # From here on stdin tells.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     del os.environ["MINIRAY_IMPORTING"]
     report(stdout, settings, facts)
     os.close(stdout)
@@ -209,7 +213,8 @@ def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any
     key, count = settings["key"].encode(), settings["num_workers"]
     if settings["calls"]:
         work_fn = answer_calls
-    server = WorkerServer(work_fn, host=host, key=key, max_workers=count, node=settings["node"])
+    names = {"node": settings["node"], "encrypt": settings["encrypt"]}
+    server = WorkerServer(work_fn, host=host, key=key, max_workers=count, **names)
     facts = {"host": host, "port": server.port, "address": address or "127.0.0.1"}
     return server, facts
 
@@ -231,8 +236,12 @@ def _obey_stdin(server: "WorkerServer") -> None:
     def on_stdin(events: int) -> None:
         said = os.read(0, 4096).split()
         if not said:  # the keeper has gone, and its part is ours
-            _adopt_orphans()
             server.loop.unwatch(0)
         server.stop(float(said[-1]) if said else STOP_S)
 
+    def bury() -> None:
+        _reap_orphans(server.has_worker)
+
     server.loop.watch(0, select.POLLIN, on_stdin)
+    if LINUX:
+        server.loop.duties.append(bury)

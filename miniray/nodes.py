@@ -1,5 +1,6 @@
 """All nodes of a cluster: brought up side by side, again after a death, and ended."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -27,6 +28,7 @@ class Nodes:
         self._settings, self._luggage, self._log = settings, luggage, log
         # Not to be used again: still at a step that nobody waits for, or about to be ended.
         self._given_up: set[Node] = set()
+        self._is_stopped = False
 
     def start(
         self, configs: Sequence[NodeConfig], timeout: float, *, without_lost: bool = False
@@ -36,7 +38,8 @@ class Nodes:
         A node that takes part already ends its old ranks, and its server forks new ones. A node
         that is new, or was lost, gets a server first. One that is not named any more ends. Raises
         ClusterError, with every node's fault, if not all ranks start; but with `without_lost` a
-        node that cannot be brought up is left out, unless there is no other.
+        node that cannot be brought up is left out, unless there is no other. If `stop` comes in
+        between, from another thread or a signal handler, that is a ClusterError as well.
         """
         began, deadline = time.monotonic(), deadline_after(timeout)
         is_first = not self.all
@@ -62,6 +65,7 @@ class Nodes:
             for node in self.all:  # those that have forked theirs
                 node.close_workers()
         self._refuse(faults, began, is_first)
+        self._check()
         return [worker for node in self.all for worker in node.workers]
 
     def _choose(self, configs: Sequence[NodeConfig]) -> None:
@@ -69,13 +73,18 @@ class Nodes:
 
         But not one that is still at an earlier step: that could end, or fork, ranks among the new.
         """
-        hosts, there, chosen = [config.host for config in configs], list(self.all), list[Node]()
-        for index, config in enumerate(configs):
-            label = config.host if hosts.count(config.host) == 1 else f"{config.host}#{index}"
+        there, chosen = list(self.all), list[Node | None]()
+        for config in configs:
             same = [node for node in there if node.config == config and node not in self._given_up]
-            chosen.append(same[0] if same else Node(config, label, self._log))
+            chosen.append(same[0] if same else None)
             there = [node for node in there if node is not chosen[-1]]
-        self._leave_out(there, chosen)
+        labels = {node.label for node in chosen if node is not None}
+        complete = list[Node]()
+        for index, (config, node) in enumerate(zip(configs, chosen, strict=True)):
+            label = _choose_label(index, configs, labels)
+            complete.append(node or Node(config, label, self._log))
+            labels.add(complete[-1].label)
+        self._leave_out(there, complete)
 
     def _leave_out(self, nodes: Sequence[Node], rest: Sequence[Node]) -> None:
         """End some nodes, so that `all` are the rest; who interrupts that loses none of them."""
@@ -108,6 +117,7 @@ class Nodes:
 
     def _step_of(self, step: Callable[[Node], object], node: Node) -> None:
         try:
+            self._check()  # a node that was made meanwhile has not been told
             step(node)
         finally:
             self._given_up.discard(node)
@@ -117,12 +127,18 @@ class Nodes:
     ) -> None:
         if not faults:
             return
+        self._check()
         seconds, modules = time.monotonic() - began, list_modules(self._luggage.code)
         left = "nothing was left running" if is_first else "no rank runs, and the others wait"
         raise ClusterError(list_faults(self.all, faults, seconds, modules, what_is_left=left))
 
+    def _check(self) -> None:
+        if self._is_stopped:
+            raise ClusterError("the cluster was stopped meanwhile; nothing was left running")
+
     def stop(self, timeout: float) -> None:
-        """End everything on all nodes within `timeout` seconds."""
+        """End everything on all nodes within `timeout` seconds, and start nothing more."""
+        self._is_stopped = True
         # Goodbyes first: a worker that hears one ends by itself, and in silence.
         for node in self.all:
             node.close_workers()
@@ -136,3 +152,12 @@ class Nodes:
             node.hang_up(deadline)
         for node in nodes:  # what lingers, lingers side by side
             node.end(deadline)
+
+
+def _choose_label(index: int, configs: Sequence[NodeConfig], taken: set[str]) -> str:
+    """Return the name of a new node: its host's, with a number if there are, or were, several."""
+    hosts = [config.host for config in configs]
+    host = hosts[index]
+    numbers = itertools.chain([index], itertools.count())
+    names = itertools.chain([host] * (hosts.count(host) == 1), (f"{host}#{one}" for one in numbers))
+    return next(name for name in names if name not in taken)

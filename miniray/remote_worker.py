@@ -3,7 +3,7 @@
 import errno
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from miniray import auth
@@ -34,9 +34,11 @@ class RemoteWorker(AnyWorker):
     """Ask a WorkerServer for a new worker and talk to it, exactly as with a local Worker.
 
     `host` is a name or an address, or the path of a Unix socket (then `port` is ignored). `key`
-    defaults to the key file's. It is connected and authenticated on return; raises
+    defaults to the key file's. With `encrypt`, which the server has to be started with, too, nobody
+    on the way reads or changes what is sent. It is connected and authenticated on return; raises
     ConnectionError or TimeoutError if no server answers there, AuthenticationError if it holds
-    another key.
+    another key. With `rendezvous`, addresses of that machine, the worker holds a port of the first
+    that it has, `self.rendezvous`, and is where the ranks of a process group meet as rank 0.
 
     >>> worker = RemoteWorker("localhost", 10000)
     >>> worker.send({"cmd": "hello"})
@@ -51,13 +53,16 @@ class RemoteWorker(AnyWorker):
         key: bytes | None = None,
         name: str | None = None,
         timeout: float = 10.0,
+        encrypt: bool = False,
+        rendezvous: Sequence[str] = (),
     ) -> None:
         self.host, self.port = host, port
         self._key = auth.load_key() if key is None else key
         # Both are a Cluster's to set: what its node hangs on, and with whom it lives and ends.
         self.session: Session | None = None
         self.group: Group | None = None
-        request = {"type": "worker", "name": name or ""}
+        request: auth.Message = {"type": "worker", "name": name or "", "encrypt": int(encrypt)}
+        request["rendezvous"] = " ".join(rendezvous)
         try:
             sock, reply = open_connection(host, port, self._key, request, timeout)
         except ConnectionError as error:
@@ -69,6 +74,7 @@ class RemoteWorker(AnyWorker):
             ) from error
         self.worker_id: int = reply["worker"]
         self.pid: int = reply["pid"]
+        self.rendezvous: list[Any] = reply["rendezvous"]  # an address and a port, or nothing
         super().__init__(sock, name=name or f"worker {self.worker_id} at {host}:{port}")
 
     def wait(self, timeout: float | None = None) -> int:

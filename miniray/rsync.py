@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
+from miniray import inherited
 from miniray.node_config import NodeConfig
 from miniray.waiting import time_left
 
@@ -54,34 +56,38 @@ def copy_files(
     # --ignore-times: we know that they differ, and it would not look at parts of a second.
     shell = f'{shlex.quote(sys.executable)} -ISc "{_SHELL}"'
     program = [sys.executable, "-ISc", _RUN, "rsync", "--links", "--perms", "--times", "--from0"]
-    process = subprocess.Popen(
-        [
-            *program,
-            "--files-from=-",
-            "--ignore-times",
-            "-s",
-            f"--rsh={shell}",
-            f"{folder}/",
-            f"node:{there}/",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "MINIRAY_SHELL": json.dumps(config.shell("")[:-1])},
-        start_new_session=True,
-    )
-    names: bytes | None = b"".join(os.fsencode(path) + b"\0" for path in paths)
-    try:
-        while tick():
-            if not time_left(deadline):
-                return "it took too long"
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                _, said = process.communicate(names, timeout=TICK_S)
-                words = said.decode(errors="replace").strip().replace("\n", "; ")
-                return f"status {process.returncode}: {words}" if process.returncode else None
-            names = None
-        return "the start was broken off"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    # Files, not pipes: of those a forked child could keep the ends that somebody waits for.
+    with tempfile.TemporaryFile() as names, tempfile.TemporaryFile() as said:
+        names.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
+        names.seek(0)
+        with inherited.lock:
+            process = subprocess.Popen(
+                [
+                    *program,
+                    "--files-from=-",
+                    "--ignore-times",
+                    "-s",
+                    f"--rsh={shell}",
+                    f"{folder}/",
+                    f"node:{there}/",
+                ],
+                stdin=names,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env={**os.environ, "MINIRAY_SHELL": json.dumps(config.shell("")[:-1])},
+                start_new_session=True,
+            )
+        try:
+            while tick():
+                if not time_left(deadline):
+                    return "it took too long"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = process.wait(TICK_S)
+                    said.seek(0)
+                    words = said.read().decode(errors="replace").strip().replace("\n", "; ")
+                    return f"status {status}: {words}" if status else None
+            return "the start was broken off"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

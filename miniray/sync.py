@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from miniray import inherited
 from miniray.errors import ClusterError
 from miniray.folder_copy import Facts, facts_of
 from miniray.node_config import NodeConfig
@@ -185,7 +186,8 @@ def _ask_git(folder: Path) -> list[str]:
     """
     words = ["git", "-C", str(folder), "ls-files", "-co", "--exclude-standard", "-z"]
     try:
-        said = subprocess.run(words, capture_output=True, env={**os.environ, "LC_ALL": "C"})
+        with inherited.lock:  # a child forked meanwhile would keep the pipes open
+            said = subprocess.run(words, capture_output=True, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         return []
     if said.returncode == 0:

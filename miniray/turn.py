@@ -3,8 +3,11 @@
 import math
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from miniray.waiting import Late, time_left
+
+Result = TypeVar("Result")
 
 
 class Turn:
@@ -28,6 +31,20 @@ class Turn:
         self.leave: Callable[[], None] = lock.release  # raises RuntimeError if it is not ours
         # Whether this thread has the turn, which in a signal's handler it may.
         self.is_mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
+        self._is_resting = False
+
+    def rest(self, wait: Callable[[], Result]) -> Result:
+        """Wait for something, in this thread's turn; what it does meanwhile may take the turn."""
+        before = self._is_resting
+        try:
+            self._is_resting = True
+            return wait()
+        finally:
+            self._is_resting = before
+
+    def is_at_work(self) -> bool:
+        """Return whether this thread has the turn, and does not only wait in it."""
+        return self.is_mine() and not self._is_resting
 
     def refuse_handler(self) -> None:
         """Raise RuntimeError if this thread has the turn already: waiting would be for ever."""

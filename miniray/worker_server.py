@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from miniray import __version__, auth, inherited, process, wire
+from miniray import __version__, auth, inherited, process
 from miniray.channel import Channel
 from miniray.endings import run_work
+from miniray.greeting import Greeter, tell
 from miniray.listening import Listener
 from miniray.poll_loop import PollLoop
-from miniray.strangers import STRANGER_S, Strangers, Welcome
+from miniray.strangers import Strangers, Welcome
+from miniray.torch_store import StoreHost
 from miniray.waiting import HANG_UP, deadline_after, time_left, watch_link
 from miniray.work_fn import load_work_fn
 from miniray.worker_log import WorkerLog, WorkerOutput, clean_name, open_standard_streams
@@ -36,7 +38,8 @@ class WorkerServer:
     `work_fn` is a function or its name, "package.module.function", whose module is imported once,
     here. Listens, on return, at `self.host`, `self.port`; `port=0` takes a free one. A host that
     is a path makes it a Unix socket. Raises OSError if it cannot listen there. It belongs to the
-    process that makes it; a forked child of that one has nothing of it.
+    process that makes it; a forked child of that one has nothing of it. With `encrypt` it serves
+    clients that encrypt, and no others.
 
     >>> server = WorkerServer("my_module.work_fn", port=10000)
     >>> server.serve_forever()
@@ -51,6 +54,7 @@ class WorkerServer:
         key: bytes | None = None,
         max_workers: int = 64,
         node: str = "",
+        encrypt: bool = False,
     ) -> None:
         if max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, got {max_workers}")
@@ -63,6 +67,7 @@ class WorkerServer:
         self._stop_deadline: float | None = None
         self._claimed, self._closed = threading.Lock(), threading.Event()
         key = auth.load_key() if key is None else key
+        self._greeter = Greeter(key, encrypt=encrypt)
         open_standard_streams()
         self.loop = PollLoop()
         self.loop.duties.append(self._advance)
@@ -102,6 +107,10 @@ class WorkerServer:
         self._stops.append(timeout)
         self.loop.wake()
 
+    def has_worker(self, pid: int) -> bool:
+        """Return whether a process is a worker that has not been put on record as ended."""
+        return any(record.process.pid == pid for record in self._workers.values())
+
     def __enter__(self) -> Self:
         return self
 
@@ -138,13 +147,13 @@ class WorkerServer:
         """Do what a client asks for; return what it is told, None if a worker will tell it."""
         kind = request.get("type")
         if kind == "worker":
-            problem = self._fork_worker(sock, str(request.get("name", "")), welcome)
+            problem = self._greeter.why_not(request) or self._fork_worker(sock, request, welcome)
             return welcome({"error": problem}) if problem else None
         if kind == "end_workers":
             for record in self._workers.values():
                 self._hang_up(record, timeout=0.0)
         if kind in ("status", "end_workers"):
-            return welcome({}) + wire.encode(wire.MESSAGE, self._status(request)).head
+            return tell(welcome, self._status(request))
         return welcome({"error": f"there is no request of the type {kind!r}"})
 
     def _status(self, request: auth.Message) -> dict[str, Any]:
@@ -163,12 +172,11 @@ class WorkerServer:
             "workers_max": self._max_workers,
             "workers_started": self._workers_started,
         }
-        if "free_port" in request:
-            with socket.create_server(("", 0)) as probe:
-                server["free_port"] = probe.getsockname()[1]
         return {"server": server, "workers": [record.describe() for record in records]}
 
-    def _fork_worker(self, sock: socket.socket, name: str, welcome: Welcome) -> str | None:
+    def _fork_worker(
+        self, sock: socket.socket, request: auth.Message, welcome: Welcome
+    ) -> str | None:
         """Fork a worker that talks to a client; return what prevents it, if anything does.
 
         The worker itself says welcome, so that nothing it sends can come before that.
@@ -178,20 +186,22 @@ class WorkerServer:
         if len(self._workers) >= self._max_workers:
             return f"all {self._max_workers} workers are taken"
         number = self._workers_started + 1
-        name = clean_name(name) or f"worker {number}"
+        name = clean_name(str(request.get("name", ""))) or f"worker {number}"
         if name in {"server", *(record.name for record in self._workers.values())}:
             name = f"{name} ({number})"  # two that print under one name could not be told apart
 
         def run() -> int:
             output.take_over()
-            sock.settimeout(STRANGER_S)
-            sock.sendall(welcome({"worker": number, "pid": os.getpid()}))
-            return run_work(self._work_fn, Channel(sock, name="coordinator"))
+            store.take_over()
+            reply = {"worker": number, "pid": os.getpid(), "rendezvous": store.address}
+            line = self._greeter.greet(sock, welcome, reply)
+            return run_work(self._work_fn, Channel(line, name="coordinator")) if line else 1
 
         try:
             watch_link(sock)
             prefix = f"{self._node}:{name}" if self._node else name
-            with WorkerOutput(self._log, prefix) as output:
+            hosts = str(request.get("rendezvous", "")).split()
+            with StoreHost(hosts) as store, WorkerOutput(self._log, prefix) as output:
                 child = process.fork(run)
         except (OSError, RuntimeError) as error:
             return f"cannot fork: {error}"

@@ -24,7 +24,7 @@ READING_ORDER = (
     *("listening", "strangers", "worker_record", "worker_log", "worker_server", "node_config"),
     *("pacemaker", "node_log", "session", "faults", "node", "cluster", "sources", "bootstrap"),
     *("node_server",),
-    *("rendezvous", "fake_gpu", "nccl", "__init__"),
+    *("rendezvous", "torch_store", "fake_gpu", "nccl", "__init__"),
 )
 SCRIPTS = ("demo", "train", "__main__")
 # What each stage says of itself; every other file is shared with the next stage.

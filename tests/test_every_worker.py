@@ -49,6 +49,7 @@ T = 20.0  # seconds that no healthy exchange comes near
     params=[
         "local",
         "tcp",
+        "encrypted",
         pytest.param("cluster", marks=pytest.mark.thorough),
         pytest.param("tunnel", marks=[pytest.mark.ssh, pytest.mark.slow]),
     ]
@@ -61,9 +62,10 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
             work_fn = getattr(work, name)
             if request.param == "local":
                 return [stack.enter_context(Worker(work_fn)) for _ in range(count)]
-            if request.param == "tcp":
-                server = stack.enter_context(serving(work_fn))
-                make = lambda: RemoteWorker(server.host, server.port)  # noqa: E731
+            if request.param in ("tcp", "encrypted"):
+                how: Any = {"encrypt": request.param == "encrypted"}
+                server = stack.enter_context(serving(work_fn, **how))
+                make = lambda: RemoteWorker(server.host, server.port, **how)  # noqa: E731
                 return [stack.enter_context(make()) for _ in range(count)]
             node = NodeConfig.local(count)
             if request.param == "tunnel":
@@ -785,10 +787,10 @@ def test_a_handler_that_raises_while_nothing_has_come_leaves_the_channel_usable(
 
     left, right = map(Channel, socket.socketpair())
     with left, right:
-        poller, left.frames._poller = left.frames._poller, Ringing()
+        poller, left.frames.poller = left.frames.poller, Ringing()
         with pytest.raises(Rung):
             left.recv(T)
-        left.frames._poller = poller
+        left.frames.poller = poller
         right.send(1)
         assert left.recv(T) == 1
 

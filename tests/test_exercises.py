@@ -177,20 +177,26 @@ class TestChecks:
         self, exercise: Exercise, wrong: WrongAnswer
     ) -> None:
         with mine.bench_of(exercise, exercise.mistaken(wrong.name)) as bench:
-            outcome = run_each(exercise, bench, wrong)
+            outcome = run_each(exercise, bench, wrong, HANG_S)
+            found = runner.diagnose(exercise, outcome)
+            if outcome.kind == runner.HUNG and (found is None or found.name != wrong.name):
+                # On a busy machine it may not have come yet to where it hangs.
+                outcome = run_each(exercise, bench, wrong, PATIENCE_S)
+                found = runner.diagnose(exercise, outcome)
         assert outcome.kind != runner.PASSED
-        found = runner.diagnose(exercise, outcome)
         assert found is not None, outcome
         assert found.name == wrong.name, outcome
 
 
-def run_each(exercise: Exercise, bench: mine.Bench, wrong: WrongAnswer) -> runner.Outcome:
-    """Run the checks up to the first that fails; no more time for one that is to hang."""
+def run_each(
+    exercise: Exercise, bench: mine.Bench, wrong: WrongAnswer, hang_s: float
+) -> runner.Outcome:
+    """Run the checks up to the first that fails; `hang_s` seconds for one that is to hang."""
     compileall.compile_dir(bench.folder, quiet=2)
     with runner.parent_of_orphans():
         for name, check in runner.find_checks(exercise):
             hangs = wrong.outcome == runner.HUNG and re.fullmatch(wrong.check, name)
-            deadline = time.monotonic() + (HANG_S if hangs else PATIENCE_S)
+            deadline = time.monotonic() + (hang_s if hangs else PATIENCE_S)
             outcome = runner._run_one(name, check, bench, deadline)
             if outcome.kind != runner.PASSED:
                 break

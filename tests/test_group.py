@@ -128,6 +128,27 @@ def test_a_cause_comes_before_its_consequences_whichever_is_heard_first(
     assert_all_end_with(ranks, WorkerFailed, "rank 2 raised ValueError")
 
 
+def test_a_cause_is_heard_though_somebody_waits_for_that_very_rank(
+    ranks: list[RemoteWorker],
+) -> None:
+    """The word of its own failure comes last, though it has made the other fail."""
+    group = ranks[0].group
+    assert group is not None
+
+    def fail() -> None:
+        poll.until(lambda: not ranks[2].turn_to_receive.is_free(), timeout_s=T)
+        ranks[1].send(["collective"])
+        poll.until(lambda: group._settler is not None, timeout_s=T)
+        ranks[2].send(["raise", 7])
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    with pytest.raises(WorkerFailed, match="rank 2 raised ValueError"):
+        ranks[2].recv(T)
+    thread.join(T)
+    assert_all_end_with(ranks, WorkerFailed, "rank 2 raised ValueError")
+
+
 def test_the_earliest_of_two_failures_is_the_culprit(ranks: list[RemoteWorker]) -> None:
     ranks[3].send(["raise", 3])
     poll.until(lambda: not ranks[3].is_alive(), timeout_s=T)
@@ -203,12 +224,15 @@ def test_an_explanation_takes_no_longer_than_the_timeout(
         os.kill(server.pid, signal.SIGCONT)
 
 
-def test_a_culprit_is_not_looked_for_beyond_the_timeout(ranks: list[RemoteWorker]) -> None:
+@pytest.mark.parametrize("receiver", [1, 2])
+def test_a_culprit_is_not_looked_for_beyond_the_timeout(
+    ranks: list[RemoteWorker], receiver: int
+) -> None:
     ranks[1].send(["collective"])
     poll.until(lambda: not ranks[1].is_alive(), timeout_s=T)
     began = time.monotonic()
     with pytest.raises(WorkerFailed, match="rank 1 raised RuntimeError: Connection closed by peer"):
-        ranks[1].recv(timeout=0.3)
+        ranks[receiver].recv(timeout=0.3)
     assert time.monotonic() - began < SETTLE_S - 0.5
 
 

@@ -124,6 +124,14 @@ def kill_session(coordinator_pid: int) -> None:
         process.kill()
 
 
+def signal_it(server: int) -> bool:
+    """Send a process some signals; return whether it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(100):
+            os.kill(server, signal.SIGTERM)
+    return not processes.is_running(server)
+
+
 @pytest.mark.ssh
 @pytest.mark.parametrize("victim", ["coordinator", "keeper", "server", "session"])
 def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> None:
@@ -140,6 +148,15 @@ def test_nothing_is_left_whoever_is_killed(way: dict[str, Any], victim: str) -> 
         if victim == "coordinator":
             # The pacemaker and ssh, and the folder of the tunnel's socket, which the fixture sees.
             processes.wait_until_gone([process.pid for process in own], timeout_s=15)
+
+
+def test_a_server_that_clears_up_is_not_broken_off_by_a_signal(way: dict[str, Any]) -> None:
+    """The kernel's own, for the keeper's death, may come when stdin has already told of that."""
+    with coordinator(way) as one:
+        one.wait_until_started()
+        os.kill(one.keeper, signal.SIGKILL)
+        poll.until(lambda: signal_it(one.server), timeout_s=15)
+        processes.wait_until_gone(one.everything(), timeout_s=15)
 
 
 def test_a_tunnels_socket_is_removed_with_its_folder(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from miniray import Cluster, ClusterError, NodeConfig, WorkerDied, WorkerFailed
 from miniray.faults import Fault
 from miniray.node import Node
+from miniray.nodes import Nodes
 from tests.support import poll
 
 pytestmark = pytest.mark.thorough
@@ -107,9 +108,10 @@ class TestRestart:
 
     def test_a_node_that_hangs_is_left_out_and_the_others_have_time_to_start(self) -> None:
         hanging = NodeConfig("hanging", 2, launcher=("sh", "-c", "sleep 60", "sh"))
-        with Cluster(NODES[:1], start_timeout=2.0) as cluster:
+        with Cluster(NODES[:1]) as cluster:
             cluster.start("tests.work.echo")
-            assert len(cluster.restart([NODES[0], hanging], without_lost=True)) == 2
+            ranks = cluster.restart([NODES[0], hanging], without_lost=True, timeout=2.0)
+            assert len(ranks) == 2
             assert cluster.nodes == NODES[:1]
 
     def test_no_rank_runs_after_one_that_cannot_start(
@@ -149,6 +151,63 @@ class TestRestart:
             worker.send("a word", timeout=T)
             assert worker.recv(T) == "a word"
 
+    def test_two_nodes_of_one_host_never_have_one_name(self) -> None:
+        twice = [NodeConfig.local(1, host="a"), NodeConfig.local(2, host="a")]
+        with Cluster(twice) as cluster:
+            cluster.start("tests.work.echo")
+            cluster.restart([twice[1], NodeConfig.local(3, host="a")])
+            labels = [status["server"]["node"] for status in cluster.status()]
+            assert labels == ["a#1", "a#0"]
+            assert cluster.workers[2].name.startswith("rank 2 at a#0:")
+
+    @pytest.mark.parametrize(
+        ("owner", "step"),
+        [
+            (Nodes, "_leave_out"),  # they are chosen, and nobody has been told
+            (Node, "hang_up"),
+            (Node, "bring_up"),
+            (Node, "fork_ranks"),
+        ],
+        ids=lambda one: one if isinstance(one, str) else "",
+    )
+    def test_one_that_a_signal_handler_stops_starts_nothing_more(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
+    ) -> None:
+        take, rings = getattr(owner, step), [1]
+
+        def ring(*args: Any, **options: Any) -> Any:
+            if rings:
+                rings.pop()
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return take(*args, **options)
+
+        monkeypatch.setattr(owner, step, ring)
+        before = signal.signal(signal.SIGUSR1, lambda *_: cluster.stop())
+        began = servers(cluster)
+        try:
+            with pytest.raises(ClusterError, match="was stopped"):
+                cluster.restart([NODES[0], NodeConfig.local(3, host="c")])
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        poll.until(lambda: not any(map(psutil.pid_exists, began)))
+        assert cluster.workers == []
+
+    @pytest.mark.parametrize(("timeout", "granted"), [(0.5, 0.5), (100.0, 30.0), (None, 30.0)])
+    def test_it_takes_no_longer_than_it_may(
+        self, monkeypatch: pytest.MonkeyPatch, timeout: float | None, granted: float
+    ) -> None:
+        with Cluster(NODES[:1], start_timeout=30.0) as cluster:
+            cluster.start("tests.work.echo")
+            start, seen = Nodes.start, list[float]()
+
+            def note(nodes: Nodes, configs: Any, timeout: float, **options: Any) -> Any:
+                seen.append(timeout)
+                return start(nodes, configs, 30.0, **options)
+
+            monkeypatch.setattr(Nodes, "start", note)
+            cluster.restart(timeout=timeout)
+            assert seen == [granted]
+
     def test_somebody_has_to_take_part(self, cluster: Cluster) -> None:
         with pytest.raises(ValueError, match="at least one node"):
             cluster.restart([])
@@ -165,8 +224,8 @@ class TestRun:
             results = cluster.run_resilient("tests.work.fail_until", str(tmp_path), 3, restarts=3)
             assert results == [3] * 4
         said = (tmp_path / "log").read_text()
-        assert said.count("starting again") == 3
-        assert "starting again, at most 1 times" in said
+        assert said.count("; restart ") == 3
+        assert "restart 3 of 3" in said
 
     def test_run_resilient_goes_on_if_node_0_was_lost_since_the_last_call(self) -> None:
         with Cluster(NODES) as cluster:
@@ -180,6 +239,36 @@ class TestRun:
             with pytest.raises(WorkerFailed, match="not yet"):
                 cluster.run_resilient("tests.work.fail_until", str(tmp_path), 3, restarts=2)
             assert len(list(tmp_path.iterdir())) == 3
+
+    def test_run_resilient_goes_on_when_a_restart_fails(self, tmp_path: Path) -> None:
+        lost, log = tmp_path / "lost", tmp_path / "log"
+        # The first to come after the loss finds it down, and the next finds it up again.
+        line = f'[ -e {lost} ] && ! [ -e {lost}-up ] && touch {lost}-up && exit 1; exec sh -c "$1"'
+        back = NodeConfig.local(2, host="b", launcher=("/bin/sh", "-c", line, "launcher"))
+        with open(log, "w") as file, Cluster([NODES[0], back], log=file) as cluster:
+            with pytest.raises(WorkerDied, match="is lost: its server"):
+                cluster.run_resilient("tests.work.lose_node", str(lost), restarts=2)
+        said = log.read_text()
+        assert "; restart 1 of 2" in said
+        assert "  b: sh exited with status 1" in said  # which it was told after the second
+        assert "; restart 2 of 2" in said
+
+    def test_the_timeout_of_run_resilient_holds_in_its_restarts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[float] = []
+
+        def restart(cluster: Cluster, *, without_lost: bool, timeout: float) -> None:
+            seen.append(timeout)
+            raise ClusterError("down")
+
+        monkeypatch.setattr(Cluster, "restart", restart)
+        call = ("tests.work.fail_until", str(tmp_path), 9)
+        with Cluster(NODES[:1]) as cluster:
+            with pytest.raises(ClusterError, match="down"):
+                cluster.run_resilient(*call, restarts=1, timeout=1000.0)
+        assert len(seen) == 1
+        assert 0.0 < seen[0] <= 1000.0
 
     def test_run_resilient_goes_on_without_a_lost_node(self, tmp_path: Path) -> None:
         lost = tmp_path / "lost"

@@ -420,7 +420,7 @@ class TestOneRank:
         for rank in range(2):
             assert f"miniray run: rank {rank} returned '{rank}: 2 a=b 2'\n" in done.stderr
 
-    @pytest.mark.parametrize("value", ["{[]:1}", "1-x", "1__0"])
+    @pytest.mark.parametrize("value", ["{[]:1}", "1-x", "1__0", "..."])
     def test_an_argument_that_is_no_literal_is_text(
         self, value: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -633,6 +633,32 @@ def test_what_readme_says_runs_as_pasted(here: Path) -> None:
     said = "the ranks add up to 6.0"
     assert [line for line in sorted(done.stdout.splitlines()) if said in line] == [
         f"[node{rank // 2 + 1}:rank{rank}] {said}" for rank in range(4)
+    ]
+
+
+@pytest.mark.slow
+@torch_is_here
+def test_a_script_that_imports_torch_late_meets_at_one_address_again_and_again() -> None:
+    write(
+        """
+        import importlib, os, psutil, sys
+        assert "torch" not in sys.modules
+        dist, torch = (importlib.import_module(name) for name in ("torch.distributed", "torch"))
+        ones = torch.ones(1)
+        for _ in range(3):
+            dist.init_process_group("gloo")
+            dist.all_reduce(ones)
+            dist.destroy_process_group()
+        print(ones.item(), *(
+            one.laddr.ip for one in psutil.Process().net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == int(os.environ["MASTER_PORT"])
+        ))
+        """
+    )
+    done = run("--local", "2", "script.py")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [
+        *("[local:rank0] 8.0 127.0.0.1", "[local:rank1] 8.0"),
     ]
 
 

@@ -2,15 +2,21 @@
 
 import contextlib
 import io
+import sys
 from typing import Any
 
 import pytest
 
-from miniray import auth, strangers, wire
+from miniray import Channel, auth, strangers, wire
+from miniray import group as groups
 from miniray.decoding import Decoder
-from tests.simulation import frames
+from miniray.group import SETTLE_S, Group
+from miniray.turn import Turn
+from miniray.waiting import deadline_after
+from tests.simulation import __main__ as simulation
+from tests.simulation import frames, group
 from tests.simulation import strangers as door
-from tests.simulation.__main__ import find_failure
+from tests.simulation.__main__ import find_failure, main
 
 SEEDS = [pytest.param(200), pytest.param(5000, marks=pytest.mark.slow)]
 
@@ -27,6 +33,29 @@ def test_the_door_lets_in_whoever_has_the_key_and_nobody_else(count: int) -> Non
         door.play(seed)
 
 
+@pytest.mark.parametrize("count", SEEDS)
+def test_a_group_names_its_first_culprit_however_late_it_is_heard(count: int) -> None:
+    causes = [group.play(seed) for seed in range(count // 2)]
+    assert set(causes) == set(group.CAUSES)
+
+
+def test_a_seed_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def play(seed: int) -> None:
+        assert seed != 7
+
+    monkeypatch.setitem(simulation.WORLDS, "frames", play)
+    monkeypatch.setattr(sys, "argv", ["", "--world", "frames", "--seeds", "7"])
+    assert main() == 0
+    assert "frames: 7 seeds, " in capfd.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["", "--world", "frames", "--seeds", "9"])
+    assert main() == 1
+    said = capfd.readouterr()
+    assert said.out == "again: python -m tests.simulation --world frames --seed 7\n"
+    assert "assert seed != 7" in said.err
+
+
 def test_the_same_seed_is_the_same_world() -> None:
     def said(seed: int) -> list[Any]:
         world = door.World(seed)
@@ -40,9 +69,9 @@ def test_the_same_seed_is_the_same_world() -> None:
 class TestNotices:
     """Each of these breaks something that the worlds are there to watch."""
 
-    def fails(self, play: Any) -> None:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            assert find_failure(play, range(40)) is not None
+    def fails(self, play: Any, count: int = 40) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert find_failure(play, range(count)) is not None
 
     def test_a_door_that_believes_everybody(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(auth, "_check_proof", lambda message, expected: None)
@@ -79,3 +108,43 @@ class TestNotices:
 
         monkeypatch.setattr(wire, "encode", lists_for_tuples)
         self.fails(frames.play)
+
+    def test_a_decoder_that_fills_memory_wrongly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        filled = Decoder.filled
+        monkeypatch.setattr(
+            Decoder, "filled", lambda self, nbytes: filled(self, min(nbytes + 1, len(self.memory)))
+        )
+        self.fails(frames.play)
+
+    def test_a_group_that_does_not_tell_causes_from_consequences(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(groups, "_explains", lambda ending: groups.DEATH)
+        self.fails(group.play)
+
+    def test_a_group_that_names_whom_it_hears_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(groups, "SETTLE_S", 0.0)
+        self.fails(group.play)
+
+    def test_a_group_that_does_not_look_for_lost_nodes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Group, "_look_for_lost_nodes", lambda self, pending, deadline: None)
+        self.fails(group.play)
+
+    def test_a_group_that_does_not_hear_a_rank_somebody_waits_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Turn, "is_at_work", lambda self: self.is_mine())
+        self.fails(group.play, 400)
+
+    def test_a_group_that_takes_more_time_than_there_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read = Channel.read_to_the_end
+        monkeypatch.setattr(
+            Channel,
+            "read_to_the_end",
+            lambda self, deadline, *, keep: read(self, deadline_after(SETTLE_S), keep=keep),
+        )
+        self.fails(group.play, 400)

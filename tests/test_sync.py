@@ -523,6 +523,20 @@ class TestFaults:
         with pytest.raises(ClusterError, match=text):
             Cluster([node, NodeConfig.local()], sync=".").start("looking.work_fn")
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to somebody else")
+    @pytest.mark.parametrize("how", ["another's", "everybody's"])
+    def test_a_place_where_others_could_put_code_is_refused(
+        self, project: Path, there: Path, how: str
+    ) -> None:
+        there.parent.mkdir(parents=True)
+        if how == "another's":
+            os.chown(there.parent, 1234, -1)
+        else:
+            there.parent.chmod(0o777)
+        text = r"others could put code into .*/miniray, which is not yours alone.*XDG_"
+        with pytest.raises(ClusterError, match=text):
+            Cluster([bare(there)], sync=".").start("looking.work_fn")
+
     def test_a_full_disk_is_said_and_what_has_arrived_need_not_come_again(
         self, project: Path, there: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -35,7 +35,6 @@ from miniray import (
     worker_log,
     worker_server,
 )
-from miniray.connection import server_status
 from miniray.poll_loop import PollLoop
 from miniray.worker_log import clean_name
 from tests import work
@@ -193,18 +192,6 @@ class TestStatus:
 
         with pytest.raises(ConnectionRefusedError, match="no request of the type 'lease'"):
             open_connection(server.host, server.port, server.key, {"type": "lease"}, T)
-
-    def test_a_server_that_finds_no_free_port_serves_on(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(*_: Any) -> socket.socket:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-        with serving_in_a_thread() as server:
-            monkeypatch.setattr(socket, "create_server", refuse)
-            with pytest.raises(ConnectionError):
-                server_status(server.host, server.port, free_port=1)
-            assert server_status(server.host, server.port)["server"]
 
 
 class TestWorkers:

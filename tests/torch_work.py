@@ -2,15 +2,18 @@
 
 import os
 import signal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.torch_version import TorchVersion
 
 from miniray import Channel, Worker, fake_gpu, process_group
 from miniray.extras.pinned import PinnedMemory
 from miniray.fake_gpu import max_memory_allocated, memory_bytes, memory_parts
+from tests.support import ports
 
 TORCHRUN = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
@@ -215,3 +218,22 @@ def fork_after_cuda(channel: Channel) -> None:
         channel.send(str(error))
     else:
         channel.send("it was forked")
+
+
+def meet(rounds: int, torch_version: str = "") -> list[Any]:
+    """Make groups in each way that there is; return what they sum up, and where a rank listens."""
+    if torch_version:
+        torch.__version__ = TorchVersion(torch_version)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    ones, found = torch.ones(1), []
+    for _ in range(rounds):
+        with process_group():
+            dist.all_reduce(ones)
+            dist.barrier()
+        for method in ("env://", f"tcp://{f'[{address}]' if ':' in address else address}:{port}"):
+            place = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+            dist.init_process_group("gloo", init_method=method, **place)
+            dist.all_reduce(ones)
+            dist.destroy_process_group()
+        found += ports.listening(port)
+    return [ones.item(), sorted(set(found))]

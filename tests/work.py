@@ -100,7 +100,11 @@ def obey(channel: Channel) -> None:
                 ours = subprocess.Popen(["sleep", "600"], **quiet)
                 quiet["start_new_session"] = True
                 gone = subprocess.Popen(["sleep", "600"], **quiet)
-                channel.send([os.getpid(), ours.pid, gone.pid])
+                shell = ["sh", "-c", "sleep 600 >&- & echo $!"]
+                orphan = subprocess.run(
+                    shell, stdout=subprocess.PIPE, start_new_session=True
+                ).stdout
+                channel.send([os.getpid(), ours.pid, gone.pid, int(orphan)])
             case "orphans":
                 shell = ["sh", "-c", "for _ in 1 2 3; do sleep 1 2>/dev/null & echo $! >&2; done"]
                 said = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=True).stderr

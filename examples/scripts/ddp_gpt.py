@@ -2,6 +2,9 @@
 
 torchrun --nproc-per-node 4 ddp_gpt.py
 miniray run --local 2x2 ddp_gpt.py --steps 50
+miniray run --local 2x2 --restarts 3 ddp_gpt.py --steps 50 --checkpoint run.pt
+
+With a checkpoint, which is a file that all ranks see, it goes on where it was.
 """
 
 import argparse
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=2, help="micro-steps a step")
     parser.add_argument("--context", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--checkpoint", help="write it after each step, and begin with it")
     options = parser.parse_args()
 
     has_gpu = torch.cuda.is_available()
@@ -85,12 +89,27 @@ def main() -> None:
     data = torch.tensor([CHARACTERS.index(character) for character in TEXT])
     generator = torch.Generator().manual_seed(rank)  # every rank reads elsewhere
 
-    for step in range(1, options.steps + 1):
+    def draw() -> torch.Tensor:
+        size = (options.batch_size,)
+        return torch.randint(len(data) - options.context, size, generator=generator)
+
+    done = 0
+    if options.checkpoint and os.path.exists(options.checkpoint):
+        saved = torch.load(options.checkpoint, map_location=device)
+        model.module.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        done = saved["steps"]
+        for _ in range(done * options.accumulate):
+            draw()  # what has been read is not read again
+        # DDP packs its buckets anew after the first pass, and from then on adds in another order.
+        # A pass for nothing, and a run that is resumed does not differ in the last bits.
+        model(data[None, : options.context].to(device)).sum().backward()
+        optimizer.zero_grad(set_to_none=True)
+
+    for step in range(done + 1, options.steps + 1):
         total = torch.zeros((), device=device)
         for micro in range(options.accumulate):
-            begins = torch.randint(
-                len(data) - options.context, (options.batch_size,), generator=generator
-            )
+            begins = draw()
             windows = torch.stack([data[at : at + options.context + 1] for at in begins])
             inputs, targets = windows[:, :-1].to(device), windows[:, 1:].to(device)
             is_last = micro == options.accumulate - 1
@@ -106,6 +125,10 @@ def main() -> None:
         dist.all_reduce(total)
         if rank == 0:
             print(f"step {step} loss {total.item() / dist.get_world_size():.6f}")
+            if options.checkpoint:  # the others cannot get further than one step meanwhile
+                parts = {"model": model.module.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save({**parts, "steps": step}, f"{options.checkpoint}.new")
+                os.replace(f"{options.checkpoint}.new", options.checkpoint)  # whole, or not at all
     # Before the group: if DDP's reducer were the last to hold it, it would wait for gloo's threads
     # while it holds Python's lock, which one of them may be waiting for.
     del model

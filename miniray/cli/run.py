@@ -7,34 +7,36 @@ import argparse
 import contextlib
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, cast
 
-from miniray import Cluster, MiniRayError, RemoteWorker, WorkerError, WorkerExited, wait
+from miniray.cli.detach import detach
+from miniray.cli.run_attempts import launch
 from miniray.cli.run_hosts import parse_ranks
-from miniray.cli.run_plan import Plan, make_plan
+from miniray.cli.run_plan import make_plan
 from miniray.cli.run_screen import Screen
-from miniray.cli.run_verdict import Verdict, find_verdict
 
 USAGE_ERROR = 2
 START_S = 120.0
 
 EXAMPLES = """\
 examples:
-  miniray run --local 4 train.py --lr 3e-4            four ranks on this machine
-  miniray run --local 2x4 --fake-gpus train.py        two "nodes" of four, on the CPU
-  miniray run -H node1:4,node2:4 -- train.py          two machines that ssh reaches
-  miniray run --hostfile hosts -m package.train       a module; a line a host: node1 slots=4
+  miniray run --local 4 train.py --lr 3e-4            four ranks here
+  miniray run --local 2x4 --fake-gpus train.py        two "nodes", on the CPU
+  miniray run -H node1:4,node2:4 -- train.py          two machines, over ssh
+  miniray run --hostfile hosts -m package.train       a module
   miniray run -H gpu1,gpu2 --per-node 8 train.py      eight ranks on each
-  miniray run --local 4 check:bandwidth --arg mib=64  a function of a module, called on each rank
-  miniray run train.py                                in a Slurm allocation: srun starts it there
-  miniray run --local 2x4 --dry-run train.py          only say which rank would be where
+  miniray run --local 4 check:bandwidth --arg mib=64  a function, on each rank
+  miniray run train.py                                in Slurm: by srun
+  miniray run -H a:8,b:8 --restarts 3 train.py        all anew after a death
+  miniray run -H a:8,b:8 --detach train.py            and close the laptop
+  miniray run --local 2x4 --dry-run train.py          only say who runs where
 
-What fails first is named last, with its traceback, and its exit status is the run's: 128 and the
-number for a signal. Ctrl-C, or closing the terminal, leaves nothing running on any machine.
+What fails first is named last, with its traceback, and its exit status is the
+run's: 128 and the number for a signal. Ctrl-C, or closing the terminal, leaves
+nothing running on any machine; a detached run goes on, and its first host has
+to hold the keys with which ssh gets to the others: no agent is forwarded.
 """
 
 
@@ -58,6 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-m", "--module", action="store_true", help="as python -m: a module's name")
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
+    how.add_argument("--encrypt", action="store_true", help="encrypt what goes from here to ranks")
     how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
     how.add_argument(
         "--sync", metavar="DIR", help='give each node a copy of it to run in; over ssh: "."'
@@ -74,6 +77,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
     )
     how.add_argument("--start-timeout", type=float, default=START_S, metavar="SECONDS")
+    again = parser.add_argument_group("after a death")
+    again.add_argument(
+        "--restarts",
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="begin all ranks anew when one has died or failed, N times at most",
+    )
+    again.add_argument(
+        "--min-nodes",
+        type=int,
+        metavar="N",
+        help="then go on without nodes that are lost, if N are left; else: all are needed",
+    )
+    alone = parser.add_argument_group("without you (miniray attach finds it again)")
+    alone.add_argument(
+        "--detach",
+        action="store_true",
+        help="go on when this terminal has gone: coordinated by the first host, or here if local",
+    )
+    alone.add_argument(
+        "--detach-here", action="store_true", help="the same, coordinated by this machine"
+    )
     shown = parser.add_argument_group("what you see")
     shown.add_argument("--only-rank", metavar="0,4-7", help="show the output of these alone")
     shown.add_argument("--log-dir", type=Path, metavar="DIR", help="a file a rank: rank0.log ...")
@@ -93,6 +120,8 @@ def run(options: argparse.Namespace) -> int:
         if options.dry_run:
             print(plan.describe())
             return 0
+        if options.detach or options.detach_here:
+            return detach(options, plan)
         screen = Screen(options.log_dir, merged=options.merged_log, only_ranks=only)
     except (ValueError, OSError) as error:
         print(f"miniray run: {error}", file=sys.stderr)
@@ -135,76 +164,3 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool = False) -> int:
-    """Start all ranks, wait for their end, leave nothing, and say how it went."""
-    began = time.monotonic()
-    ranks = f"{plan.num_ranks} ranks" if plan.num_ranks > 1 else "1 rank"
-    places = ", ".join(f"{node.num_workers} on {node.host}" for node in plan.nodes)
-    verdict: Verdict | None = None
-    log = cast(TextIO, screen)  # it is one, as far as a cluster goes
-    cluster = Cluster(
-        plan.nodes,
-        fake_gpus=fake_gpus,
-        start_timeout=start_timeout,
-        log=log,
-        sync=plan.sync,
-    )
-    try:
-        with cluster:
-            try:
-                with screen.progress(f"starting {ranks}: {places}"):
-                    workers = send_tasks(cluster, plan.task)
-                screen.say(f"{ranks} up after {time.monotonic() - began:.1f} s: {places}")
-                verdict = wait_for_all(workers, screen)
-            except KeyboardInterrupt:
-                if sys.stderr.isatty():
-                    screen.show("")  # after the terminal's own ^C
-                screen.say("ending all ranks; once more kills them at once")
-                raise
-    except (MiniRayError, OSError, ValueError) as error:
-        screen.say(str(error), is_bad=True)
-        return 1
-    seconds = time.monotonic() - began
-    if verdict is None:
-        screen.say(f"{ranks} ended well after {seconds:.1f} s")
-        return 0
-    report(verdict, screen)
-    return verdict.status
-
-
-def send_tasks(cluster: Cluster, task: dict[str, Any]) -> list[RemoteWorker]:
-    """Start the workers, and tell each its place and what to run."""
-    workers = cluster.start("miniray.cli.run_rank.run_rank")
-    for worker, config in zip(workers, cluster.nccl_configs(), strict=True):
-        worker.send({**task, "config": config.__dict__})
-    return workers
-
-
-def wait_for_all(workers: list[RemoteWorker], screen: Screen) -> Verdict | None:
-    """Wait until all ranks have ended; return who failed first, or None if nobody did."""
-    running = dict(enumerate(workers))
-    while running:
-        for worker in wait(running.values()):
-            rank = workers.index(worker)
-            try:
-                message = worker.recv()
-                screen.say(f"rank {rank} returned {message['returned']}")
-            except WorkerExited:
-                del running[rank]
-            except WorkerError as error:
-                return find_verdict(error, workers)
-    return None
-
-
-def report(verdict: Verdict, screen: Screen) -> None:
-    """Say who failed first, of what, and with which status: the last words on the screen."""
-    if verdict.traceback:
-        screen.show(f"\n{verdict.traceback}\n")
-    elif verdict.rank is not None and (tail := screen.last_words(verdict.rank)):
-        lines = "\n".join(f"    {line}" for line in tail)
-        screen.show(f"\nthe last lines of rank {verdict.rank}:\n{lines}\n")
-    if screen.log_dir is not None and verdict.rank is not None:
-        screen.say(f"all that it printed is in {screen.log_dir / f'rank{verdict.rank}.log'}")
-    screen.say(f"{verdict.summary} (exit status {verdict.status})", is_bad=True)

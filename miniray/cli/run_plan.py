@@ -26,6 +26,8 @@ class Plan:
     task: dict[str, Any]
     preload: list[str]
     sync: str | None  # the folder of which every node that is not here gets a copy
+    restarts: int = 0
+    min_nodes: int | None = None  # without any of them, if None, there is no going on
 
     @property
     def num_ranks(self) -> int:
@@ -49,6 +51,8 @@ class Plan:
         )
         if self.preload:
             lines.append("what that imports of torch, each node imports once, before the fork")
+        if self.restarts:
+            lines.append(f"when a rank has died or failed, all begin anew: {self.restarts} times")
         return "\n".join(lines)
 
 
@@ -75,8 +79,24 @@ def make_plan(options: argparse.Namespace) -> Plan:
             dataclasses.replace(node, address=address, launcher=run_slurm.launcher(node.host))
             for node, address in zip(nodes, found, strict=True)
         ]
-    task |= {"run_id": str(uuid.uuid4()), "nodes": len(nodes)}
-    return Plan(nodes, task, preload, sync)
+    if address := getattr(options, "own_address", None):
+        nodes[0] = make_own_node(nodes[0], address)
+    check_restarts(options, len(nodes))
+    task |= {"run_id": str(uuid.uuid4()), "max_restarts": options.restarts}
+    return Plan(nodes, task, preload, sync, options.restarts, options.min_nodes)
+
+
+def check_restarts(options: argparse.Namespace, num_nodes: int) -> None:
+    """Raise ValueError for numbers of restarts and of nodes that make no sense."""
+    if options.restarts < 0:
+        raise ValueError(f"--restarts is a number from 0 up, not {options.restarts}")
+    if options.min_nodes is not None and not options.restarts:
+        raise ValueError("--min-nodes is for what begins anew: add --restarts 3")
+    if options.min_nodes is not None and options.min_nodes not in range(1, num_nodes + 1):
+        raise ValueError(
+            f"--min-nodes is a number from 1 to {num_nodes}, for that many nodes there are, "
+            f"not {options.min_nodes}"
+        )
 
 
 def find_hosts(options: argparse.Namespace) -> Hosts:
@@ -132,7 +152,7 @@ def _read_keywords(words: list[str]) -> dict[str, Any]:
             given = f"{option} {word}".rstrip()
             raise ValueError(f"a function gets arguments as --arg NAME=VALUE, not {given!r}")
         try:
-            keywords[name] = ast.literal_eval(value)
+            keywords[name] = value if value.strip() == "..." else ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError):  # the last is that of {[]: 1}
             keywords[name] = value
         words = words[1:]
@@ -184,13 +204,25 @@ def make_node(
     if options.fake_gpus:
         env["CUDA_VISIBLE_DEVICES"] = ""
     here = options.hosts is None and options.hostfile is None
-    more: dict[str, Any] = {"env": env, "workdir": workdir, "tunnel": options.tunnel}
+    more: dict[str, Any] = {"env": env, "workdir": workdir}
+    more |= {"tunnel": options.tunnel, "encrypt": options.encrypt}
     if options.local is not None:
         if options.python:
             more["python"] = options.python
         return NodeConfig.local(count, host=name, **more)
     python = options.python or (sys.executable if here else "python3")
     return NodeConfig(name, count, python=python, ssh_options=tuple(options.ssh_option), **more)
+
+
+def make_own_node(node: NodeConfig, address: str) -> NodeConfig:
+    """Return the node that is this machine, to which no ssh is needed, unless for a tunnel.
+
+    A detached run is coordinated by its first host, at the address where others reach it.
+    """
+    if node.tunnel:
+        return node
+    kept = {"python": node.python, "workdir": node.workdir, "env": node.env, "address": address}
+    return NodeConfig.local(node.num_workers, host=node.host, **kept)
 
 
 def _read_variable(text: str) -> tuple[str, str]:

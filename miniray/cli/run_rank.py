@@ -45,7 +45,7 @@ def run_rank(channel: Channel) -> None:
 def _torchrun_environment(config: NCCLConfig, task: dict[str, Any]) -> dict[str, str]:
     """Return what torchrun sets beside a rank's place.
 
-    There is one role, nobody restarts anything, and the store is rank 0's own.
+    There is one role, and the store is rank 0's own.
     """
     return {
         "GROUP_WORLD_SIZE": str(task["nodes"]),
@@ -53,8 +53,8 @@ def _torchrun_environment(config: NCCLConfig, task: dict[str, Any]) -> dict[str,
         "ROLE_RANK": str(config.rank),
         "ROLE_WORLD_SIZE": str(config.world_size),
         "TORCHELASTIC_RUN_ID": task["run_id"],
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_RESTART_COUNT": str(task["restart_count"]),
+        "TORCHELASTIC_MAX_RESTARTS": str(task["max_restarts"]),
         "TORCHELASTIC_USE_AGENT_STORE": "False",
     }
 

@@ -29,7 +29,8 @@ class Screen(io.TextIOBase):
     """A Cluster's log: the ranks' lines go to stdout, the run's and the nodes' own to stderr.
 
     With `log_dir` each rank's lines go to a file of its own as well, and with `merged` all of
-    them, with their names, to merged.log. `only_ranks` are shown; the files have all.
+    them, with their names, to merged.log. `only_ranks` are shown; the files have all. After a
+    restart the ranks' files are others, in a folder restart1, restart2 ...
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Screen(io.TextIOBase):
         only_ranks: Collection[int] | None = None,
     ) -> None:
         self.log_dir, self._only_ranks = log_dir, only_ranks
+        self._restarted = 0
         self._tails: dict[int, collections.deque[str]] = {}
         self._files: dict[str, IO[str]] = {}
         self._merged = merged
@@ -80,15 +82,30 @@ class Screen(io.TextIOBase):
     def _keep(self, name: str, line: str) -> None:
         if self.log_dir is None or (name == "merged" and not self._merged):
             return
-        path = self.log_dir / f"{name}.log"
+        path = self.path_of(name)
         try:
             if name not in self._files:
+                path.parent.mkdir(exist_ok=True)
                 # Line by line: somebody may read it meanwhile.
                 self._files[name] = path.open("w", 1, errors="backslashreplace")
             self._files[name].write(f"{line}\n")
         except OSError as error:  # the disk is full; the run goes on
             self._print(sys.stderr, f"miniray run: {path} ends here: {error.strerror}")
             self._files[name] = io.StringIO()  # nobody reads the rest
+
+    def path_of(self, name: str) -> Path:
+        """Return the file of a rank's lines, or of all."""
+        assert self.log_dir is not None
+        folder = f"restart{self._restarted}" if self._restarted and name != "merged" else ""
+        return self.log_dir / folder / f"{name}.log"
+
+    def begin_again(self, restarted: int) -> None:
+        """Take what comes from now on for the lines of new ranks."""
+        with self._lock:
+            self._restarted = restarted
+            self._tails.clear()
+            for name in [name for name in self._files if name != "merged"]:
+                self._close(name)
 
     def say(self, text: str, *, is_bad: bool = False) -> None:
         """Print a line of the run's own."""
@@ -149,11 +166,13 @@ class Screen(io.TextIOBase):
     def close(self) -> None:
         """Close the files."""
         with self._lock:
-            for file in self._files.values():
-                with contextlib.suppress(OSError):
-                    file.close()
-            self._files.clear()
+            for name in list(self._files):
+                self._close(name)
         super().close()
+
+    def _close(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self._files.pop(name).close()
 
 
 def paint(text: str, colour: int, stream: TextIO) -> str:

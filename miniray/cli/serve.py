@@ -21,7 +21,7 @@ examples:
   MINIRAY_KEY_FILE=team.key miniray serve --work-fn my_module.work_fn --host 10.0.0.5
 
 The client is `RemoteWorker("localhost", 10000)`, with the same key. Ctrl-C ends the workers, too.
-What goes over the network is not encrypted: leave it at 127.0.0.1, or trust the network.
+What goes over the network is encrypted only with --encrypt, and then clients say encrypt=True.
 """
 
 
@@ -47,6 +47,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-workers", type=int, default=64, metavar="N", help="refuse more (%(default)s)"
     )
+    parser.add_argument(
+        *("--encrypt", "--tls"),
+        action="store_true",
+        help="serve clients that encrypt, and no others",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         return 1
     key_file = os.environ.get("MINIRAY_KEY_FILE") or "~/.miniray/key"
     print(
-        f"listening on {server.host}:{server.port} with the key in {Path(key_file).expanduser()}",
+        f"listening on {server.host}:{server.port} with the key in {Path(key_file).expanduser()}"
+        f"{', for clients that encrypt' if options.encrypt else ''}",
         flush=True,
     )
     gc.freeze()  # a worker's collector would copy every page by looking at it
@@ -74,7 +80,11 @@ def _make_server(options: argparse.Namespace) -> "WorkerServer":
     # an import gives the one that everybody else sees.
     worker_server = importlib.import_module("miniray.worker_server")
     server: WorkerServer = worker_server.WorkerServer(
-        options.work_fn, host=options.host, port=options.port, max_workers=options.max_workers
+        options.work_fn,
+        host=options.host,
+        port=options.port,
+        max_workers=options.max_workers,
+        encrypt=options.encrypt,
     )
     return server
 

@@ -1,7 +1,9 @@
 """One suite of behaviour for every stage and for miniray, each for what it claims."""
 
+import dataclasses
+import functools
 import importlib
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from stages import snapshots
 from stages.capabilities import CAPABILITIES
 
 PACKAGES = [*(f"stages.{name}" for name in snapshots.NAMES), "miniray"]
+# What these are about goes over TCP, and has to be the same where that is encrypted.
+OVER_TCP = {"tcp", "timeouts", "forking", "post-mortem", "handshake", "cluster"}
 CLAIMED_SINCE = {one.key: one.since for one in CAPABILITIES}
 
 
@@ -38,10 +42,39 @@ class Implementation:
         return importlib.import_module(f"{self.package}.{module}")
 
 
+class Encrypted(Implementation):
+    """miniray again, where all that goes over TCP is encrypted."""
+
+    def __init__(self) -> None:
+        super().__init__("miniray")
+
+    def __repr__(self) -> str:
+        return "miniray-encrypted"
+
+    def __getattr__(self, module: str) -> Any:
+        real = super().__getattr__(module)
+        match module:
+            case "remote_worker":
+                changed = {"RemoteWorker": functools.partial(real.RemoteWorker, encrypt=True)}
+            case "worker_server":
+                changed = {"WorkerServer": functools.partial(real.WorkerServer, encrypt=True)}
+            case "cluster":
+                fields = [("encrypt", bool, True)]
+                node = dataclasses.make_dataclass(
+                    "NodeConfig", fields, bases=(real.NodeConfig,), frozen=True
+                )
+                changed = {"NodeConfig": node}
+            case _:
+                return real
+        return SimpleNamespace(**{**vars(real), **changed})
+
+
 def contract(capability: str) -> Any:
     """Run a test for every implementation that claims the capability, as `its`."""
     packages = PACKAGES[CLAIMED_SINCE[capability] - 1 :]
     implementations = [Implementation(package) for package in packages]
+    if capability in OVER_TCP:
+        implementations.append(Encrypted())
 
     def decorate(test: Any) -> Any:
         test = pytest.mark.parametrize("its", implementations, ids=repr)(test)

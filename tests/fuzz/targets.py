@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from miniray import ProtocolError
+from miniray import ProtocolError, values, wire
 from miniray.decoding import Decoder
 from miniray.header import REASON_CHARS_MAX
 from tests.support.decoders import frames_of
@@ -10,6 +10,14 @@ from tests.support.decoders import frames_of
 ERROR_CHARS_MAX = 2 * REASON_CHARS_MAX
 # A frame that claims more than came gets no memory but what is filled; this is never filled.
 PIECE_BYTES = 61
+FRAMED = b"F", b"\xc6"
+
+# What a mutation may put in: the marks of values, in quotes, and what stands around them.
+WORDS = [
+    *(f'\\"{mark}\\"' for mark in (*values.MARKS, "$", "items", "buffer", "index")),
+    *(f'\\"{one}\\"' for one in ("torch", "numpy", "bytes", "shared", "float32", "<f4", "|S9")),
+    *("MRY1", "null", '{\\"$\\":', ',\\"items\\":[', "]}", ",", "[", "]", "1e999", "\\\\ud800"),
+]
 
 
 def before_handshake(data: bytes) -> int:
@@ -18,8 +26,17 @@ def before_handshake(data: bytes) -> int:
 
 
 def after_handshake(data: bytes) -> int:
-    """Feed what a peer sends, in one piece or in many, which its first byte decides."""
-    return _feed(Decoder(), data[1:], in_one=not data[:1] < b"\x80")
+    """Feed what a peer sends, in one piece or in many, which its first byte decides.
+
+    That may also ask for a frame to be made of the rest, of the right lengths: a header, and after
+    a NUL the raw bytes. So that a change anywhere in a message need not change its lengths, too.
+    """
+    how, rest = data[:1], data[1:]
+    if how in FRAMED:
+        header, _, raw = rest.partition(b"\0")
+        kind = wire.MESSAGE | (wire.HAS_RAW_BYTES if raw else 0)
+        rest = wire.PRELUDE.pack(wire.MAGIC, kind, len(header)) + header + raw
+    return _feed(Decoder(), rest, in_one=how >= b"\x80")
 
 
 def _feed(decoder: Decoder, data: bytes, *, in_one: bool) -> int:

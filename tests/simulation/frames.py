@@ -2,14 +2,18 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from miniray import ProtocolError, wire
+from miniray import ProtocolError, decoding, wire
 from miniray.decoding import Decoder
+from tests.simulation import replaced
 from tests.support.decoders import frames_of
 
 TEXTS = ("", "a", "naïve 😀", '"quoted" \\ \n', "$", "x" * 300)
+EVERY_CUT_BYTES_MAX = 200  # of a conversation that is cut at every byte, and into single bytes
+# Of worlds where small buffers go the large ones' way: received in place, and packed.
+SMALL_AHEAD_BYTES, SMALL_PACKED_BYTES = 40, 100
 
 
 def play(seed: int) -> None:
@@ -19,14 +23,26 @@ def play(seed: int) -> None:
     nor a message for what was damaged.
     """
     chance = random.Random(seed)
-    messages = [_value(chance, 4) for _ in range(chance.randint(1, 4))]
+    if seed % 4 != 1:
+        _play(chance, every_cut=seed % 8 == 0)
+        return
+    with replaced(
+        (decoding, "AHEAD_BYTES", SMALL_AHEAD_BYTES), (wire, "PACKED_BYTES_MIN", SMALL_PACKED_BYTES)
+    ):
+        _play(chance, every_cut=seed % 32 == 1)
+
+
+def _play(chance: random.Random, *, every_cut: bool) -> None:
+    messages = [_value(chance, 3) for _ in range(chance.choice((1, 1, 2, 4)))]
     data = b"".join(_to_bytes(message) for message in messages)
-    if seed % 4 == 0 and len(data) < 200:
+    if every_cut and len(data) < EVERY_CUT_BYTES_MAX:
         for cut in range(len(data) + 1):
-            assert _arrives([data[:cut], data[cut:]]) == messages
+            assert _arrives((data[:cut], data[cut:])) == messages
     assert _arrives(_cut(data, chance)) == messages
     end = chance.randrange(len(data))
-    assert len(_arrives(_cut(data[:end], chance))) <= len(messages)
+    arrived = _arrives(_cut(data[:end], chance))
+    assert arrived == messages[: len(arrived)]
+    assert len(arrived) < len(messages)
     damaged = bytearray(data)
     for _ in range(chance.randint(1, 3)):
         damaged[chance.randrange(len(damaged))] = chance.randrange(256)
@@ -48,7 +64,7 @@ def _value(chance: random.Random, depth: int) -> Any:
         case 4 | 5:
             return chance.choice(TEXTS)
         case 6:
-            return chance.randbytes(chance.choice((0, 1, 63, 64, 65, 500)))
+            return chance.randbytes(chance.choice((0, 1, 63, 64, 65, 200)))
         case 7:
             return bytearray(chance.randbytes(chance.choice((0, 1, 70))))
         case 8:
@@ -68,18 +84,27 @@ def _to_bytes(message: Any) -> bytes:
 def _cut(data: bytes, chance: random.Random) -> Iterator[bytes]:
     """Yield pieces: mostly large ones, sometimes one byte after the other."""
     largest = chance.choice((1, 3, 50, 1000))
+    if largest == 1 and len(data) > EVERY_CUT_BYTES_MAX:
+        largest = 20
     at = 0
     while at < len(data):
-        nbytes = chance.randint(1, largest)
-        yield data[at : at + nbytes]
-        at += nbytes
+        for number in chance.randbytes(16):
+            nbytes = 1 + (number * largest >> 8)
+            yield data[at : at + nbytes]
+            at += nbytes
+            if at >= len(data):
+                return
 
 
-def _arrives(pieces: Any) -> list[Any]:
+def _arrives(pieces: Iterable[bytes]) -> list[Any]:
     """Return the messages that a receiver makes of the pieces, as a channel would."""
     decoder, arrived = Decoder(), []
     for piece in pieces:
-        for frame in frames_of(decoder, piece):
+        if decoder.memory is not None:
+            arrived += [frame.body for frame in frames_of(decoder, piece)]
+            continue
+        decoder.feed(piece)  # as frames_of does, which takes longer to find that out
+        while (frame := decoder.next_frame()) is not None:
             assert frame.kind in wire.KINDS
             arrived.append(frame.body)
     decoder.close()

@@ -17,8 +17,9 @@ class Proxy:
     `port` is where to connect. `delay_s` is waited before each chunk of `chunk_bytes`. `silence()`
     stops forwarding and leaves both sides open, as a dead link does, until `resume()`.
     `up_bytes_max` and `down_bytes_max` reset the connection after that many bytes from the client,
-    or to it. `hang_up()` closes the present connections. With `brings_words` the target hears of
-    a client together with its first words, as it does of one that is far away and speaks first.
+    or to it. `edit(is_up, chunk)` gets each chunk, from the client if `is_up`, and returns what
+    goes on in its place. `hang_up()` closes the present connections. With `brings_words` the target
+    hears of a client together with its first words, as of one that is far away and speaks first.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class Proxy:
         down_bytes_max: int | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         brings_words: bool = False,
+        edit: Callable[[bool, bytes], bytes] = lambda is_up, chunk: chunk,
     ) -> None:
         self.target, self.brings_words = target, brings_words
         self.delay_s = delay_s
         self.up_bytes_max = up_bytes_max
         self.down_bytes_max = down_bytes_max
         self.chunk_bytes = chunk_bytes
+        self.edit = edit
         self.silent = False
         self._closed = False
         self._connections: list[_Connection] = []
@@ -136,6 +139,7 @@ class _Connection:
     def _pump(self, source: socket.socket, sink: socket.socket, bytes_left: int | None) -> None:
         with contextlib.suppress(OSError):  # hung up on purpose, or by either side
             while chunk := source.recv(self.proxy.chunk_bytes):
+                chunk = self.proxy.edit(source is self.client, chunk)
                 self._wait_for_the_link()
                 sink.sendall(chunk if bytes_left is None else chunk[:bytes_left])
                 if bytes_left is not None:

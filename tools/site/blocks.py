@@ -114,11 +114,14 @@ def run_console(block: Block) -> list[str]:
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         mine = f"{folder}/my_miniray"
+        own = {"MY_MINIRAY": mine}
+        if any("--detach" in line for line in block.lines):
+            own["HOME"] = folder  # where the reader's runs are
         for command, _ in commands(block):
             done = subprocess.run(
                 ["bash", "-c", command],
                 cwd=REPOSITORY,
-                env=_environment() | {"MY_MINIRAY": mine},
+                env=_environment() | own,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -43,7 +43,7 @@ PIECES = {
     ),
     "bytes-after": (
         "miniray/frames.py",
-        "        self._in_kernel = True",
+        "        self.in_kernel = True",
         "            arrived.extend(map(self.sock.recv, nbytes",
     ),
     "culprit-before": (

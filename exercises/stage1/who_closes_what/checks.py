@@ -151,13 +151,14 @@ def check_siblings(answer: Any) -> None:
 
 
 def check_siblings_of_a_fork(answer: Any) -> None:
-    """start two Workers that echo, and send "hello" to the first"""
+    """start two Workers that echo, and send "hello" to the second, then to the first"""
     first, _ = _start(answer, _echo)
     second, _ = _start(answer, _echo)
-    note("the first worker was to send back what it got")
+    note("both workers were to send back what they got")
     try:
-        first.send("hello")
-        got = repr(first.recv())
+        for worker in (second, first):  # when the second answers, it has closed what it closes
+            worker.send("hello")
+            got = repr(worker.recv())
     except Exception as error:
         got = f"{type(error).__name__}"
     for worker in (first, second):

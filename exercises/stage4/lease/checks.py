@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -54,12 +55,13 @@ class Node:
                 os.write(say, f"{type(error).__name__}: {error}".encode())
                 os._exit(1)
         os.close(say)
-        os.close(lease)
         settings = json.dumps({"number": 7}).encode() + b"\n"
         if in_pieces:
             os.write(self.coordinator, settings[:5])
-            time.sleep(0.1)
+            while select.select([lease], [], [], 0)[0] and is_running(self.pid):  # not read yet
+                time.sleep(0.005)
             settings = settings[5:]
+        os.close(lease)
         with contextlib.suppress(BrokenPipeError):  # then it has said why
             os.write(self.coordinator, settings)
 
@@ -162,7 +164,7 @@ def check_the_whole_family(answer: Any) -> None:
 
 
 def check_settings_in_pieces(answer: Any) -> None:
-    """send 5 bytes of the settings, and the rest 0.1 seconds later"""
+    """send 5 bytes of the settings, and the rest once they are read"""
 
     def serve(say: Say, settings: Any) -> int:
         say(f"settings {settings}".encode())

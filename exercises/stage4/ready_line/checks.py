@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -12,17 +13,24 @@ from exercises.checking import expect, note
 
 PATIENCE_S = 20.0
 
+# Prints with the function that it gets, each piece once the one before is read, and its marker.
+Server = Callable[[Callable[[bytes], None], bytes], None]
 
-def _node(
-    answer: Any, run: Callable[[Callable[[bytes], object], bytes], None], **options: Any
-) -> Any:
+
+def _node(answer: Any, run: Server, **options: Any) -> Any:
     """Return a node whose server runs with a function that prints, and with its marker."""
     config = answer.cluster.NodeConfig("node1", **options)
     node = answer.cluster.Node(config, "node1", io.StringIO())
     read, write = os.pipe()
     if os.fork() == 0:
-        os.close(read)
-        run(lambda text: os.write(write, text), node._marker.encode())
+
+        def say(text: bytes) -> None:
+            os.write(write, text)
+            while select.select([read], [], [], 0)[0]:  # nobody has read it yet
+                time.sleep(0.005)
+            time.sleep(0.05)
+
+        run(say, node._marker.encode())
         os._exit(0)
     os.close(write)
     node._stdout = io.FileIO(read)
@@ -31,13 +39,12 @@ def _node(
     return node
 
 
-def _prints(*pieces: bytes) -> Callable[[Callable[[bytes], object], bytes], None]:
+def _prints(*pieces: bytes) -> Server:
     """Return a server that prints these, with MARK for its marker, and then lives on."""
 
-    def run(say: Callable[[bytes], object], marker: bytes) -> None:
+    def run(say: Callable[[bytes], None], marker: bytes) -> None:
         for piece in pieces:
             say(piece.replace(b"MARK", marker))
-            time.sleep(0.05)
         time.sleep(60)
 
     return run
@@ -93,9 +100,8 @@ def check_a_cut_marker(answer: Any) -> None:
     """start a server whose marker comes in two pieces"""
     note("the marker had come in two pieces, and all of the ready line")
 
-    def run(say: Callable[[bytes], object], marker: bytes) -> None:
+    def run(say: Callable[[bytes], None], marker: bytes) -> None:
         say(b"hello\n" + marker[:11])
-        time.sleep(0.05)
         say(marker[11:] + _report(40962))
 
     _expect_ready(_node(answer, run), "10.0.0.7", 40962)
@@ -117,7 +123,7 @@ def check_an_error(answer: Any) -> None:
 
 def check_one_that_ends(answer: Any) -> None:
     """start a server that says "python3: not found" on its stderr, and ends"""
-    node = _node(answer, lambda say, marker: say(b"hi\n") and None)
+    node = _node(answer, lambda say, marker: say(b"hi\n"))
     node._last_lines.append("sh: 1: python3: not found")
     note("it had said python3: not found, and ended")
     said = _wait(node)
@@ -135,13 +141,14 @@ def check_a_past_deadline(answer: Any) -> None:
 def check_one_that_chatters(answer: Any) -> None:
     """wait 0.2 s for a server that prints a line each 0.05 s, and is never ready"""
 
-    def run(say: Callable[[bytes], object], marker: bytes) -> None:
+    def run(say: Callable[[bytes], None], marker: bytes) -> None:
         while True:
             say(b"still resolving\n")
-            time.sleep(0.05)
 
+    node = _node(answer, run)
+    select.select([node._stdout], [], [])  # it has begun
     note("0.2 s had been up long ago, and lines kept coming")
-    said = _node(answer, run).wait_until_ready(time.monotonic() + 0.2)
+    said = node.wait_until_ready(time.monotonic() + 0.2)
     expect("node1" in str(said), expected="that node1 is not ready", happened=repr(said))
 
 
@@ -149,10 +156,9 @@ def check_one_that_is_loud(answer: Any) -> None:
     """make READY_NOISE_BYTES_MAX 1000, and start a server that prints without end"""
     answer.cluster.READY_NOISE_BYTES_MAX = 1000
 
-    def run(say: Callable[[bytes], object], marker: bytes) -> None:
+    def run(say: Callable[[bytes], None], marker: bytes) -> None:
         while True:
             say(b"." * 500)
-            time.sleep(0.01)
 
     note("thousands of bytes had come, no marker among them, and 20 s were not over")
     said = _wait(_node(answer, run))

@@ -1,0 +1,164 @@
+"""Find a detached run again: what it has printed and prints, up to its end.
+
+The exit status is the run's own. Ctrl-C leaves the run alone.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from miniray import MiniRayError
+from miniray.bootstrap import report
+from miniray.cli.common import INTERRUPTED
+from miniray.cli.detach import Visit, command_line
+from miniray.cli.runs import RUNNING, Run, all_runs, find_run
+from miniray.faults import Fault
+
+USAGE_ERROR = 2
+ASK_S = 60.0
+STOP_S = 60.0
+
+EXAMPLES = """\
+examples:
+  miniray run --detach --local 4 train.py   says which run it is
+  miniray attach                            the one that runs, or a list of all
+  miniray attach 3 --tail 20                run 3, from its last twenty lines on
+  miniray attach 3 -H node1                 one that node1 coordinates, over ssh
+  miniray attach 3 --stop                   end it, as Ctrl-C in front of it would
+
+A run that was killed has no exit status: this command's is then 1.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument("id", nargs="?", metavar="ID", help="its number; else the one that runs")
+    parser.add_argument("-H", "--host", metavar="HOST", help="look there, over ssh")
+    parser.add_argument("--list", action="store_true", help="list the runs, also if only one runs")
+    parser.add_argument("--tail", type=int, metavar="N", help="begin with the last N lines")
+    parser.add_argument("--stop", action="store_true", help="end the run, and wait for its end")
+    parser.add_argument(
+        "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
+    )
+    parser.add_argument("--python", help="that host's Python (python3)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show a run; return its exit status."""
+    request = {name: getattr(options, name) for name in ("id", "list", "tail", "stop")}
+    shown = ""
+    with contextlib.ExitStack() as stack:
+        if options.host is None:
+            news = answer(request)
+        else:
+            news = ask(options.host, request, options, stack)
+        try:
+            for one in news:
+                shown = one.get("run", shown)
+                if "text" in one:
+                    sys.stdout.buffer.write(one["text"].encode(errors="surrogateescape"))
+                    sys.stdout.flush()
+                if "say" in one:
+                    print(f"miniray attach: {one['say']}", file=sys.stderr)
+                if "status" in one:
+                    return int(one["status"])
+        except KeyboardInterrupt:
+            start = "\n" if sys.stderr.isatty() else ""  # after the terminal's own ^C
+            end = f"to end it: {command_line(shown, options.host, options)} --stop"
+            goes_on = f"run {shown} goes on; {end}" if shown else "interrupted"
+            print(f"{start}miniray attach: {goes_on}", file=sys.stderr)
+            return INTERRUPTED
+        except (MiniRayError, Fault, OSError, ValueError) as error:
+            where = "" if options.host is None else f"{options.host}: "
+            alone = f"; run {shown} itself is left alone" if shown else ""
+            print(f"miniray attach: {where}{error}{alone}", file=sys.stderr)
+            return 1
+    return 1
+
+
+def ask(
+    host: str, request: dict[str, Any], options: argparse.Namespace, stack: contextlib.ExitStack
+) -> Iterator[dict[str, Any]]:
+    """Yield what `answer` yields on a host."""
+    visit = stack.enter_context(Visit(host, options))
+    yield visit.ask("miniray.cli.attach.serve", request, ASK_S)
+    visit.session.hold_lease()
+    while True:
+        yield visit.next(math.inf)
+
+
+def serve(settings: dict[str, Any]) -> str:
+    """On the host: report what `answer` yields, as long as somebody is there to read it."""
+    for one in answer(settings["request"]):
+        if one:
+            report(1, settings, one)
+        if select.select([0], [], [], 0.0)[0]:
+            said = os.read(0, 4096)
+            if not said or said.strip():  # nobody is there any more; else it was a heartbeat
+                break
+    return "has answered"
+
+
+def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield, for one request, what to print, and in the end the exit status.
+
+    {"text": of the run}, {"say": of ours}, {"run": its id}, {"status": the last}; {} now and then.
+    """
+    running = [one for one in all_runs() if one.state() == RUNNING]
+    if request["list"] or (request["id"] is None and len(running) != 1):
+        yield {"text": list_runs(all_runs()), "status": 0}
+        return
+    try:
+        found = running[0] if request["id"] is None else find_run(request["id"])
+    except ValueError as error:
+        yield {"say": str(error), "status": USAGE_ERROR}
+        return
+    yield {"run": found.id}
+    yield from (stop(found) if request["stop"] else follow(found, request["tail"]))
+
+
+def follow(run: Run, tail: int | None) -> Iterator[dict[str, Any]]:
+    """Yield what a run prints, and in the end how it ended."""
+    for data in run.follow(tail=tail):
+        yield {"text": data.decode(errors="surrogateescape")} if data else {}
+    status = run.status()
+    if status is None:
+        yield {"say": f"run {run.id} {run.state()}: it has no exit status"}
+    yield {"status": 1 if status is None else status}
+
+
+def stop(run: Run) -> Iterator[dict[str, Any]]:
+    """End a run, and yield what it still prints."""
+    if not run.interrupt():
+        yield {"say": f"run {run.id} runs no more: {run.state()}", "status": 0}
+        return
+    began = time.monotonic()
+    for data in run.follow(tail=0):
+        yield {"text": data.decode(errors="surrogateescape")} if data else {}
+        if time.monotonic() - began > STOP_S:
+            pid = run.pid()
+            yield {"say": f"run {run.id} has not ended in {STOP_S:.0f} s; kill -9 {pid} will do"}
+            yield {"status": 1}
+            return
+    yield {"say": f"run {run.id} has ended: {run.state()}", "status": 0}
+
+
+def list_runs(runs: list[Run]) -> str:
+    """Return a table of runs: which, since when, how they are, what they run."""
+    if not runs:
+        return "no run has been detached here\n"
+    rows = [("id", "began", "state", "command")]
+    for one in runs:
+        facts = one.facts()
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["began"]))
+        rows.append((one.id, began, one.state(), facts["command"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)

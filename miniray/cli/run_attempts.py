@@ -1,0 +1,141 @@
+"""Start all ranks of a run, again after a death if that is wanted, and say how it went."""
+
+import math
+import sys
+import time
+from typing import TextIO, cast
+
+from miniray import Cluster, MiniRayError, RemoteWorker, WorkerError, WorkerExited, wait
+from miniray.cli.run_plan import Plan
+from miniray.cli.run_screen import Screen
+from miniray.cli.run_verdict import Verdict, find_verdict
+from miniray.recovery import attempt_again
+
+
+def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool = False) -> int:
+    """Start all ranks, wait for their end, leave nothing, and say how it went."""
+    log = cast(TextIO, screen)  # it is one, as far as a cluster goes
+    cluster = Cluster(
+        plan.nodes,
+        fake_gpus=fake_gpus,
+        start_timeout=start_timeout,
+        log=log,
+        sync=plan.sync,
+    )
+    attempts = Attempts(plan, cluster, screen)
+    try:
+        with cluster:
+            try:
+                return attempts.run()
+            except KeyboardInterrupt:
+                if sys.stderr.isatty():
+                    screen.show("")  # after the terminal's own ^C
+                screen.say("ending all ranks; once more kills them at once")
+                raise
+    except WorkerError:
+        assert attempts.verdict is not None
+        if plan.restarts:
+            screen.say(f"that was restart {plan.restarts} of {plan.restarts}, the last one")
+        report(attempts.verdict, screen)
+        return attempts.verdict.status
+    except (MiniRayError, OSError, ValueError) as error:
+        screen.say(str(error), is_bad=True)
+        return 1
+
+
+class Attempts:
+    """The attempts at one run, each with new ranks; `verdict` is on the last that failed."""
+
+    def __init__(self, plan: Plan, cluster: Cluster, screen: Screen) -> None:
+        self.verdict: Verdict | None = None
+        self._plan, self._cluster, self._screen = plan, cluster, screen
+        self._began = time.monotonic()
+
+    def run(self) -> int:
+        """Attempt it until all ranks have ended well; raises what the last attempt failed of."""
+        began, plan = self._began, self._plan
+        with self._screen.progress(f"starting {describe(self._cluster)}"):
+            self._cluster.start("miniray.cli.run_rank.run_rank")
+        attempt_again(
+            self,
+            self._attempt,
+            restarts=plan.restarts,
+            tell=self._tell,
+            deadline=math.inf,
+            without_lost=plan.min_nodes is not None,
+        )
+        ranks = count_ranks(len(self._cluster.workers))
+        self._screen.say(f"{ranks} ended well after {time.monotonic() - began:.1f} s")
+        return 0
+
+    def restart(self, *, without_lost: bool = False, timeout: float | None = None) -> None:
+        """Start new ranks, on as many nodes as there have to be."""
+        self._began = time.monotonic()
+        with self._screen.progress(f"starting {describe(self._cluster)}"):
+            self._cluster.restart(without_lost=without_lost, timeout=timeout)
+        least = self._plan.min_nodes or 1
+        if (left := len(self._cluster.nodes)) < least:
+            raise ValueError(f"only {left} of the {least} nodes that it needs can be brought up")
+
+    def _attempt(self, restarted: int) -> None:
+        """Have the ranks that are there run the script to its end."""
+        screen, cluster = self._screen, self._cluster
+        if restarted:
+            screen.begin_again(restarted)
+        workers = list(cluster.workers)
+        try:
+            task = {**self._plan.task, "restart_count": restarted, "nodes": len(cluster.nodes)}
+            for worker, config in zip(workers, cluster.nccl_configs(), strict=True):
+                worker.send({**task, "config": config.__dict__})
+            ranks, _, places = describe(cluster).partition(":")
+            seconds = time.monotonic() - self._began
+            again = " again" if restarted else ""
+            screen.say(f"{ranks} up{again} after {seconds:.1f} s:{places}")
+            wait_for_all(workers, screen)
+        except WorkerError as error:
+            self.verdict = find_verdict(error, workers)
+            raise
+
+    def _tell(self, failure: Exception, restart: int) -> None:
+        """Say what has failed, and that it begins anew."""
+        if isinstance(failure, WorkerError) and self.verdict is not None:
+            report(self.verdict, self._screen)
+        else:
+            self._screen.say(str(failure), is_bad=True)
+        self._screen.say(f"restart {restart} of {self._plan.restarts}")
+
+
+def describe(cluster: Cluster) -> str:
+    """Return how many ranks a cluster has, and where."""
+    places = ", ".join(f"{node.num_workers} on {node.host}" for node in cluster.nodes)
+    return f"{count_ranks(sum(node.num_workers for node in cluster.nodes))}: {places}"
+
+
+def count_ranks(count: int) -> str:
+    """Return a number of ranks in words."""
+    return f"{count} ranks" if count > 1 else "1 rank"
+
+
+def wait_for_all(workers: list[RemoteWorker], screen: Screen) -> None:
+    """Wait until all ranks have ended well; raises who failed first."""
+    running = dict(enumerate(workers))
+    while running:
+        for worker in wait(running.values()):
+            rank = workers.index(worker)
+            try:
+                message = worker.recv()
+                screen.say(f"rank {rank} returned {message['returned']}")
+            except WorkerExited:
+                del running[rank]
+
+
+def report(verdict: Verdict, screen: Screen) -> None:
+    """Say who failed first, of what, and with which status: the last words on the screen."""
+    if verdict.traceback:
+        screen.show(f"\n{verdict.traceback}\n")
+    elif verdict.rank is not None and (tail := screen.last_words(verdict.rank)):
+        lines = "\n".join(f"    {line}" for line in tail)
+        screen.show(f"\nthe last lines of rank {verdict.rank}:\n{lines}\n")
+    if screen.log_dir is not None and verdict.rank is not None:
+        screen.say(f"all that it printed is in {screen.path_of(f'rank{verdict.rank}')}")
+    screen.say(f"{verdict.summary} (exit status {verdict.status})", is_bad=True)
