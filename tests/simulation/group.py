@@ -86,8 +86,8 @@ class Line:
     def shutdown(self, how: int) -> None:
         pass
 
-    def send(self, data: bytes, flags: int) -> int:
-        return len(data)
+    def send_at_once(self, data: bytes) -> None:
+        pass
 
     def events(self) -> int:
         if self.hung_up_at <= self.world.now:
@@ -336,5 +336,5 @@ def _made_up(world: World) -> AbstractContextManager[None]:
         (waiting, "select", SimpleNamespace(poll=world.poll, **_POLL_FLAGS)),
         (remote_worker, "server_status", world.server_status),
         (endpoint, "link_is_lost", world.link_is_lost),
-        (endpoint, "FrameSocket", lambda line, **options: line),
+        (endpoint, "frames_over", lambda line, **options: line),
     )
