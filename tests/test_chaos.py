@@ -44,6 +44,7 @@ def played() -> dict[int, tuple[str, dict[str, Any]]]:
 @pytest.mark.slow
 @pytest.mark.ssh
 @pytest.mark.netns
+@pytest.mark.timeout(900)  # the first waits for all of them
 @pytest.mark.parametrize("number", range(NUMBER))
 def test_a_round_ends_as_promised_and_leaves_nothing(
     played: dict[int, tuple[str, dict[str, Any]]], number: int

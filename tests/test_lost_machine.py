@@ -8,7 +8,10 @@ from tests.support import namespaces
 
 ALLOWANCE_S = 5.0  # all of this happens at once, on a machine that may be busy
 
-pytestmark = [pytest.mark.netns, pytest.mark.ssh, pytest.mark.slow]
+pytestmark = [
+    *(pytest.mark.netns, pytest.mark.ssh, pytest.mark.slow),
+    pytest.mark.timeout(300),  # the first waits for all of it
+]
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def fault(result: dict[str, Any]) -> str:
     if (victim, act) in ELSEWHERE:
         return ELSEWHERE[victim, act]
     if act == "pause":
-        return f"{WHO[victim]} is stopped for {result['lasts_s']:.0f} s"
+        return f"{WHO[victim]} is stopped for {result['lasts_s']:.0f}\N{NO-BREAK SPACE}s"
     if act in DEADLY and (act != "SIGINT" or victim not in ("worker", "coordinator")):
         return f"{WHO[victim]} is killed"
     return f"{WHO[victim]} {WHAT[act]}"
