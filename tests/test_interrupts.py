@@ -1,43 +1,14 @@
 """Ctrl-C at every line of a cluster's start and stop, while the traceback is held."""
 
-import sys
-from types import FrameType
-from typing import Any
-
 import psutil
 import pytest
 
 from miniray import Cluster, NodeConfig, cluster, faults, node, node_log, session
 from tests.support import poll, processes
+from tests.support.interrupts import Interrupter
 
 T = 30.0
 FILES = {module.__file__ for module in (cluster, faults, node, node_log, session)}
-
-
-class Interrupter:
-    """Raise KeyboardInterrupt before the line number `at` of ours, in the main thread."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.lines = at, 0
-        self.where = ""
-
-    def __enter__(self) -> "Interrupter":
-        sys.settrace(self._enter)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        sys.settrace(None)
-
-    def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
-        return self._line if frame.f_code.co_filename in FILES else None
-
-    def _line(self, frame: FrameType, event: str, argument: object) -> Any:
-        if event == "line":
-            self.lines += 1
-            if self.lines == self.at:
-                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self._line
 
 
 def nothing_is_left(before: set[psutil.Process]) -> bool:
@@ -55,7 +26,7 @@ def test_ctrl_c_at_any_line_leaves_nothing(what: str) -> None:
         one = Cluster([NodeConfig.local()])
         if what == "stop":
             one.start("tests.work.echo")
-        with Interrupter(at) as interrupter:
+        with Interrupter(at, FILES) as interrupter:
             try:
                 if what == "start":
                     one.start("tests.work.echo")

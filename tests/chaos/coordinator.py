@@ -2,14 +2,20 @@
 
 import itertools
 import json
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from miniray import Cluster, NodeConfig, RemoteWorker, wait
+import miniray
+from miniray import Cluster, NodeConfig, RemoteWorker, WorkerError, wait
+from tests.chaos.rounds import RUNNING, STARTING
+from tests.support.interrupts import Interrupter
 
 MESSAGE = bytes(1 << 20)
+PACKAGE = {str(path) for path in Path(miniray.__file__).parent.glob("*.py")}
 
 
 class Coordinator:
@@ -19,6 +25,7 @@ class Coordinator:
         self.signs = Path(settings["signs"])
         self.moment: str = settings["moment"]
         self.patience_s: float = settings["patience_s"]
+        self.interrupter = Interrupter(settings["line"], PACKAGE)
         nodes = [NodeConfig(**node) for node in settings["nodes"]]
         self.cluster = Cluster(nodes, fake_gpus=True, start_timeout=settings["start_timeout_s"])
 
@@ -26,27 +33,44 @@ class Coordinator:
         with (self.signs / "events").open("a") as events:
             events.write(json.dumps({**fields, "time": time.monotonic()}) + "\n")
 
+    def reach(self, stage: str) -> None:
+        """Say how far we are, and count the package's lines if this is the round's moment."""
+        self.say(**{stage: True})
+        moments = {"runs": RUNNING, "stopping": ("stop",)}
+        if self.interrupter.at and self.moment in moments.get(stage, STARTING):
+            self.interrupter.begin()
+
     def run(self) -> None:
         """Live a coordinator's life."""
+        # The shell that started us in the background may have switched Ctrl-C off.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.end("ended", self.work)
+        self.end("stopped", self.stop_cluster)
+        self.say(interrupted=self.interrupter.where, when=self.interrupter.time)
+
+    def end(self, name: str, part: Callable[[], None]) -> None:
+        """Do a part of a life, and say how it ended."""
         try:
-            try:
-                workers = self.cluster.start("chaos_work.work_fn")
-                self.say(pids=[worker.pid for worker in workers])
-                getattr(self, self.moment, self.idle)(workers)
-                self.say(ended="done")
-            except BaseException as error:
-                self.say(ended=type(error).__name__, text=str(error))
-            self.say(stopping=True)
-            self.cluster.stop()
-            self.say(stopped="done")
+            part()
+            self.say(**{name: "done"})
         except BaseException as error:
-            self.say(stopped=type(error).__name__, text=str(error))
+            self.say(**{name: type(error).__name__, "text": str(error)})
+
+    def work(self) -> None:
+        self.reach("starting")
+        workers = self.cluster.start("chaos_work.work_fn")
+        self.say(pids=[worker.pid for worker in workers])
+        getattr(self, self.moment, self.idle)(workers)
+
+    def stop_cluster(self) -> None:
+        self.reach("stopping")
+        self.cluster.stop()
 
     def idle(self, workers: list[RemoteWorker]) -> None:
         """Wait for the word that each worker says when it may go."""
         for worker in workers:
             worker.send({"order": "wait"})
-        self.say(runs=True)
+        self.reach("runs")
         silent = set(workers)
         while silent:
             ready = wait(silent, self.patience_s)
@@ -66,7 +90,7 @@ class Coordinator:
             for worker in workers:
                 worker.recv(self.patience_s)
             if count == 2:
-                self.say(runs=True)
+                self.reach("runs")
             if (self.signs / "go").exists():
                 return
 
@@ -79,12 +103,12 @@ class Coordinator:
                 for worker in workers:
                     worker.recv(self.patience_s)
                 if count == 2:
-                    self.say(runs=True)
+                    self.reach("runs")
                 if (self.signs / "go").exists():
                     return
                 for worker in workers:
                     worker.send("again", self.patience_s)
-        except Exception as error:
+        except WorkerError as error:
             self.say(noticed=type(error).__name__)
             self.say(ranks=[self.last_word(worker) for worker in workers])
             raise
@@ -95,7 +119,7 @@ class Coordinator:
             worker.send({"order": "hang"})
         for worker in workers:
             worker.recv(self.patience_s)
-        self.say(runs=True)
+        self.reach("runs")
 
     def last_word(self, worker: RemoteWorker) -> tuple[str, str]:
         """Return the error that a rank's recv raises now."""

@@ -1,112 +1,90 @@
 """Play a round: start a coordinator, do it, and look at how it ends and at what is left."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.chaos import rounds
+from tests.chaos import harm
+from tests.chaos.promises import ERRORS, names_a_culprit, promise
+from tests.chaos.rounds import FLOOD_LINES, RUNNING, STARTING, TOLD, Round
+from tests.chaos.scene import Scene
 from tests.support import poll, processes, ssh
-from tests.support.proxy import Proxy
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-BEGIN_S = 60.0  # until the moment has come, torch and all, on a busy machine
+BEGIN_S = 90.0  # until the moment has come, torch and all, on a busy machine
 ALLOWANCE_S = 10.0  # what a busy machine may take longer than promised
 STOP_S = 15.0
+HURRY_S = 5.0  # what is granted at least for being clean, once the coordinator has ended
 LOG_TAIL_LINES = 30
-
-WORK = """\
-import os
-import signal
-import time
-from pathlib import Path
-
-SIGNS = Path({signs!r})
-
-def wait_for_go():
-    while not (SIGNS / "go").exists():
-        time.sleep(0.01)
-
-(SIGNS / f"importing-{{os.getpid()}}").touch()
-if {moment!r} == "import":
-    wait_for_go()
-if {moment!r} == "group":
-    import torch
-    import torch.distributed
-    from miniray import process_group
-(SIGNS / f"imported-{{os.getpid()}}").touch()
-
-def work_fn(channel):
-    order = channel.recv()
-    match order["order"]:
-        case "wait":
-            wait_for_go()
-            channel.send("done")
-        case "echo":
-            for message in channel:
-                channel.send(message)
-        case "hang":
-            channel.send("hanging")
-            while True:
-                signal.pause()
-        case "all_reduce":
-            with process_group(order["config"]) as device:
-                while True:
-                    ones = torch.ones(1, device=device)
-                    torch.distributed.all_reduce(ones)
-                    channel.send(ones.item())
-                    channel.recv()
-"""
+TEXT_CHARS_MAX = 110
 
 
 @dataclass
 class Report:
-    """What is wrong with how a round went; nothing, if all is well."""
+    """How a round went, and what is wrong with that: nothing, if all is well."""
 
-    round: rounds.Round
+    round: Round
     ending: str = ""
-    seconds: float = 0.0
+    text: str = ""  # the error, in its own words
+    seconds: float = (
+        0.0  # from the act to the error; of what goes on, from the act's end to its own
+    )
+    clean_s: float = 0.0  # from then on until nothing was left
+    culprit_is_named: bool | None = None  # None where nobody asks
+    left: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     log: str = ""
 
     def __str__(self) -> str:
-        first = f"{self.round}: {self.ending} after {self.seconds:.1f}s"
+        first = f"{self.round}: {self.ending} after {self.seconds:.1f}s, clean {self.clean_s:.1f}s"
         return "\n".join([first, *(f"  {problem}" for problem in self.problems)])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a results file holds of it."""
+        fields = dataclasses.asdict(self.round)
+        for name in ("ending", "culprit_is_named", "left", "problems"):
+            fields[name] = getattr(self, name)
+        words = " ".join(self.text.split("\n")[:2])[:TEXT_CHARS_MAX]
+        return {
+            **fields,
+            "text": re.sub(r":\d{4,5}\b", ":PORT", words),
+            "seconds": round(self.seconds, 3),
+            "clean_s": round(self.clean_s, 3),
+        }
 
 
 class Player:
     """Whoever plays one round, in a folder of its own."""
 
-    def __init__(self, one: rounds.Round, directory: Path) -> None:
-        self.round, self.promise = one, rounds.promise(one)
-        self.directory, self.signs = directory, directory / "signs"
-        self.signs.mkdir()
-        (directory / "tmp").mkdir()
-        (directory / "chaos_work.py").write_text(
-            WORK.format(signs=str(self.signs), moment=one.moment)
-        )
-        self.log = directory / "log"
+    def __init__(self, one: Round, directory: Path) -> None:
+        self.round, self.promise = one, promise(one)
+        self.directory = directory
         self.report = Report(one)
+        self.acted = 0.0
         self.paths_on_nodes: set[str] = set()
-        self.proxy: Proxy | None = None
-        self.coordinator: subprocess.Popen[bytes]
+        self.scene: Scene
+        self.coordinator: subprocess.Popen[Any]
 
     def play(self) -> Report:
         """Play the round; nothing of it is left in the end, whatever is wrong with the code."""
         before = processes.descendants()
         with contextlib.ExitStack() as stack:
-            self._launch(stack)
+            self.scene = Scene(self.round, self.directory, stack)
+            if self._is_full_from_the_start:
+                self.scene.fill_disk()
+            self.coordinator = self.scene.start_coordinator(self.promise)
             try:
-                self._act()
+                self._wait_for_the_moment()
+                self._act(stack)
                 self._see_how_it_ends()
             except TimeoutError as error:
                 self._complain(str(error))
@@ -116,51 +94,24 @@ class Player:
             self._look_for_remains(before)
             for _ in range(3):  # to kill a parent hands its children to us
                 processes.end(processes.descendants() - before)
-        self.report.log = self._read_events() + self.log.read_text(errors="replace")
+            self.report.log = self._read_events() + self.scene.log.read_text(errors="replace")
         return self.report
 
-    def _launch(self, stack: contextlib.ExitStack) -> None:
-        one = self.round
-        node: dict[str, Any] = {"num_workers": one.workers_per_node, "python": sys.executable}
-        nodes = [{**node, "host": host} for host in ssh.HOSTS]
-        if one.transport == "local":
-            nodes = [{**fields, "launcher": ["/bin/sh", "-c"]} for fields in nodes]
-        else:
-            sshd = stack.enter_context(ssh.loopback_nodes(self.directory))
-            for fields in nodes:
-                fields |= {"ssh_options": sshd.ssh_options, "tunnel": one.transport == "tunnel"}
-            if one.victim == "link":
-                self.proxy = stack.enter_context(Proxy((sshd.address, sshd.port)))
-                detour = f"-oPort={self.proxy.port}", f"-oHostKeyAlias=[127.0.0.1]:{sshd.port}"
-                nodes[one.node]["ssh_options"] = (*sshd.ssh_options, *detour)
-        settings = {
-            "signs": str(self.signs),
-            "moment": one.moment,
-            "nodes": nodes,
-            "patience_s": self.promise.patience_s,
-            "start_timeout_s": self.promise.start_timeout_s,
-        }
-        paths = os.pathsep.join([str(REPOSITORY), str(self.directory)])
-        with self.log.open("wb") as log:
-            self.coordinator = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.coordinator", json.dumps(settings)],
-                cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": paths, "TMPDIR": str(self.directory / "tmp")},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    @property
+    def _ranks(self) -> list[int]:
+        """The ranks of the node that something happens to."""
+        count = self.round.workers_per_node
+        return list(range(self.round.node * count, (self.round.node + 1) * count))
 
     @property
-    def _rank(self) -> int:
-        """The first rank of the node that something happens to."""
-        return self.round.node * self.round.workers_per_node
+    def _is_full_from_the_start(self) -> bool:
+        return (self.round.victim, self.round.moment) == ("disk", "launch")
 
-    def _act(self) -> None:
-        one = self.round
+    def _wait_for_the_moment(self) -> None:
+        if self._is_full_from_the_start:
+            return
         self._until(self._sessions_have_begun, "the sessions")
-        match one.moment:
+        match self.round.moment:
             case "import":
                 self._until(lambda: len(self._signs("importing")) == 2, "the imports")
             case "connect":
@@ -169,20 +120,41 @@ class Player:
                 self._until(lambda: self._event("stopping"), "the stop")
             case "idle" | "traffic" | "group":
                 self._until(lambda: self._event("runs"), "the run")
-        self.acted = time.monotonic()
-        if self.proxy is not None:
-            self.proxy.hang_up(reset=True) if one.act == "reset" else self.proxy.silence()
-        elif (victim := self._until(self._find_victim, f"a {one.victim}")) is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
-                victim.send_signal(signal.Signals[one.act])
-        if one.coordinator_is_stopped:
+
+    def _act(self, stack: contextlib.ExitStack) -> None:
+        one = self.round
+        undo = self._harm(stack)
+        if one.lasts_s:
             # Nothing can be waited for: that nothing happens meanwhile is the point.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.coordinator.wait(one.stopped_s)
+                self.coordinator.wait(one.lasts_s)
+            undo()
             self.acted = time.monotonic()
-            self.coordinator.send_signal(signal.SIGCONT)
         if self.promise.goes_on:
-            (self.signs / "go").touch()
+            (self.scene.signs / "go").touch()
+
+    def _harm(self, stack: contextlib.ExitStack) -> Callable[[], object]:
+        """Do it, and return what undoes it; `acted` is when it begins."""
+        one, scene = self.round, self.scene
+        process = one.victim not in ("disk", "link", "session") and one.act != "line"
+        victim = self._until(self._find_victim, f"a {one.victim}") if process else None
+        self.acted = time.monotonic()
+        match one.victim, one.act:
+            case "disk", _:
+                if one.moment in RUNNING:  # and there is much to be written
+                    harm.have_it_done(self._worker(), "flood", scene.signs, stack)
+                return harm.nothing if self._is_full_from_the_start else scene.fill_disk()
+            case "link", _:
+                return scene.harm_link()
+            case "session", _:
+                return harm.cut_session(scene)
+            case "coordinator", "line":
+                return harm.nothing  # it does that by itself
+            case "server", "strangers":
+                return harm.send_strangers(victim, one.lasts_s)
+            case "worker", act if act in TOLD:
+                return harm.have_it_done(victim, one.act, scene.signs, stack)
+        return harm.send(victim, one.act, one.victim)
 
     def _see_how_it_ends(self) -> None:
         limit_s = self.promise.within_s + ALLOWANCE_S
@@ -191,58 +163,102 @@ class Player:
         with contextlib.suppress(TimeoutError):
             poll.until(lambda: self.coordinator.poll() is not None, timeout_s=STOP_S)
         status = self.coordinator.poll()
-        self.report.ending, ended = self._ending(status)
-        self.report.seconds = ended - self.acted
+        self._look_at_a_line()
+        self.report.ending, self.report.text, ended = self._ending(status)
+        self.report.seconds = max(ended - self.acted, 0.0)
         if status is None:
             self._complain(f"the coordinator did not end within {STOP_S:.0f}s more")
         if self.report.ending not in self.promise.endings:
-            self._complain(f"it ended with {self.report.ending}, not {self.promise.endings}")
+            self._complain(f"it ended with {self.report.ending}, not {set(self.promise.endings)}")
         if ended - self.acted > limit_s:
             self._complain(f"that took {ended - self.acted:.1f}s, not {self.promise.within_s}")
-        self._check_ranks()
+        self._check_words()
 
     def _has_ended(self) -> bool:
         return self.coordinator.poll() is not None or self._event("ended") is not None
 
-    def _ending(self, status: int | None) -> tuple[str, float]:
+    def _look_at_a_line(self) -> None:
+        """Count from the Ctrl-C on, where that came by itself."""
+        if (event := self._event("interrupted")) is None or not event["interrupted"]:
+            return
+        self.acted = float(event["when"])
+        endings = [self._event(name) or {} for name in ("ended", "stopped")]
+        if not any("KeyboardInterrupt" in one.values() for one in endings):
+            self._complain(f"the Ctrl-C at {event['interrupted']} was swallowed")
+
+    def _ending(self, status: int | None) -> tuple[str, str, float]:
         if status is not None and status < 0:
-            return "killed", time.monotonic()
+            return "killed", "", time.monotonic()
         ended, stopped = self._event("ended"), self._event("stopped")
         for event, name in ((ended, "ended"), (stopped, "stopped")):
             if event is not None and event[name] != "done":
                 noticed = self._event("noticed") or event
-                return str(event[name]), float(noticed["time"])
+                return str(event[name]), str(event["text"]), float(noticed["time"])
         last = stopped or ended
-        return ("done", float(last["time"])) if last else ("nothing", time.monotonic())
+        return ("done", "", float(last["time"])) if last else ("nothing", "", time.monotonic())
 
-    def _check_ranks(self) -> None:
-        """In a process group each rank has to name the culprit."""
-        if (event := self._event("ranks")) is None or "TimeoutError" in self.promise.endings:
+    def _check_words(self) -> None:
+        """Look for the culprit in the error, in a process group in every rank's."""
+        one, text = self.round, self.report.text
+        if self.promise.says not in text:
+            self._complain(f"the error does not say {self.promise.says!r}: {text[:300]}")
+        if one.moment in STARTING and self.report.ending == "ClusterError":
+            self._check_nodes()
+        if (one.victim, one.act) == ("worker", "flood"):
+            self._check_flood()
+        if not names_a_culprit(one, self.report.ending):
             return
-        for rank, (error, text) in enumerate(event["ranks"]):
-            if error not in rounds.ERRORS:
-                self._complain(f"rank {rank} said {error}: {text[:300]}")
-            elif self.round.victim == "worker" and f"rank {self._rank} at " not in text:
-                self._complain(f"rank {rank} did not name rank {self._rank}: {text[:300]}")
+        ranks = self._ranks[:1] if one.victim == "worker" else self._ranks
+        culprit = rf"\brank ({'|'.join(map(str, ranks))}) at "
+        texts = [text]
+        for rank, (error, words) in enumerate((self._event("ranks") or {"ranks": []})["ranks"]):
+            texts.append(words)
+            if error not in ERRORS:
+                self._complain(f"rank {rank} said {error}: {words[:300]}")
+        wrong = [words for words in texts if not re.search(culprit, words)]
+        self.report.culprit_is_named = not wrong
+        if wrong:
+            self._complain(f"one of {ranks} is not named: {wrong[0][:300]}")
+
+    def _check_nodes(self) -> None:
+        """Look for the node in the error of a start; at a launch an sshd may be of either."""
+        one, text = self.round, self.report.text
+        is_known = (one.victim, one.moment) != ("sshd", "launch")
+        if is_known and one.victim not in ("coordinator", "disk"):
+            self.report.culprit_is_named = f"\n  {ssh.HOSTS[one.node]}: " in text
+            if not self.report.culprit_is_named:
+                self._complain(f"{ssh.HOSTS[one.node]} is not named: {text[:500]}")
+
+    def _check_flood(self) -> None:
+        """Look for the flood in the log: what is not there has been counted."""
+        log = self.scene.log.read_text(errors="replace")
+        missing = FLOOD_LINES - log.count("] flood xxx")
+        if missing and "bytes of output were dropped" not in log:
+            self._complain(f"{missing} lines of the flood were lost without a word")
 
     def _look_for_remains(self, before: set[psutil.Process]) -> None:
-        temporary = self.directory / "tmp"
+        is_end = self.report.ending == "done"
+        since = time.monotonic() if is_end or not self.acted else self.acted
+        within_s = max(since + self.promise.clean_within_s - time.monotonic(), HURRY_S)
 
         def remains() -> list[str]:
             left = [one for one in processes.descendants() - before if _counts(one)]
-            paths = [path for path in self.paths_on_nodes if os.path.exists(path)]
-            return [
-                *map(processes.describe, left),
-                *(f"folder {path} on a node" for path in paths),
-                *(f"{path} on the coordinator" for path in temporary.glob("miniray-*")),
-            ]
+            paths = [Path(path) for path in self.paths_on_nodes if os.path.exists(path)]
+            for folder in self.scene.folders.values():
+                paths += folder.glob("miniray-*")
+            return [*map(processes.describe, left), *(f"folder {path}" for path in paths)]
 
-        within_s = self.promise.clean_within_s
-        try:
+        with contextlib.suppress(TimeoutError):
             poll.until(lambda: not remains(), timeout_s=within_s)
-        except TimeoutError:
-            for line in remains():
-                self._complain(f"left after {within_s:.0f}s: {line}")
+        self.report.clean_s = time.monotonic() - since
+        self.report.left = remains()
+        for line in self.report.left:
+            self._complain(f"left after {self.report.clean_s:.0f}s: {line}")
+
+    def _worker(self) -> psutil.Process:
+        started = self._event("pids")
+        assert started is not None
+        return psutil.Process(started["pids"][self._ranks[0]])
 
     def _find_victim(self) -> psutil.Process | None:
         one = self.round
@@ -253,12 +269,12 @@ class Player:
         if one.moment == "launch":  # any session's, as soon as there is one
             below = psutil.Process().children(recursive=True)
             return next((child for child in below if _is_session(child)), None)
-        if started := self._event("pids"):
-            worker = psutil.Process(started["pids"][self._rank])
-            server = worker.parent()
+        family = {}
+        if self._event("pids"):
+            family["worker"] = self._worker()
+            server = family["worker"].parent()
         else:
-            server = psutil.Process(self._signs("importing")[one.node])
-        family = {"worker": worker} if started else {}
+            server = psutil.Process(self._signs("importing")[ssh.HOSTS[one.node]])
         assert server is not None
         family |= {"server": server, "keeper": server.parent()}
         family["sshd"] = next(filter(_is_sshd, server.parents()), None)
@@ -280,9 +296,10 @@ class Player:
             return len(psutil.Process(self.coordinator.pid).children()) >= len(ssh.HOSTS)
         return len(self._clients()) == len(ssh.HOSTS)
 
-    def _signs(self, name: str) -> list[int]:
-        found = self.signs.glob(f"{name}-*")
-        return [int(path.name.partition("-")[2]) for path in sorted(found)]
+    def _signs(self, name: str) -> dict[str, int]:
+        """Return the servers that have come so far, by their hosts."""
+        found = [path.name.split("-") for path in self.scene.signs.glob(f"{name}-*")]
+        return {host: int(pid) for _, host, pid in found}
 
     def _event(self, name: str) -> dict[str, Any] | None:
         """Return what the coordinator has written down under a name."""
@@ -292,7 +309,7 @@ class Player:
         return found
 
     def _read_events(self) -> str:
-        path = self.signs / "events"
+        path = self.scene.signs / "events"
         return path.read_text() if path.exists() else ""
 
     def _until(self, condition: Any, what: str) -> Any:
@@ -300,6 +317,8 @@ class Player:
 
         def check() -> Any:
             if self.coordinator.poll() is not None:
+                if self.round.act == "line":  # it is done, without us
+                    return True
                 raise TimeoutError(f"waiting for {what}: the coordinator has ended already")
             return condition()
 

@@ -1,11 +1,14 @@
-"""Signals that come at a moment that a test has chosen."""
+"""Signals, and Ctrl-C, that come at a moment that a test has chosen."""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Container, Iterator
+from types import FrameType
+from typing import Any
 
 from tests.support import poll
 
@@ -35,3 +38,34 @@ def signalled_while_waiting(handle: Callable[[], object]) -> Iterator[None]:
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+class Interrupter:
+    """Raise KeyboardInterrupt before the line number `at` of `files`, in this thread."""
+
+    def __init__(self, at: int, files: Container[str | None]) -> None:
+        self.at, self.lines, self._files = at, 0, files
+        self.where, self.time = "", 0.0
+
+    def begin(self) -> None:
+        """Count from now on, in what is called from now on."""
+        sys.settrace(self._enter)
+
+    def __enter__(self) -> "Interrupter":
+        self.begin()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(None)
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
+        return self._line if frame.f_code.co_filename in self._files else None
+
+    def _line(self, frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                self.time = time.monotonic()
+                raise KeyboardInterrupt
+        return self._line

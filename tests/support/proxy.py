@@ -18,7 +18,8 @@ class Proxy:
     stops forwarding and leaves both sides open, as a dead link does, until `resume()`.
     `up_bytes_max` and `down_bytes_max` reset the connection after that many bytes from the client,
     or to it. `edit(is_up, chunk)` gets each chunk, from the client if `is_up`, and returns what
-    goes on in its place. `hang_up()` closes the present connections.
+    goes on in its place. `hang_up()` closes the present connections. With `brings_words` the target
+    hears of a client together with its first words, as of one that is far away and speaks first.
     """
 
     def __init__(
@@ -29,9 +30,10 @@ class Proxy:
         up_bytes_max: int | None = None,
         down_bytes_max: int | None = None,
         chunk_bytes: int = CHUNK_BYTES,
+        brings_words: bool = False,
         edit: Callable[[bool, bytes], bytes] = lambda is_up, chunk: chunk,
     ) -> None:
-        self.target = target
+        self.target, self.brings_words = target, brings_words
         self.delay_s = delay_s
         self.up_bytes_max = up_bytes_max
         self.down_bytes_max = down_bytes_max
@@ -92,7 +94,12 @@ class Proxy:
             except OSError:  # close() shut the listener down
                 return
             try:
+                words = b""
+                if self.brings_words:
+                    words = client.recv(self.chunk_bytes)
+                    time.sleep(self.delay_s)
                 server = socket.create_connection(self.target, timeout=5)
+                server.sendall(words)
             except OSError:  # nobody is there: hang up, which is the most a proxy can say
                 client.close()
                 continue
