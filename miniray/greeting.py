@@ -7,7 +7,7 @@ from typing import Any
 from miniray import auth, wire
 from miniray.errors import ProtocolError
 from miniray.frames import FrameSocket
-from miniray.strangers import STRANGER_S, Welcome
+from miniray.strangers import Welcome
 from miniray.waiting import deadline_after
 
 
@@ -28,15 +28,15 @@ class Greeter:
         return f"it has been started with encrypt={self._encrypt}; connect with the same"
 
     def greet(
-        self, sock: socket.socket, welcome: Welcome, reply: auth.Message
+        self, sock: socket.socket, welcome: Welcome, reply: auth.Message, timeout: float
     ) -> socket.socket | FrameSocket | None:
-        """Say welcome; return what to talk over from then on.
+        """Say welcome, within `timeout` seconds; return what to talk over from then on.
 
         Returns None, and says why on stderr, if it does not come to that.
         """
-        session, deadline = auth.make_nonce(), deadline_after(STRANGER_S)
+        session, deadline = auth.make_nonce(), deadline_after(timeout)
         try:
-            sock.settimeout(STRANGER_S)
+            sock.settimeout(timeout)
             sock.sendall(welcome({**reply, "session": session}))
             if not self._encrypt:
                 return sock

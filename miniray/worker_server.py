@@ -21,7 +21,7 @@ from miniray.endings import run_work
 from miniray.greeting import Greeter, tell
 from miniray.listening import Listener
 from miniray.poll_loop import PollLoop
-from miniray.strangers import Strangers, Welcome
+from miniray.strangers import STRANGER_S, Strangers, Welcome
 from miniray.torch_store import StoreHost
 from miniray.waiting import HANG_UP, deadline_after, time_left, watch_link
 from miniray.work_fn import load_work_fn
@@ -194,7 +194,7 @@ class WorkerServer:
             output.take_over()
             store.take_over()
             reply = {"worker": number, "pid": os.getpid(), "rendezvous": store.address}
-            line = self._greeter.greet(sock, welcome, reply)
+            line = self._greeter.greet(sock, welcome, reply, STRANGER_S)
             return run_work(self._work_fn, Channel(line, name="coordinator")) if line else 1
 
         try:

@@ -35,6 +35,7 @@ from miniray import (
     tls,
     wait,
     wire,
+    worker_server,
 )
 from miniray.connection import server_status
 from miniray.tls import Tls
@@ -319,7 +320,7 @@ class TestBothSidesAgree:
     def test_a_client_that_says_no_more_gives_its_place_back(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(greeting, "STRANGER_S", 0.5)
+        monkeypatch.setattr(worker_server, "STRANGER_S", 0.5)
         with (
             serving(work.echo, encrypt=True) as server,
             Interloper(server) as he,
