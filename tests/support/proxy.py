@@ -141,6 +141,8 @@ class _Connection:
             while chunk := source.recv(self.proxy.chunk_bytes):
                 chunk = self.proxy.edit(source is self.client, chunk)
                 self._wait_for_the_link()
+                if self.hung_up:
+                    break
                 sink.sendall(chunk if bytes_left is None else chunk[:bytes_left])
                 if bytes_left is not None:
                     bytes_left -= len(chunk)
