@@ -189,10 +189,13 @@ def name_processes(events: list[Event]) -> dict[int, str]:
     pids = dict.fromkeys(event["pid"] for event in events)
     parents = {int(event["text"]): event["pid"] for event in events if event["what"] == "forks"}
 
-    def place(pid: int) -> tuple[int, float]:
-        role = ROLES.index(roles.get(pid, "server"))
-        # Nodes start all at once, so what is first there is chance; their keepers' numbers are not.
-        return role, parents.get(pid, pid) if ROLES[role] in ("keeper", "server") else born[pid]
+    def place(pid: int) -> tuple[int, int, float]:
+        role, parent = ROLES.index(roles.get(pid, "server")), parents.get(pid, 0)
+        # Nodes start all at once, and each notes what it forks when it gets to that, so what is
+        # first among them is chance; their keepers' numbers are not.
+        if ROLES[role] in ("keeper", "server"):
+            return role, parent or pid, 0.0
+        return role, parents.get(parent, parent), born[pid]
 
     for pid in sorted(pids, key=place):
         role = roles.get(pid, "server")

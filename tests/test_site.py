@@ -14,12 +14,13 @@ import tomllib
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import vs
-from exercises import catalogue
+from exercises import catalogue, trace
 from miniray.cli import record
 from stages import parts
 from tools import import_graph
@@ -437,6 +438,20 @@ class TestPieces:
         drawn = traces.as_svg(run)
         assert drawn.count("<circle") + drawn.count('class="kill"') == len(run["events"])
         assert drawn.count('class="kill"') == what["is killed"] == (stage != 2)
+
+    @pytest.mark.parametrize("late", [3, 9])
+    def test_a_node_that_notes_late_whom_it_forked_changes_no_name(self, late: float) -> None:
+        def event(at_s: float, pid: int, what: str, text: str = "") -> dict[str, Any]:
+            return {"at_s": at_s, "pid": pid, "what": what, "text": text}
+
+        events = [event(0, 1, "is", "coordinator")]
+        for keeper, forked_s in ((10, late), (11, 6)):
+            server, worker = keeper + 10, keeper + 20
+            events += [event(0, keeper, "is", "keeper"), event(1, keeper, "forks", str(server))]
+            events += [event(2, worker, "is", "worker"), event(2, worker, "begins", str(server))]
+            events.append(event(forked_s, server, "forks", str(worker)))
+        names = trace.name_processes(sorted(events, key=lambda one: one["at_s"]))
+        assert (names[30], names[31]) == ("worker 1", "worker 2")
 
     @pytest.mark.parametrize("stage", range(1, 6))
     def test_the_same_run_is_the_same_diagram_but_for_pids_ports_and_times(
