@@ -12,7 +12,7 @@ import signal
 import socket
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from miniray import (
     RemoteWorker,
@@ -27,6 +27,7 @@ from miniray import (
     wire,
 )
 from miniray.any_worker import EXPLAIN_S
+from miniray.frames import FrameSocket
 from miniray.group import SETTLE_S, Group
 from miniray.remote_worker import SESSION_S
 from miniray.waiting import LOOK_S, LOST_PEER_S
@@ -112,11 +113,7 @@ class Line:
         raise BlockingIOError
 
     def take_in(self) -> bool:
-        try:
-            self.next = self.receive(-math.inf)
-        except BlockingIOError:
-            return False
-        return True
+        return FrameSocket.take_in(cast(FrameSocket, self))
 
     def may_hold_frame(self) -> bool:
         return self.next is not None
