@@ -51,7 +51,7 @@ def _send_and_be_late(channel: Channel, *args: Any) -> Generator[int, None, None
 if LATE in ("child", "parent"):
     os.fork = _fork_and_be_late
 elif LATE == "starter":
-    threading.Thread.start = _start_and_be_late  # type: ignore[method-assign]
+    threading.Thread.start = _start_and_be_late  # type: ignore[method-assign, assignment]
 elif LATE == "thread":
     threading.Thread.run = _be_late_and_run  # type: ignore[method-assign, assignment]
 elif LATE == "sender":
