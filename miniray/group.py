@@ -103,12 +103,17 @@ class Group(Source):
                 try:
                     self._settler = threading.get_ident()
                     self.culprit = self._find_culprit(deadline)
+                    for one in self.workers:
+                        one.ended = self.culprit
+                        one.hang_up(self.culprit)
                 finally:
                     self._settler = None
-                for one in self.workers:
-                    one.ended = self.culprit
-                    one.hang_up(self.culprit)
             return self.culprit
+
+    def settle(self) -> None:
+        if self._settler not in (None, threading.get_ident()):
+            with self._settling:
+                pass
 
     def _find_culprit(self, deadline: float) -> WorkerError:
         """Hear everybody's last word, until there is one that is no consequence."""

@@ -15,11 +15,13 @@ from miniray import (
     Channel,
     RemoteWorker,
     WorkerDied,
+    WorkerError,
     WorkerExited,
     WorkerFailed,
     wait,
 )
 from miniray.group import SETTLE_S, Group
+from miniray.waiting import deadline_after
 from tests.support import poll
 from tests.support.servers import Server, serving
 
@@ -148,6 +150,36 @@ def test_a_cause_is_heard_though_somebody_waits_for_that_very_rank(
         ranks[2].recv(T)
     thread.join(T)
     assert_all_end_with(ranks, WorkerFailed, "rank 2 raised ValueError")
+
+
+def test_who_asks_while_the_culprit_is_looked_for_hears_of_him_and_of_nobody_else(
+    ranks: list[RemoteWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread finds out, and has read already what is only a consequence."""
+    find, has_read, errors = Group._find_culprit, threading.Event(), []
+
+    def find_slowly(group: Group, deadline: float) -> WorkerError:
+        ranks[3].read_to_the_end(deadline_after(T), keep=False)
+        has_read.set()
+        time.sleep(0.2)  # now the other asks
+        ranks[2].send(["raise", 7])
+        return find(group, deadline)
+
+    def ask(rank: RemoteWorker) -> None:
+        with pytest.raises(WorkerError) as caught:
+            rank.recv(T)
+        errors.append(str(caught.value).partition("\n")[0])
+
+    monkeypatch.setattr(Group, "_find_culprit", find_slowly)
+    for number in (1, 3):
+        ranks[number].send(["collective"])
+        poll.until(lambda number=number: not ranks[number].is_alive(), timeout_s=T)
+    thread = threading.Thread(target=ask, args=[ranks[1]])
+    thread.start()
+    assert has_read.wait(T)
+    ask(ranks[3])
+    thread.join(T)
+    assert errors == ["rank 2 raised ValueError: no such batch: 7"] * 2
 
 
 def test_the_earliest_of_two_failures_is_the_culprit(ranks: list[RemoteWorker]) -> None:
