@@ -156,12 +156,12 @@ def test_who_asks_while_the_culprit_is_looked_for_hears_of_him_and_of_nobody_els
     ranks: list[RemoteWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread finds out, and has read already what is only a consequence."""
-    find, has_read, errors = Group._find_culprit, threading.Event(), []
+    find, errors = Group._find_culprit, []
 
     def find_slowly(group: Group, deadline: float) -> WorkerError:
         ranks[3].read_to_the_end(deadline_after(T), keep=False)
-        has_read.set()
-        time.sleep(0.2)  # now the other asks
+        second.start()
+        second.join(0.2)  # it has the time to hear what is wrong
         ranks[2].send(["raise", 7])
         return find(group, deadline)
 
@@ -174,11 +174,10 @@ def test_who_asks_while_the_culprit_is_looked_for_hears_of_him_and_of_nobody_els
     for number in (1, 3):
         ranks[number].send(["collective"])
         poll.until(lambda number=number: not ranks[number].is_alive(), timeout_s=T)
-    thread = threading.Thread(target=ask, args=[ranks[1]])
-    thread.start()
-    assert has_read.wait(T)
-    ask(ranks[3])
-    thread.join(T)
+    first, second = (threading.Thread(target=ask, args=[ranks[number]]) for number in (1, 3))
+    first.start()
+    first.join(T)
+    second.join(T)
     assert errors == ["rank 2 raised ValueError: no such batch: 7"] * 2
 
 
