@@ -262,12 +262,22 @@ class TestNodeThatIsGone:
         assert b"ended by SIGINT; nothing was left running" in shown
 
 
+# Two nodes share no disk, as over ssh: each runs the script in a folder of its own.
+APART = f"""
+    import os, runpy, torch
+    folder = "node" + os.environ["GROUP_RANK"]
+    os.makedirs(folder, exist_ok=True)
+    os.chdir(folder)
+    runpy.run_path({str(SCRIPTS / "ddp_gpt.py")!r}, run_name="__main__")
+"""
+
+
 @pytest.mark.thorough
 @pytest.mark.slow
 def test_a_script_with_a_checkpoint_ends_with_the_same_bits_after_a_kill(here: Path) -> None:
     torch = pytest.importorskip("torch")
     steps = 60
-    script = [str(SCRIPTS / "ddp_gpt.py"), "--steps", str(steps), "--checkpoint"]
+    script = [write(APART, "apart.py"), "--steps", str(steps), "--checkpoint"]
     assert run("--local", "2x2", *script, "alone.pt").returncode == 0
     killed = subprocess.Popen(
         [*MINIRAY, "run", "--local", "2x2", "--restarts", "1", *script, "killed.pt"],
@@ -289,7 +299,8 @@ def test_a_script_with_a_checkpoint_ends_with_the_same_bits_after_a_kill(here: P
     assert "it was killed by SIGKILL" in problems
     assert "restart 1 of 1" in problems
     assert f"step {steps} loss" in said
-    ours, undisturbed = (torch.load(name) for name in ("killed.pt", "alone.pt"))
+    assert not list(here.glob("node1/*.pt"))  # only rank 0 has a file
+    ours, undisturbed = (torch.load(f"node0/{name}.pt") for name in ("killed", "alone"))
     assert ours["steps"] == undisturbed["steps"] == steps
     for name, value in undisturbed["model"].items():
         assert torch.equal(ours["model"][name], value), name
