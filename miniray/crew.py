@@ -87,7 +87,7 @@ class Crew:
         The function begins anew each time: it is to go on from its own last checkpoint. Servers
         that live stay; where one is lost a new one is started, or with `without_lost` its node is
         left out, so that there may be fewer ranks. A restart that fails counts, too, and the next
-        one waits a little longer. Raises what ended the last attempt if there are more than
+        one waits 15 s, 45 s, then 60 s. Raises what ended the last attempt if there are more than
         `restarts` such ends, and TimeoutError if all of it takes longer than `timeout` seconds.
 
         >>> cluster.run_resilient(train, "checkpoints/", restarts=20, without_lost=True)
@@ -111,7 +111,7 @@ class Crew:
                 self,
                 lambda restarted: self._run_once(call, deadline),
                 restarts=restarts,
-                tell=lambda why, count: self.say(f"{why}; restart {count} of {restarts}"),
+                tell=lambda why, what_next: self.say(f"{why}; {what_next}"),
                 deadline=deadline,
                 without_lost=without_lost,
             )

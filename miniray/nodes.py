@@ -129,7 +129,7 @@ class Nodes:
             return
         self._check()
         seconds, modules = time.monotonic() - began, list_modules(self._luggage.code)
-        left = "nothing was left running" if is_first else "no rank runs, and the others wait"
+        left = "nothing was left running" if is_first else "no rank runs"
         raise ClusterError(list_faults(self.all, faults, seconds, modules, what_is_left=left))
 
     def _check(self) -> None:

@@ -48,19 +48,19 @@ def failing(times: int) -> Callable[[int], int]:
 
 class TestAttempts:
     def test_go_on_until_one_succeeds(self, pauses: list[float]) -> None:
-        told: list[tuple[str, int]] = []
+        told = list[str]()
         found = recovery.attempt_again(
             Restarts(),
             failing(2),
             restarts=3,
-            tell=lambda why, count: told.append((str(why), count)),
+            tell=lambda why, what_next: told.append(f"{why}; {what_next}"),
             deadline=math.inf,
         )
         assert found == 2
-        assert told == [("death 0", 1), ("death 1", 2)]
+        assert told == ["death 0; restart 1 of 3", "death 1; restart 2 of 3"]
         assert not any(pauses)
 
-    def test_a_restart_that_fails_counts_and_the_next_one_waits_longer(
+    def test_a_restart_that_fails_counts_and_the_next_ones_outlast_a_reboot_of_a_minute(
         self, pauses: list[float]
     ) -> None:
         down, told = ClusterError("down"), list[str]()
@@ -68,12 +68,16 @@ class TestAttempts:
             Restarts(down, down, None),
             failing(1),
             restarts=3,
-            tell=lambda why, count: told.append(f"{why} {count}"),
+            tell=lambda why, what_next: told.append(f"{why}; {what_next}"),
             deadline=math.inf,
         )
         assert found == 3
-        assert told == ["death 0 1", "down 2", "down 3"]
-        assert pauses == [0.0, 1.0, 3.0]
+        assert told == [
+            *("death 0; restart 1 of 3", "down; restart 2 of 3, in 15 s"),
+            "down; restart 3 of 3, in 45 s",
+        ]
+        assert pauses == [0.0, 15.0, 45.0]
+        assert sum(pauses) >= 60.0
 
     def test_end_with_what_the_last_of_them_failed_of(self, pauses: list[float]) -> None:
         for errors, expected in (((), "death 2"), ((None, ClusterError("down")), "down")):
@@ -82,7 +86,7 @@ class TestAttempts:
                     Restarts(*errors),
                     failing(9),
                     restarts=2,
-                    tell=lambda why, count: None,
+                    tell=lambda why, what_next: None,
                     deadline=math.inf,
                 )
 
@@ -90,7 +94,7 @@ class TestAttempts:
         restarts = Restarts(ClusterError("down"))
         with pytest.raises(TimeoutError, match="restart 1: down"):
             recovery.attempt_again(
-                restarts, failing(9), restarts=2, tell=lambda why, count: None, deadline=0.0
+                restarts, failing(9), restarts=2, tell=lambda why, what_next: None, deadline=0.0
             )
         assert restarts.timeouts == [0.0]
 
@@ -100,7 +104,7 @@ class TestAttempts:
 
         with pytest.raises(TypeError):
             recovery.attempt_again(
-                Restarts(), attempt, restarts=2, tell=lambda why, count: None, deadline=math.inf
+                Restarts(), attempt, restarts=2, tell=lambda why, what_next: None, deadline=math.inf
             )
 
 
@@ -177,6 +181,13 @@ class TestRun:
         assert done.stderr.splitlines()[-3].strip() == "last words of 1"
         assert "that was restart 1 of 1, the last one" in done.stderr
 
+    def test_does_not_begin_anew_with_a_script_that_is_no_python(self) -> None:
+        done = run("--local", "2", "--restarts", "3", write("x = ("))
+        assert done.returncode == 1
+        assert "restart 1" not in done.stderr
+        assert "no restart would mend that" in done.stderr
+        assert "it raised SyntaxError" in last_line(done)
+
     def test_gets_a_new_server_where_one_is_lost(self) -> None:
         write(f"""{SEES}
     if count == 0:
@@ -197,6 +208,16 @@ IS_LOST = f"""{SEES}
         if rank == "3":
             open("lost", "w").close()
             os.kill(os.getppid(), signal.SIGKILL)
+        wait_to_be_ended()
+"""
+
+
+# In the second attempt it comes back, and a rank dies.
+IS_BACK = """
+    if count == 1:
+        if rank == "0":
+            open("back", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
         wait_to_be_ended()
 """
 
@@ -228,12 +249,25 @@ class TestNodeThatIsGone:
         assert sorted(re.findall(r"attempt 1: .*", done.stdout)) == [
             f"attempt 1: {rank} 2 1 1" for rank in range(2)
         ]
+        assert "it goes on without 127.0.0.1, up to a restart that finds it there" in done.stderr
         assert "2 ranks up again after" in done.stderr
+
+    def test_is_back_after_the_restart_that_finds_it(
+        self, allocation: Callable[[str], None]
+    ) -> None:
+        allocation("[ ! -e back ] && exit 1")
+        done = run("--restarts", "2", "--min-nodes", "1", write(IS_LOST + IS_BACK))
+        assert done.returncode == 0
+        assert sorted(re.findall(r"attempt [12]: .*", done.stdout)) == [
+            *(f"attempt 1: {rank} 2 1 2" for rank in range(2)),
+            *(f"attempt 2: {rank} 4 2 2" for rank in range(4)),
+        ]
 
     def test_ends_the_run_if_too_few_are_left(self, allocation: Callable[[str], None]) -> None:
         allocation("exit 1")
-        done = run("--restarts", "3", "--min-nodes", "2", write(IS_LOST))
+        done = run("--restarts", "1", "--min-nodes", "2", write(IS_LOST))
         assert done.returncode == 1
+        assert "that was restart 1 of 1, the last one" in done.stderr
         assert "only 1 of the 2 nodes that it needs can be brought up" in last_line(done)
 
     def test_is_tried_as_often_as_may_be_if_all_are_needed(
@@ -242,8 +276,11 @@ class TestNodeThatIsGone:
         allocation("exit 1")
         done = run("--restarts", "2", write(IS_LOST))
         assert done.returncode == 1
-        assert done.stderr.count("1 of 2 nodes failed to start; no rank runs") == 2
+        assert "\nminiray run: restart 2 of 2, in 15 s\n" in done.stderr
+        assert done.stderr.count("1 of 2 nodes failed to start; no rank runs:\n") == 2
         assert "127.0.0.1: srun exited with status 1" in done.stderr
+        assert "that was restart 2 of 2, the last one" in done.stderr
+        assert last_line(done).endswith("say how few will do: --min-nodes 1")
 
     def test_is_no_longer_waited_for_after_ctrl_c(self, allocation: Callable[[str], None]) -> None:
         allocation("cat >nothing")  # until its stdin ends

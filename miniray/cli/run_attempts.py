@@ -5,11 +5,28 @@ import sys
 import time
 from typing import TextIO, cast
 
-from miniray import Cluster, MiniRayError, RemoteWorker, WorkerError, WorkerExited, wait
+from miniray import (
+    Cluster,
+    ClusterError,
+    MiniRayError,
+    NodeConfig,
+    RemoteWorker,
+    WorkerError,
+    WorkerExited,
+    WorkerFailed,
+    wait,
+)
 from miniray.cli.run_plan import Plan
 from miniray.cli.run_screen import Screen
 from miniray.cli.run_verdict import Verdict, find_verdict
 from miniray.recovery import attempt_again
+
+# What another attempt would end with again, on its first line.
+HOPELESS = ("SyntaxError", "IndentationError", "TabError")
+
+
+class Hopeless(Exception):
+    """A rank failed of what no restart mends."""
 
 
 def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool = False) -> int:
@@ -32,14 +49,23 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
                     screen.show("")  # after the terminal's own ^C
                 screen.say("ending all ranks; once more kills them at once")
                 raise
-    except WorkerError:
+    except (WorkerError, Hopeless) as error:
         assert attempts.verdict is not None
-        if plan.restarts:
-            screen.say(f"that was restart {plan.restarts} of {plan.restarts}, the last one")
+        if isinstance(error, Hopeless):
+            screen.say("no restart would mend that, so there is none")
+        elif plan.restarts:
+            screen.say(f"that was {attempts.last_restart}, the last one")
         report(attempts.verdict, screen)
         return attempts.verdict.status
     except (MiniRayError, OSError, ValueError) as error:
-        screen.say(str(error), is_bad=True)
+        remedy = ""
+        if attempts.last_restart and isinstance(error, ClusterError):
+            screen.say(f"that was {attempts.last_restart}, the last one")
+            if plan.min_nodes is None and len(plan.nodes) > 1:
+                remedy = (
+                    "\n  to go on without nodes that are lost, say how few will do: --min-nodes 1"
+                )
+        screen.say(f"{error}{remedy}", is_bad=True)
         return 1
 
 
@@ -48,13 +74,14 @@ class Attempts:
 
     def __init__(self, plan: Plan, cluster: Cluster, screen: Screen) -> None:
         self.verdict: Verdict | None = None
+        self.last_restart = ""  # which of how many it was
         self._plan, self._cluster, self._screen = plan, cluster, screen
         self._began = time.monotonic()
 
     def run(self) -> int:
         """Attempt it until all ranks have ended well; raises what the last attempt failed of."""
         began, plan = self._began, self._plan
-        with self._screen.progress(f"starting {describe(self._cluster)}"):
+        with self._screen.progress(f"starting {describe(self._cluster.nodes)}"):
             self._cluster.start("miniray.cli.run_rank.run_rank")
         attempt_again(
             self,
@@ -69,13 +96,28 @@ class Attempts:
         return 0
 
     def restart(self, *, without_lost: bool = False, timeout: float | None = None) -> None:
-        """Start new ranks, on as many nodes as there have to be."""
+        """Start new ranks, on as many nodes as there have to be.
+
+        A node that was left out earlier may have come back. It comes last, for the first one has
+        the checkpoint.
+        """
         self._began = time.monotonic()
-        with self._screen.progress(f"starting {describe(self._cluster)}"):
-            self._cluster.restart(without_lost=without_lost, timeout=timeout)
-        least = self._plan.min_nodes or 1
-        if (left := len(self._cluster.nodes)) < least:
-            raise ValueError(f"only {left} of the {least} nodes that it needs can be brought up")
+        cluster, least = self._cluster, self._plan.min_nodes or 1
+        nodes = [*cluster.nodes, *self._lost()]
+        with self._screen.progress(f"starting {describe(nodes)}"):
+            cluster.restart(nodes, without_lost=without_lost, timeout=timeout)
+        if (left := len(cluster.nodes)) < least:
+            raise ClusterError(f"only {left} of the {least} nodes that it needs can be brought up")
+        if lost := self._lost():
+            hosts = ", ".join(node.host for node in lost)
+            self._screen.say(f"it goes on without {hosts}, up to a restart that finds it there")
+
+    def _lost(self) -> list[NodeConfig]:
+        """Return the nodes that do not take part."""
+        lost = list(self._plan.nodes)
+        for node in self._cluster.nodes:
+            lost.remove(node)  # one of it: two may be the same
+        return lost
 
     def _attempt(self, restarted: int) -> None:
         """Have the ranks that are there run the script to its end."""
@@ -87,28 +129,31 @@ class Attempts:
             task = {**self._plan.task, "restart_count": restarted, "nodes": len(cluster.nodes)}
             for worker, config in zip(workers, cluster.nccl_configs(), strict=True):
                 worker.send({**task, "config": config.__dict__})
-            ranks, _, places = describe(cluster).partition(":")
+            ranks, _, places = describe(cluster.nodes).partition(":")
             seconds = time.monotonic() - self._began
             again = " again" if restarted else ""
             screen.say(f"{ranks} up{again} after {seconds:.1f} s:{places}")
             wait_for_all(workers, screen)
         except WorkerError as error:
             self.verdict = find_verdict(error, workers)
+            if isinstance(error, WorkerFailed) and error.remote_type in HOPELESS:
+                raise Hopeless from error
             raise
 
-    def _tell(self, failure: Exception, restart: int) -> None:
+    def _tell(self, failure: Exception, what_next: str) -> None:
         """Say what has failed, and that it begins anew."""
         if isinstance(failure, WorkerError) and self.verdict is not None:
             report(self.verdict, self._screen)
         else:
             self._screen.say(str(failure), is_bad=True)
-        self._screen.say(f"restart {restart} of {self._plan.restarts}")
+        self._screen.say(what_next)
+        self.last_restart = what_next.partition(",")[0]
 
 
-def describe(cluster: Cluster) -> str:
-    """Return how many ranks a cluster has, and where."""
-    places = ", ".join(f"{node.num_workers} on {node.host}" for node in cluster.nodes)
-    return f"{count_ranks(sum(node.num_workers for node in cluster.nodes))}: {places}"
+def describe(nodes: list[NodeConfig]) -> str:
+    """Return how many ranks there are on some nodes, and where."""
+    places = ", ".join(f"{node.num_workers} on {node.host}" for node in nodes)
+    return f"{count_ranks(sum(node.num_workers for node in nodes))}: {places}"
 
 
 def count_ranks(count: int) -> str:
