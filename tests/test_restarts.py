@@ -181,6 +181,27 @@ class TestRun:
         assert done.stderr.splitlines()[-3].strip() == "last words of 1"
         assert "that was restart 1 of 1, the last one" in done.stderr
 
+    def test_says_which_words_were_the_old_ranks(self) -> None:
+        write(f"""{SEES}
+    if count == 0:
+        print("words of the old\\n" * 300)  # which take longer than the news of the death
+        if rank == "0":
+            sys.exit(3)
+        wait_to_be_ended()
+    print("words of the new")
+        """)
+        done = run("--local", "8", "--restarts", "1", "--log-dir", "logs", "script.py")
+        assert done.returncode == 0
+        said = done.stdout.splitlines()
+        new = [line for line in said if "words of the new" in line]
+        assert sorted(new) == [f"[local:rank{rank}] words of the new" for rank in range(8)]
+        assert not [line for line in said[said.index(new[0]) :] if "words of the old" in line]
+        assert "restart 1 begins" not in done.stdout
+        assert Path("logs/rank0.log").read_text().count("words of the old") == 300
+        assert (
+            Path("logs/restart1/rank3.log").read_text() == "attempt 1: 3 8 1 1\nwords of the new\n"
+        )
+
     def test_does_not_begin_anew_with_a_script_that_is_no_python(self) -> None:
         done = run("--local", "2", "--restarts", "3", write("x = ("))
         assert done.returncode == 1

@@ -17,6 +17,7 @@ import pytest
 
 from miniray import RemoteWorker, WorkerDied, WorkerError, WorkerFailed, cli
 from miniray.cli import run_hosts, run_imports, run_slurm
+from miniray.cli.run_rank import first_line
 from miniray.cli.run_screen import Screen
 from miniray.cli.run_verdict import find_verdict
 from tests.support import poll, processes, slurm, ssh
@@ -256,6 +257,55 @@ class TestScreen:
         assert logs["rank1.log"] == b"10%\r20%\n\n"
         assert logs["merged.log"].splitlines()[:2] == [b"[node1:rank0] one", b"[node1] said"]
 
+    def test_words_of_old_ranks_are_told_from_those_of_new_ones(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with contextlib.closing(Screen(here / "logs", merged=True)) as screen:
+            screen.write("[a:rank0] one\n")
+            screen.begin_again(1, "run")
+            screen.write("[a:rank0] late\r[a:rank0] later\n[a] rank1 exited with status 1\n")
+            screen.write("[a] copying 2 files\n")
+            assert screen.last_words(0) == []
+            screen.write(f"[a:rank1] {first_line('run', 1)}\n[a:rank0] two\n[a] rank0 exited\n")
+            screen.write("[b:rank2] late\n")  # another node, whose new ranks have not begun
+            assert screen.last_words(0) == ["two"]
+        shown = capsys.readouterr()
+        assert shown.out.splitlines(keepends=True) == [
+            "[a:rank0] one\n",
+            "[a:rank0, before restart 1] late\r",
+            "[a:rank0, before restart 1] later\n",
+            "[a:rank0] two\n",
+            "[b:rank2, before restart 1] late\n",
+        ]
+        assert shown.err.splitlines() == [
+            "[a, before restart 1] rank1 exited with status 1",
+            *("[a] copying 2 files", "[a] rank0 exited"),
+        ]
+        merged = Path("logs/merged.log").read_text()
+        assert merged.startswith("[a:rank0] one\n--- restart 1 ---\n[a:rank0, before restart 1] ")
+        assert Path("logs/rank0.log").read_bytes() == b"one\nlate\rlater\n"
+        assert Path("logs/rank2.log").read_bytes() == b"late\n"
+        assert Path("logs/restart1/rank0.log").read_bytes() == b"two\n"
+        assert not Path("logs/restart1/rank1.log").exists()
+
+    def test_a_folder_of_logs_has_those_of_one_run(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for number in range(3):
+            with contextlib.closing(Screen(here / "logs", merged=True)) as screen:
+                screen.write(f"[a:rank{number}] {number}\n")
+                screen.begin_again(1, "run")
+                screen.write(f"[a:rank0] {first_line('run', 1)}\n[a:rank0] {number}\n")
+            Path("logs/notes").touch()
+        assert sorted(path.name for path in (here / "logs").iterdir()) == [
+            *("earlier1", "earlier2", "merged.log", "notes", "rank2.log", "restart1"),
+        ]
+        assert sorted(path.name for path in (here / "logs/earlier2").iterdir()) == [
+            *("merged.log", "rank1.log", "restart1"),
+        ]
+        assert Path("logs/restart1/rank0.log").read_text() == "2\n"
+        assert f"left in {here}/logs is in {here}/logs/earlier2 now" in capsys.readouterr().err
+
     def test_a_crash_is_shown_down_to_the_script(self) -> None:
         screen = Screen()
         lines = ["before", "Fatal Python error: Segmentation fault", "", "Current thread 0x0:"]
@@ -291,9 +341,8 @@ class TestScreen:
     def test_a_full_disk_ends_a_file_and_nothing_else(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Path("logs").mkdir()
-        Path("logs/rank0.log").symlink_to("/dev/full")
         with contextlib.closing(Screen(here / "logs")) as screen:
+            Path("logs/rank0.log").symlink_to("/dev/full")
             screen.write("[n:rank0] a\n[n:rank0] b\n")
         shown = capsys.readouterr()
         assert shown.out == "[n:rank0] a\n[n:rank0] b\n"

@@ -54,13 +54,13 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
         if isinstance(error, Hopeless):
             screen.say("no restart would mend that, so there is none")
         elif plan.restarts:
-            screen.say(f"that was {attempts.last_restart}, the last one")
+            attempts.say_last()
         report(attempts.verdict, screen)
         return attempts.verdict.status
     except (MiniRayError, OSError, ValueError) as error:
         remedy = ""
-        if attempts.last_restart and isinstance(error, ClusterError):
-            screen.say(f"that was {attempts.last_restart}, the last one")
+        if attempts.restarted and isinstance(error, ClusterError):
+            attempts.say_last()
             if plan.min_nodes is None and len(plan.nodes) > 1:
                 remedy = (
                     "\n  to go on without nodes that are lost, say how few will do: --min-nodes 1"
@@ -74,7 +74,7 @@ class Attempts:
 
     def __init__(self, plan: Plan, cluster: Cluster, screen: Screen) -> None:
         self.verdict: Verdict | None = None
-        self.last_restart = ""  # which of how many it was
+        self.restarted = 0
         self._plan, self._cluster, self._screen = plan, cluster, screen
         self._began = time.monotonic()
 
@@ -122,8 +122,6 @@ class Attempts:
     def _attempt(self, restarted: int) -> None:
         """Have the ranks that are there run the script to its end."""
         screen, cluster = self._screen, self._cluster
-        if restarted:
-            screen.begin_again(restarted)
         workers = list(cluster.workers)
         try:
             task = {**self._plan.task, "restart_count": restarted, "nodes": len(cluster.nodes)}
@@ -140,14 +138,19 @@ class Attempts:
                 raise Hopeless from error
             raise
 
+    def say_last(self) -> None:
+        """Say that there will be no other restart."""
+        self._screen.say(f"that was restart {self.restarted} of {self.restarted}, the last one")
+
     def _tell(self, failure: Exception, what_next: str) -> None:
         """Say what has failed, and that it begins anew."""
         if isinstance(failure, WorkerError) and self.verdict is not None:
             report(self.verdict, self._screen)
         else:
             self._screen.say(str(failure), is_bad=True)
+        self.restarted += 1
         self._screen.say(what_next)
-        self.last_restart = what_next.partition(",")[0]
+        self._screen.begin_again(self.restarted, self._plan.task["run_id"])
 
 
 def describe(nodes: list[NodeConfig]) -> str:
@@ -182,5 +185,5 @@ def report(verdict: Verdict, screen: Screen) -> None:
         lines = "\n".join(f"    {line}" for line in tail)
         screen.show(f"\nthe last lines of rank {verdict.rank}:\n{lines}\n")
     if screen.log_dir is not None and verdict.rank is not None:
-        screen.say(f"all that it printed is in {screen.path_of(f'rank{verdict.rank}')}")
+        screen.say(f"all that it printed is in {screen.path_of(verdict.rank)}")
     screen.say(f"{verdict.summary} (exit status {verdict.status})", is_bad=True)
