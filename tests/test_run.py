@@ -554,14 +554,21 @@ def test_output_is_kept_by_rank_and_shown_of_some(here: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_a_reader_who_leaves_does_not_stop_the_run() -> None:
-    write("import pathlib\nfor i in range(10000): print(i)\npathlib.Path('done').touch()")
-    command = " ".join([*MINIRAY, "run", "--local", "1", "script.py"])
+@pytest.mark.parametrize("stderr", ["2>err", "2>&1"])
+def test_a_reader_who_leaves_ends_the_run(stderr: str) -> None:
+    write("import time\nwhile True: print(1); time.sleep(0.01)")
+    command = " ".join([*MINIRAY, "run", "--local", "2x1", "script.py"])
     ended = subprocess.run(
-        ["bash", "-c", f"{command} 2>err | head -1; exit ${{PIPESTATUS[0]}}"], timeout=LIMIT_S
+        ["bash", "-c", f"{command} {stderr} | head -1; exit ${{PIPESTATUS[0]}}"], timeout=LIMIT_S
     )
-    assert ended.returncode == 0
-    assert Path("done").exists()
+    assert ended.returncode == 128 + signal.SIGPIPE
+    if stderr == "2>err":
+        said = Path("err").read_text().splitlines()
+        assert said[-2:] == [
+            "miniray run: nobody reads what they print any more: ending all ranks; "
+            "once more kills them at once",
+            "miniray run: ended by SIGPIPE; nothing was left running",
+        ]
 
 
 @pytest.mark.thorough

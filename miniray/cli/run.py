@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -128,10 +129,12 @@ def run(options: argparse.Namespace) -> int:
         return USAGE_ERROR
     with contextlib.closing(screen):
         try:
-            with ended_by_signals():
+            with ended_by_signals(screen):
                 return launch(plan, screen, options.start_timeout, fake_gpus=options.fake_gpus)
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Ended) else signal.SIGINT
+            if not screen.is_read:  # as by `head`: there this ends any other command
+                number = signal.SIGPIPE
             screen.say(f"ended by {signal.Signals(number).name}; nothing was left running")
             return 128 + number
 
@@ -144,11 +147,18 @@ class Ended(KeyboardInterrupt):
         self.number = number
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM, and SIGHUP of a closed terminal, end a block as Ctrl-C does.
+def end_by_sigterm() -> None:
+    """Interrupt the main thread, whatever it waits for, from any thread."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
 
-    Whoever ignores one of them, as nohup does, goes on ignoring it.
+
+@contextlib.contextmanager
+def ended_by_signals(screen: Screen) -> Iterator[None]:
+    """Have SIGTERM, a closed terminal and a reader who leaves end a block as Ctrl-C does.
+
+    Whoever ignores a signal, as nohup does SIGHUP, goes on ignoring it.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -160,7 +170,9 @@ def ended_by_signals() -> Iterator[None]:
         if signal.getsignal(number) is signal.SIG_DFL
     }
     try:
+        screen.when_unread = end_by_sigterm
         yield
     finally:
+        screen.when_unread = None
         for number, handler in before.items():
             signal.signal(number, handler)

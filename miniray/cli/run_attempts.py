@@ -47,7 +47,8 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
             except KeyboardInterrupt:
                 if sys.stderr.isatty():
                     screen.show("")  # after the terminal's own ^C
-                screen.say("ending all ranks; once more kills them at once")
+                why = "" if screen.is_read else "nobody reads what they print any more: "
+                screen.say(f"{why}ending all ranks; once more kills them at once")
                 raise
     except (WorkerError, Hopeless) as error:
         assert attempts.verdict is not None

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -54,6 +54,8 @@ class Screen(io.TextIOBase):
         self._files: dict[Path, IO[str]] = {}
         self._merged = merged
         self._status = ""  # what stands in the terminal's last line, and below what is printed
+        self.is_read = True
+        self.when_unread: Callable[[], None] | None = None  # called once, from any thread
         self._lock = threading.Lock()  # each node's lines come in a thread of their own
         if log_dir is not None:
             log_dir.mkdir(parents=True, exist_ok=True)
@@ -186,12 +188,21 @@ class Screen(io.TextIOBase):
                 self._print(sys.stderr, _ERASE, end="")
 
     def _print(self, stream: TextIO, text: str, end: str = "\n") -> None:
-        with contextlib.suppress(OSError, ValueError):  # whoever read it has gone; the run goes on
+        try:
             if self._status and end:
                 print(_ERASE, end="", file=sys.stderr, flush=True)
             print(text, end=end, file=stream, flush=True)
             if self._status and end:
                 print(self._status, end="", file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # what waits in its buffer has to go somewhere
+            os.close(nowhere)
+            if self.is_read and self.when_unread is not None:
+                self.is_read = False
+                self.when_unread()
+        except (OSError, ValueError):  # the disk is full, or the terminal is gone: the run goes on
+            pass
 
     def last_words(self, rank: int) -> list[str]:
         """Return the last lines of a rank; of a crash in C, where in the script that was."""
