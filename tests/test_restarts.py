@@ -301,7 +301,7 @@ class TestNodeThatIsGone:
         assert done.stderr.count("1 of 2 nodes failed to start; no rank runs:\n") == 2
         assert "127.0.0.1: srun exited with status 1" in done.stderr
         assert "that was restart 2 of 2, the last one" in done.stderr
-        assert last_line(done).endswith("say how few will do: --min-nodes 1")
+        assert last_line(done).endswith("to go on without nodes that are lost: --min-nodes 1")
 
     def test_is_no_longer_waited_for_after_ctrl_c(self, allocation: Callable[[str], None]) -> None:
         allocation("cat >nothing")  # until its stdin ends

@@ -1,5 +1,6 @@
 """`miniray run`: a script on every rank, as torchrun runs it; who failed first; nothing is left."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 
 from miniray import RemoteWorker, WorkerDied, WorkerError, WorkerFailed, cli
+from miniray.cli import run as run_cli
 from miniray.cli import run_hosts, run_imports, run_slurm
+from miniray.cli.run_plan import make_plan
 from miniray.cli.run_rank import first_line
 from miniray.cli.run_screen import Screen
-from miniray.cli.run_verdict import find_verdict
+from miniray.cli.run_verdict import explain_start, find_verdict, remedy
 from tests.support import poll, processes, slurm, ssh
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -110,6 +113,8 @@ class TestHosts:
         ("--local 2 --merged-log script.py", "--merged-log needs a place: --log-dir DIR"),
         ("--local 2 --per-node 0 script.py", "--per-node is a number from 1 up, not 0"),
         ("--local 2 a.b:c x=1", "a function gets arguments as --arg NAME=VALUE, not 'x=1'"),
+        ("--local 2 work.py:fn", "a function is named by its module, not its file: work:fn"),
+        ("--local 2 ./sub/work.py:fn", "is named by its module, not its file: sub.work:fn"),
         ("--local 2 a.b:c --arg 1=1", "as --arg NAME=VALUE, not '--arg 1=1'"),
         ("--local 2 --tunnel script.py", "a tunnel goes through ssh, not through a launcher"),
     ],
@@ -135,6 +140,21 @@ def test_a_plan_is_shown_without_being_carried_out(capsys: pytest.CaptureFixture
     assert "node 1: me@gpu2, by ssh, rank 8, in a copy of " in shown
     assert "each of the 9 runs the script: script.py --lr 1\n" in shown
     assert "what that imports of torch, each node imports once" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "script", "expected"),
+    [
+        ("-H a:1", "import torch", "on each node: ssh, then the import of torch"),
+        ("--local 1", "import torch", "on each node: the import of torch"),
+        ("--local 1", "", ""),
+    ],
+)
+def test_a_plan_says_what_may_take_long(arguments: str, script: str, expected: str) -> None:
+    parser = argparse.ArgumentParser()
+    run_cli.add_options(parser)
+    options = parser.parse_args([*arguments.split(), write(script)])
+    assert make_plan(options).what_takes_long == expected
 
 
 class TestSlurm:
@@ -332,8 +352,9 @@ class TestScreen:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("NO_COLOR", "1")
         screen = Screen()
-        with screen.progress("starting"):
+        with screen.progress("starting", "torch first"):
             poll.until(lambda: "starting" in terminal.text)
+            poll.until(lambda: " s (torch first)" in terminal.text)
             screen.say("meanwhile")
         assert re.sub(r"[^\n]*\r\x1b\[2K", "", terminal.text) == "miniray run: meanwhile\n"
 
@@ -350,6 +371,25 @@ class TestScreen:
 
 
 class TestVerdict:
+    def test_has_a_remedy_for_a_python_without_torch(self) -> None:
+        text = "rank 0 at a:7 raised ModuleNotFoundError: No module named 'torch'"
+        verdict = find_verdict(WorkerFailed(text), [])
+        assert remedy(verdict, "python3") == (
+            "the ranks' Python is python3; if another one has torch: --python NAME"
+        )
+        assert not remedy(find_verdict(WorkerFailed("rank 0 at a:7 raised E: x"), []), "python3")
+
+    @pytest.mark.thorough
+    def test_of_a_start_that_is_late_names_torch_and_the_option(self) -> None:
+        write("import torch")
+        done = run("--local", "1", "--start-timeout", "0.001", "script.py")
+        assert done.returncode == 1
+        assert "miniray.cli" not in done.stderr
+        assert last_line(done) == "  to wait longer than 0.001 s: --start-timeout SECONDS"
+        late = "  a: not ready after 2.0s, while it imported miniray.cli.run_rank; it said nothing"
+        said = explain_start(late, 2.0, imports_torch=True)
+        assert "while it imported torch; it said nothing\n" in said
+
     @pytest.mark.parametrize(
         ("error", "summary", "status"),
         [

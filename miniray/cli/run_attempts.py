@@ -18,7 +18,7 @@ from miniray import (
 )
 from miniray.cli.run_plan import Plan
 from miniray.cli.run_screen import Screen
-from miniray.cli.run_verdict import Verdict, find_verdict
+from miniray.cli.run_verdict import Verdict, explain_start, find_verdict, remedy
 from miniray.recovery import attempt_again
 
 # What another attempt would end with again, on its first line.
@@ -56,17 +56,15 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
             screen.say("no restart would mend that, so there is none")
         elif plan.restarts:
             attempts.say_last()
-        report(attempts.verdict, screen)
+        report(attempts.verdict, screen, plan.nodes[0].python)
         return attempts.verdict.status
     except (MiniRayError, OSError, ValueError) as error:
-        remedy = ""
+        problem = explain_start(str(error), start_timeout, imports_torch=bool(plan.preload))
         if attempts.restarted and isinstance(error, ClusterError):
             attempts.say_last()
             if plan.min_nodes is None and len(plan.nodes) > 1:
-                remedy = (
-                    "\n  to go on without nodes that are lost, say how few will do: --min-nodes 1"
-                )
-        screen.say(f"{error}{remedy}", is_bad=True)
+                problem += "\n  to go on without nodes that are lost: --min-nodes 1"
+        screen.say(problem, is_bad=True)
         return 1
 
 
@@ -82,7 +80,9 @@ class Attempts:
     def run(self) -> int:
         """Attempt it until all ranks have ended well; raises what the last attempt failed of."""
         began, plan = self._began, self._plan
-        with self._screen.progress(f"starting {describe(self._cluster.nodes)}"):
+        with self._screen.progress(
+            f"starting {describe(self._cluster.nodes)}", plan.what_takes_long
+        ):
             self._cluster.start("miniray.cli.run_rank.run_rank")
         attempt_again(
             self,
@@ -105,7 +105,7 @@ class Attempts:
         self._began = time.monotonic()
         cluster, least = self._cluster, self._plan.min_nodes or 1
         nodes = [*cluster.nodes, *self._lost()]
-        with self._screen.progress(f"starting {describe(nodes)}"):
+        with self._screen.progress(f"starting {describe(nodes)}", self._plan.what_takes_long):
             cluster.restart(nodes, without_lost=without_lost, timeout=timeout)
         if (left := len(cluster.nodes)) < least:
             raise ClusterError(f"only {left} of the {least} nodes that it needs can be brought up")
@@ -146,7 +146,7 @@ class Attempts:
     def _tell(self, failure: Exception, what_next: str) -> None:
         """Say what has failed, and that it begins anew."""
         if isinstance(failure, WorkerError) and self.verdict is not None:
-            report(self.verdict, self._screen)
+            report(self.verdict, self._screen, self._plan.nodes[0].python)
         else:
             self._screen.say(str(failure), is_bad=True)
         self.restarted += 1
@@ -178,7 +178,7 @@ def wait_for_all(workers: list[RemoteWorker], screen: Screen) -> None:
                 del running[rank]
 
 
-def report(verdict: Verdict, screen: Screen) -> None:
+def report(verdict: Verdict, screen: Screen, python: str) -> None:
     """Say who failed first, of what, and with which status: the last words on the screen."""
     if verdict.traceback:
         screen.show(f"\n{verdict.traceback}\n")
@@ -187,4 +187,6 @@ def report(verdict: Verdict, screen: Screen) -> None:
         screen.show(f"\nthe last lines of rank {verdict.rank}:\n{lines}\n")
     if screen.log_dir is not None and verdict.rank is not None:
         screen.say(f"all that it printed is in {screen.path_of(verdict.rank)}")
+    if advice := remedy(verdict, python):
+        screen.say(advice)
     screen.say(f"{verdict.summary} (exit status {verdict.status})", is_bad=True)

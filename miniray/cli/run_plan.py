@@ -35,6 +35,13 @@ class Plan:
         """How many ranks all nodes have together."""
         return sum(node.num_workers for node in self.nodes)
 
+    @property
+    def what_takes_long(self) -> str:
+        """Say what a start goes through on each node, as far as one may wonder where it is."""
+        is_far = any(node.launcher is None for node in self.nodes)
+        steps = [*(["ssh"] if is_far else []), *(["the import of torch"] if self.preload else [])]
+        return f"on each node: {', then '.join(steps)}" if steps else ""
+
     def describe(self) -> str:
         """Return a table of the ranks, and what they would run."""
         lines, rank = [], 0
@@ -133,8 +140,11 @@ def make_task(options: argparse.Namespace) -> dict[str, Any]:
     keywords: dict[str, Any] = {}
     if options.module:
         kind = "module"
-    elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", target):
+    elif re.fullmatch(r"[A-Za-z_][\w.]*(?<!\.py):[A-Za-z_][\w.]*", target):
         kind, keywords, arguments = "function", _read_keywords(arguments), []
+    elif file := re.fullmatch(r"(.+)\.py(:[A-Za-z_][\w.]*)", target):
+        module = file[1].strip("./").replace("/", ".")
+        raise ValueError(f"a function is named by its module, not its file: {module}{file[2]}")
     else:
         kind = "script"
     return {"kind": kind, "target": target, "arguments": arguments, "keywords": keywords}

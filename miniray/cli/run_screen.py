@@ -159,8 +159,8 @@ class Screen(io.TextIOBase):
             self._print(sys.stderr, text)
 
     @contextlib.contextmanager
-    def progress(self, text: str) -> Iterator[None]:
-        """Say what is going on; in a terminal, with the seconds that it has taken so far."""
+    def progress(self, text: str, details: str = "") -> Iterator[None]:
+        """Say what is going on; in a terminal, with the seconds so far and, after one, details."""
         if not sys.stderr.isatty():
             self.say(text)
             yield
@@ -168,10 +168,10 @@ class Screen(io.TextIOBase):
         began, is_over = time.monotonic(), threading.Event()
 
         def tick() -> None:
-            is_first = True
-            while is_first or not is_over.wait(TICK_S):
-                is_first = False
-                line = f"miniray run: {text} ... {time.monotonic() - began:.0f} s"
+            more = ""
+            while not more or not is_over.wait(TICK_S):
+                line = f"miniray run: {text} ... {time.monotonic() - began:.0f} s{more}"
+                more = f" ({details})" if details else " "
                 with self._lock:
                     self._status = paint(line, _DIM, sys.stderr)
                     self._print(sys.stderr, f"{_ERASE}{self._status}", end="")
