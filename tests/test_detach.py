@@ -400,6 +400,42 @@ class TestAttach:
         assert "there is no run 3" in shown.err
         assert "there is none at all" in shown.err
 
+    def test_a_run_of_another_machine_is_neither_ended_nor_followed(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = new_run()
+        facts = json.loads((run.folder / "run.json").read_text()) | {"host": "other"}
+        (run.folder / "run.json").write_text(json.dumps(facts))
+        for more in ([], ["--stop"]):
+            assert cli.main(["attach", "1", *more]) == 1
+            said = capsys.readouterr().err
+            assert "run 1 is on other, and only there" in said
+            assert "miniray attach 1 -H other" in said
+
+    @pytest.mark.parametrize("words", [["--stop"], ["1", "--stop", "--list"]])
+    def test_stop_has_to_know_which(
+        self, words: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for run in (new_run(), new_run()):
+            run.note_process()
+        assert cli.main(["attach", *words]) == 2
+        shown = capsys.readouterr()
+        assert shown.out.count(" running ") == 2
+        assert "nothing was ended: say which one" in shown.err
+
+    def test_ctrl_c_while_it_ends_a_run_does_not_say_that_it_goes_on(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def ctrl_c(run: Run, **options: int) -> None:
+            raise KeyboardInterrupt
+
+        new_run().note_process()
+        monkeypatch.setattr(Run, "interrupt", lambda self: True)
+        monkeypatch.setattr(Run, "follow", ctrl_c)
+        assert cli.main(["attach", "1", "--stop"]) == 130
+        said = capsys.readouterr().err
+        assert "run 1 may have been told to end; to see it: miniray attach 1" in said
+
     def test_stop_gives_up_in_the_end(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -17,7 +17,7 @@ from miniray import MiniRayError
 from miniray.bootstrap import report
 from miniray.cli.common import INTERRUPTED
 from miniray.cli.detach import Visit, command_line
-from miniray.cli.runs import RUNNING, Run, all_runs, find_run
+from miniray.cli.runs import ELSEWHERE, RUNNING, Run, all_runs, find_run
 from miniray.faults import Fault
 
 USAGE_ERROR = 2
@@ -72,9 +72,12 @@ def run(options: argparse.Namespace) -> int:
                     return int(one["status"])
         except KeyboardInterrupt:
             start = "\n" if sys.stderr.isatty() else ""  # after the terminal's own ^C
-            end = f"to end it: {command_line(shown, options.host, options)} --stop"
-            goes_on = f"run {shown} goes on; {end}" if shown else "interrupted"
-            print(f"{start}miniray attach: {goes_on}", file=sys.stderr)
+            again = command_line(shown, options.host, options)
+            goes_on = f"run {shown} goes on; to end it: {again} --stop"
+            if options.stop:
+                goes_on = f"run {shown} may have been told to end; to see it: {again}"
+            say = goes_on if shown else "interrupted"
+            print(f"{start}miniray attach: {say}", file=sys.stderr)
             return INTERRUPTED
         except (MiniRayError, Fault, OSError, ValueError) as error:
             where = "" if options.host is None else f"{options.host}: "
@@ -114,7 +117,10 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     running = [one for one in all_runs() if one.state() == RUNNING]
     if request["list"] or (request["id"] is None and len(running) != 1):
-        yield {"text": list_runs(all_runs()), "status": 0}
+        yield {"text": list_runs(all_runs())}
+        if request["stop"]:
+            yield {"say": "nothing was ended: say which one, miniray attach ID --stop"}
+        yield {"status": USAGE_ERROR if request["stop"] else 0}
         return
     try:
         found = running[0] if request["id"] is None else find_run(request["id"])
@@ -122,6 +128,11 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"say": str(error), "status": USAGE_ERROR}
         return
     yield {"run": found.id}
+    if (state := found.state()).startswith(f"{ELSEWHERE} "):
+        host = found.facts()["host"]
+        say = f"run {found.id} is {state}, and only there it can be seen and ended: "
+        yield {"say": f"{say}miniray attach {found.id} -H {host}", "status": 1}
+        return
     yield from (stop(found) if request["stop"] else follow(found, request["tail"]))
 
 
