@@ -70,7 +70,7 @@ def nodes(here: Path, home: Path) -> Iterator[ssh.LoopbackNodes]:
     """Yield node1 and node2, whose user is at home in a folder of the test's own."""
     if reason := ssh.missing():
         pytest.skip(reason)
-    force = f'exec env HOME={home} /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
+    force = f'cd {home}; exec env HOME={home} /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
     (here / "ssh").mkdir()
     with ssh.loopback_nodes(here / "ssh", force_command=force) as nodes:
         yield nodes
@@ -312,6 +312,22 @@ class TestOverSsh:
         assert "node2: ssh exited with status 255" in done.stdout
         assert "needs a key that this host itself holds" in done.stdout
 
+    def test_what_is_named_relative_to_home_is_found(
+        self, nodes: ssh.LoopbackNodes, home: Path
+    ) -> None:
+        (home / "bin").mkdir()
+        (home / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (home / "bin/python").chmod(0o755)
+        (home / "project").mkdir()
+        write("import os; print('ran in', os.path.basename(os.getcwd()))", "home/project/script.py")
+        reached = [f"--ssh-option={word}" for word in nodes.ssh_options]
+        reached += ["--python", "bin/python"]
+        words = ["-H", "node1:1", "--workdir", "project", *reached, "script.py"]
+        assert miniray("run", "--detach", *words).returncode == 0
+        done = miniray("attach", "1", "-H", "node1", *reached)
+        assert done.returncode == 0
+        assert "ran in project" in done.stdout
+
     def test_a_host_that_cannot_be_reached_is_said(self, go: Path) -> None:
         done = miniray("run", "--detach", "-H", "nowhere.invalid:1", "script.py")
         assert done.returncode == 1
@@ -336,7 +352,7 @@ class TestRunFolder:
         assert run.state() == "never started"
         run.note_process()
         assert run.state() == RUNNING
-        facts = {"pid": os.getpid(), "started": start_of(1)}  # the number is another's by now
+        facts = {"pid": os.getpid(), "started": "earlier"}  # the number is another's by now
         (run.folder / "process.json").write_text(json.dumps(facts))
         assert run.pid() is None
         assert run.state() == "was killed"
@@ -486,7 +502,8 @@ def test_the_first_host_needs_no_ssh_to_itself() -> None:
         options.own_address = "10.0.0.1"
         first, second = run_plan.make_plan(options).nodes
         assert (first.launcher is not None) == launcher
-        assert (first.host, first.num_workers, first.workdir) == ("fd77::1", 2, "/data")
+        here = os.getcwd() if launcher else "/data"  # where the coordinator was started
+        assert (first.host, first.num_workers, first.workdir) == ("fd77::1", 2, here)
         assert (first.address == "10.0.0.1") == launcher
         assert second.launcher is None
         assert first.encrypt == second.encrypt == launcher
