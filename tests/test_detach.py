@@ -379,6 +379,19 @@ class TestRunFolder:
         assert kept[0] == 1
         assert kept[1:] == list(range(5, KEPT_RUNS + 5))
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+    def test_how_one_ended_is_kept_though_the_disk_is_full(self, home: Path) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", home], check=True)
+        try:
+            run = new_run()
+            run.note_process()
+            with pytest.raises(OSError, match="No space"):
+                (home / "rest").write_bytes(bytes(1 << 20))
+            run.note_status(5)
+            assert run.state() == "exit status 5"
+        finally:
+            subprocess.run(["umount", home], check=True)
+
     @pytest.mark.parametrize(
         ("tail", "shown"),
         [(None, b"a\nb\n\nc\n"), (0, b""), (1, b"c\n"), (3, b"b\n\nc\n"), (9, b"a\nb\n\nc\n")],

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 KEPT_RUNS = 20  # of those that have ended
+STATUS_CHARS = 8
 CHUNK_BYTES = 48 * 1024
 LOOK_AGAIN_S = 0.05
 RUNNING, ELSEWHERE = "running", "on"
@@ -33,6 +34,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder, self.id = folder, folder.name
         self.log = folder / "log"
+        self._new_status = folder / "status.new"
 
     @classmethod
     def create(cls, facts: dict[str, Any]) -> "Run":
@@ -47,6 +49,7 @@ class Run:
                 run.folder.mkdir(mode=0o700)
                 break
         run.log.touch(mode=0o600)
+        run._new_status.write_text(" " * STATUS_CHARS)
         run._write("run.json", {**facts, "host": socket.gethostname(), "began": time.time()})
         _prune()
         return run
@@ -65,8 +68,13 @@ class Run:
         self._write("process.json", {"pid": os.getpid(), "started": start_of(os.getpid())})
 
     def note_status(self, status: int) -> None:
-        """Note the exit status: the run has ended."""
-        self._write("status", status)
+        """Note the exit status: the run has ended.
+
+        It has had its place from the beginning: a run may end because the disk is full.
+        """
+        with open(self._new_status, "r+") as file:
+            file.write(str(status))
+        self._new_status.replace(self.folder / "status")
 
     def _write(self, name: str, value: object) -> None:
         new = self.folder / f"{name}.new"
