@@ -213,6 +213,14 @@ class TestHere:
         assert done.returncode == 1
         assert "Not a directory" in done.stderr
 
+    def test_a_coordinator_that_is_late_does_not_come_later(
+        self, go: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(detached, "STARTED_S", -1.0)
+        with pytest.raises(OSError, match="the coordinator did not start"):
+            detached.start({"command": "", "options": {}}, os.getcwd())
+        assert psutil.Process().children() == []
+
     def test_a_user_manager_is_asked_for_a_scope(self, here: Path, go: Path) -> None:
         fake = here / "bin" / "systemd-run"
         fake.parent.mkdir()

@@ -81,6 +81,8 @@ def _has_started(run: Run, words: list[str], cwd: str, has_lock: bool) -> bool:
         if run.pid() is not None or run.status() is not None:
             return True
         if has_ended or time.monotonic() > deadline:
+            process.kill()  # who is late must not begin beside another, or after we have said no
+            process.wait()
             return False
         time.sleep(LOOK_AGAIN_S)
 
