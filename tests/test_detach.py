@@ -13,13 +13,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from miniray import cli
 from miniray.cli import attach, detached, run_plan
-from miniray.cli.detach import Visit
+from miniray.cli.detach import Visit, begin
 from miniray.cli.runs import KEPT_RUNS, RUNNING, Run, all_runs, start_of
 from tests.support import poll, processes, ssh
 from tests.test_run import LIMIT_S, MINIRAY, here, in_terminal, write
@@ -506,6 +507,42 @@ class TestWhatEndsIt:
     def test_an_allocation_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SLURM_JOB_ID", "7")
         assert "it ends with this Slurm allocation" in str(detached.why_not_for_long())
+
+
+@pytest.mark.parametrize(
+    ("connection", "address"),
+    [
+        ("10.0.0.9 50000 10.0.0.1 22", "10.0.0.1"),
+        ("UNKNOWN 65535 UNKNOWN 65535", None),
+        ("", None),
+    ],
+)
+def test_the_first_host_is_at_the_address_at_which_ssh_came(
+    connection: str, address: str | None, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def start(facts: dict[str, Any], cwd: str, code: str) -> Run:
+        begun.append(facts["options"].get("own_address"))
+        return new_run()
+
+    monkeypatch.setattr(detached, "start", start)
+    monkeypatch.setenv("SSH_CONNECTION", connection)
+    begin({"request": {"options": {}}, "workdir": None, "folder": str(here), "marker": 1})
+    assert begun == [address]
+
+
+def test_who_is_not_answered_in_time_is_told_where_to_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def be_late(*_: object) -> None:
+        raise TimeoutError("not ready")
+
+    monkeypatch.setattr("miniray.cli.detach.start_over_there", be_late)
+    assert cli.main(["run", "--detach", "-H", "node1:1", write("")]) == 1
+    said = capsys.readouterr().err
+    assert "node1: not ready" in said
+    assert "whether it has been started tells: miniray attach -H node1 --list" in said
 
 
 def test_an_agent_is_not_forwarded_where_the_user_would_have_it() -> None:
