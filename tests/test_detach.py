@@ -474,6 +474,20 @@ class TestAttach:
         said = capsys.readouterr().err
         assert "run 1 may have been told to end; to see it: miniray attach 1" in said
 
+    @pytest.mark.parametrize("nbytes", [0, 1 << 20], ids=["waiting", "writing"])
+    def test_whoever_serves_it_on_a_host_goes_with_the_heartbeat(self, nbytes: int) -> None:
+        run = new_run()
+        run.note_process()
+        run.log.write_bytes(bytes(nbytes))
+        request = {"id": "1", "list": False, "tail": None, "stop": False}
+        program = (
+            "from miniray.cli import attach; attach.SILENCE_MAX_S = 1; "
+            f"attach.serve({ {'request': request, 'marker': 1} })"
+        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", program], **pipes) as server:  # type: ignore[call-overload]
+            server.wait(LIMIT_S)  # nobody takes what it writes, and its stdin has no end
+
     def test_stop_gives_up_in_the_end(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

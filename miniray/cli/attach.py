@@ -8,13 +8,14 @@ import contextlib
 import math
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from miniray import MiniRayError
-from miniray.bootstrap import report
+from miniray.bootstrap import SILENCE_MAX_S, report
 from miniray.cli.common import INTERRUPTED
 from miniray.cli.detach import Visit, command_line
 from miniray.cli.runs import ELSEWHERE, RUNNING, Run, all_runs, find_run
@@ -100,13 +101,23 @@ def ask(
 
 def serve(settings: dict[str, Any]) -> str:
     """On the host: report what `answer` yields, as long as somebody is there to read it."""
+
+    def listen(number: int = 0, frame: object = None) -> None:
+        if select.select([0], [], [], 0.0)[0]:
+            said = os.read(0, 4096)
+            if not said or said.strip():
+                sys.exit()  # nobody is there any more
+            signal.alarm(SILENCE_MAX_S)  # it was a heartbeat
+        elif number:
+            sys.exit()  # there was none for so long
+
+    signal.signal(signal.SIGALRM, listen)  # also while it writes, and nobody takes it
+    signal.alarm(SILENCE_MAX_S)
     for one in answer(settings["request"]):
         if one:
             report(1, settings, one)
-        if select.select([0], [], [], 0.0)[0]:
-            said = os.read(0, 4096)
-            if not said or said.strip():  # nobody is there any more; else it was a heartbeat
-                break
+        listen()
+    signal.alarm(0)
     return "has answered"
 
 
