@@ -212,7 +212,16 @@ class TestHere:
         (home / ".miniray").touch()
         done = miniray("run", "--detach", "--local", "1", "script.py")
         assert done.returncode == 1
-        assert "Not a directory" in done.stderr
+        assert f"cannot keep runs in {home}/.miniray/runs: Not a directory; HOME " in done.stderr
+
+    def test_a_user_without_a_home_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of whom nobody knows
+        for words in (["attach"], ["run", "--detach", "--local", "1", write("")]):
+            assert cli.main(words) == 1
+            assert "this user has none: set HOME" in capsys.readouterr().err
 
     def test_a_coordinator_that_is_late_does_not_come_later(
         self, go: Path, monkeypatch: pytest.MonkeyPatch

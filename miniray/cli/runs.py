@@ -24,8 +24,11 @@ RUNNING, ELSEWHERE = "running", "on"
 
 
 def folder_of_runs() -> Path:
-    """Return where all runs of this user are."""
-    return Path("~/.miniray/runs").expanduser()
+    """Return where all runs of this user are; raises OSError for a user who has no home."""
+    try:
+        return Path("~/.miniray/runs").expanduser()
+    except RuntimeError:
+        raise OSError("runs are kept at home, and this user has none: set HOME") from None
 
 
 class Run:
@@ -40,7 +43,11 @@ class Run:
     def create(cls, facts: dict[str, Any]) -> "Run":
         """Make the folder of a new run, whose id is the next number; drop the oldest ones."""
         above = folder_of_runs()
-        above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot keep runs in {above}: {error.strerror}"
+            raise OSError(f"{problem}; HOME says where that is") from error
         number = max((int(run.id) for run in all_runs()), default=0)
         while True:
             number += 1
