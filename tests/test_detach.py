@@ -497,6 +497,19 @@ class TestAttach:
         with subprocess.Popen([sys.executable, "-c", program], **pipes) as server:  # type: ignore[call-overload]
             server.wait(LIMIT_S)  # nobody takes what it writes, and its stdin has no end
 
+    def test_a_tail_has_a_number_of_lines(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["attach", "1", "--tail", "-1"])
+        assert "a number of lines is 0 or more, not '-1'" in capsys.readouterr().err
+
+    def test_whoever_has_seen_enough_may_go(self) -> None:
+        run = new_run()
+        run.note_status(0)
+        run.log.write_text("a line\n" * 200_000)
+        line = f"{shlex.join(MINIRAY)} attach 1 | head -1"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=LIMIT_S)
+        assert (done.stdout, done.stderr) == ("a line\n", "")
+
     def test_stop_gives_up_in_the_end(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

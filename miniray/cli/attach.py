@@ -44,12 +44,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help="its number; else the one that runs")
     parser.add_argument("-H", "--host", metavar="HOST", help="look there, over ssh")
     parser.add_argument("--list", action="store_true", help="list the runs, also if only one runs")
-    parser.add_argument("--tail", type=int, metavar="N", help="begin with the last N lines")
+    parser.add_argument("--tail", type=_count, metavar="N", help="begin with the last N lines")
     parser.add_argument("--stop", action="store_true", help="end the run, and wait for its end")
     parser.add_argument(
         "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
     )
     parser.add_argument("--python", help="that host's Python (python3)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of lines is 0 or more, not {text!r}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
             say = goes_on if shown else "interrupted"
             print(f"{start}miniray attach: {say}", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:  # whoever reads it, such as `head`, has seen enough
+            raise
         except (MiniRayError, Fault, OSError, ValueError) as error:
             where = "" if options.host is None else f"{options.host}: "
             alone = f"; run {shown} itself is left alone" if shown else ""

@@ -150,13 +150,19 @@ def _start_of_tail(log: Path, lines: int) -> int:
     """Return where the last lines of a file begin."""
     with open(log, "rb") as file:
         size = position = file.seek(0, os.SEEK_END)
-        data = b""
-        while position and data.count(b"\n") <= lines:
+        ends = lines  # of the lines before, so many from the end
+        while position and lines:
             begin = max(position - CHUNK_BYTES, 0)
             file.seek(begin)
-            data, position = file.read(position - begin) + data, begin
-    kept = data.removesuffix(b"\n").split(b"\n")[-lines:] if lines else []
-    return size - len(b"\n".join(kept)) - (data.endswith(b"\n") and lines > 0)
+            data = file.read(position - begin)
+            if position == size and data.endswith(b"\n"):
+                ends += 1  # that of the last line
+            if (found := data.count(b"\n")) >= ends:
+                for _ in range(ends):
+                    position = begin + data.rindex(b"\n", 0, position - begin)
+                return position + 1
+            ends, position = ends - found, begin
+        return position if lines else size
 
 
 def all_runs() -> list[Run]:
