@@ -20,7 +20,7 @@ import pytest
 
 from miniray import cli
 from miniray.cli import attach, detached, run_plan
-from miniray.cli.detach import Visit, begin
+from miniray.cli.detach import Visit, begin, over_there, portable
 from miniray.cli.runs import KEPT_RUNS, RUNNING, Run, all_runs, start_of
 from tests.support import poll, processes, ssh
 from tests.test_run import LIMIT_S, MINIRAY, here, in_terminal, write
@@ -585,6 +585,32 @@ def test_an_agent_is_not_forwarded_where_the_user_would_have_it() -> None:
     options = argparse.Namespace(python=None, ssh_option=["-A"])
     command = Visit("node1", options).node.config.command("pass", "")
     assert command[:3] == ["ssh", "-A", "-a"]  # of these two the last one counts
+
+
+def test_all_options_arrive(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "copy").mkdir()
+    (here / "project").mkdir()
+    for folder in ("copy", "project"):
+        write("", f"{folder}/script.py")
+    write("me@node1 slots=2\nfd77::1 slots=1\nnode3\n", "hosts")
+    monkeypatch.setenv("TOKEN", "a=b")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    parser = argparse.ArgumentParser()
+    cli.run.add_options(parser)
+    words = ["--hostfile", "hosts", "--per-node", "3", "--env", "TOKEN", "--env", "LEVEL=2"]
+    words += ["--sync", "project", "--restarts", "2", "--min-nodes", "2", "--log-dir", "logs"]
+    options = parser.parse_args([*words, "--detach", "project/script.py", "--steps", "3"])
+    plan = run_plan.make_plan(options)
+    carried = json.loads(json.dumps(portable(options) | over_there(options, plan)))
+    os.chdir("copy")
+    for name in ("TOKEN", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name)
+    there = run_plan.make_plan(argparse.Namespace(**carried))
+    assert there.nodes == plan.nodes
+    assert there.nodes[0].env["OMP_NUM_THREADS"] == "7"
+    assert (there.sync, there.restarts, there.min_nodes) == (".", 2, 2)
+    assert there.task | {"run_id": ""} == plan.task | {"run_id": ""}
+    assert not carried["detach"]
 
 
 def test_the_first_host_needs_no_ssh_to_itself() -> None:

@@ -89,13 +89,15 @@ def over_there(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         (f"[{node.host}]" if ":" in node.host else node.host, node.num_workers)
         for node in plan.nodes
     )
+    # What the ranks have from here, they have there: first, so that an --env of that name wins.
+    names = [*(["OMP_NUM_THREADS"] if "OMP_NUM_THREADS" in os.environ else []), *options.env]
     return {
         "hosts": ",".join(f"{host}:{count}" for host, count in hosts),
         "hostfile": None,
         "per_node": None,
         "sync": plan.sync and ".",
         "target": plan.task["target"],
-        "env": [one if "=" in one else f"{one}={plan.nodes[0].env[one]}" for one in options.env],
+        "env": [one if "=" in one else f"{one}={os.environ[one]}" for one in names],
     }
 
 
