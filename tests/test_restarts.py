@@ -234,7 +234,18 @@ class TestNodeThatIsGone:
         allocation("exit 1")
         done = run("--restarts", "3", "--min-nodes", "2", write(IS_LOST))
         assert done.returncode == 1
-        assert "only 1 of the 2 nodes that it needs can be brought up" in last_line(done)
+        assert done.stderr.count("only 1 of the 2 nodes that it needs can be brought up") == 3
+        assert "only 1 of the 2 nodes" in last_line(done)
+
+    def test_is_asked_again_if_too_few_are_left(
+        self, allocation: Callable[[str], None], here: Path
+    ) -> None:
+        allocation(f"! [ -e {here}/back ] && touch {here}/back && exit 1")
+        done = run("--restarts", "2", "--min-nodes", "2", write(IS_LOST))
+        assert done.returncode == 0
+        assert sorted(re.findall(r"attempt 2: .*", done.stdout)) == [
+            f"attempt 2: {rank} 4 2 2" for rank in range(4)
+        ]
 
     def test_is_tried_as_often_as_may_be_if_all_are_needed(
         self, allocation: Callable[[str], None]
