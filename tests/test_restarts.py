@@ -306,6 +306,24 @@ def test_a_script_with_a_checkpoint_ends_with_the_same_bits_after_a_kill(here: P
         assert torch.equal(ours["model"][name], value), name
 
 
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_checkpoint_that_only_some_ranks_see_is_refused(here: Path) -> None:
+    pytest.importorskip("torch")
+    for rank in range(2):
+        Path(f"node{rank}").mkdir()
+    Path("node0/run.pt").touch()
+    write(f"""
+        import os, runpy, sys
+        os.chdir(f"node{{os.environ['RANK']}}")
+        sys.argv = ["ddp_gpt.py", "--steps", "1", "--checkpoint", "run.pt"]
+        runpy.run_path({str(SCRIPTS / "ddp_gpt.py")!r}, run_name="__main__")
+    """)
+    done = run("--local", "2", "script.py")
+    assert done.returncode == 1
+    assert re.search(r"(0 sees|1 does not see) run\.pt: it has to be one file", last_line(done))
+
+
 def find_ranks(pid: int) -> list[psutil.Process]:
     """Return the processes of all ranks of a run: the children of the nodes' servers."""
     servers = [
