@@ -297,6 +297,22 @@ class TestOverSsh:
         listed = miniray("attach", *attached)
         assert "exit status 3  -H node1:1,node2:1 script.py" in listed.stdout
 
+    def test_what_a_run_left_in_its_copy_does_not_travel_with_the_next(
+        self, nodes: ssh.LoopbackNodes, go: Path
+    ) -> None:
+        write("""
+            import os
+            os.makedirs("out", exist_ok=True)
+            print("found", sorted(os.listdir("out")), "at", os.environ["RANK"])
+            with open(f"out/rank{os.environ['RANK']}", "wb") as file:
+                file.truncate(3 << 30)  # more than may be copied
+        """)
+        for run_id in ("1", "2"):
+            miniray("run", "--detach", "-H", "node1:1,node2:1", *there(nodes), "script.py")
+            done = miniray("attach", run_id, "-H", "node1", *there(nodes))
+            assert done.returncode == 0
+        assert "found ['rank1'] at 1" in done.stdout
+
     def test_it_is_ended_from_afar_and_when_its_coordinator_is_killed(
         self, nodes: ssh.LoopbackNodes, go: Path
     ) -> None:
