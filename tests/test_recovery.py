@@ -70,6 +70,19 @@ class TestRestart:
         cluster.restart()
         assert not psutil.pid_exists(old[1])
 
+    def test_ranks_of_a_server_that_hangs_are_ended_before_there_are_new_ones(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("miniray.node.CONNECT_S", 2.0)
+        with Cluster(NODES) as cluster:
+            for worker in cluster.start("tests.work.obey"):
+                worker.send("hang", T)
+                assert worker.recv(T) == "hanging"
+            old = pids(cluster)
+            os.kill(servers(cluster)[1], signal.SIGSTOP)
+            cluster.restart()
+            assert not any(map(psutil.pid_exists, old))
+
     def test_a_lost_server_is_replaced(self, cluster: Cluster) -> None:
         first, second = servers(cluster)
         os.kill(second, signal.SIGKILL)
