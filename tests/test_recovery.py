@@ -284,15 +284,19 @@ class TestRun:
         assert 0.0 < seen[0] <= 1000.0
 
     def test_run_resilient_goes_on_without_a_lost_node(self, tmp_path: Path) -> None:
-        lost = tmp_path / "lost"
+        lost, log = tmp_path / "lost", tmp_path / "log"
         launcher = ("/bin/sh", "-c", f'[ -e {lost} ] && exit 1; exec sh -c "$1"', "launcher")
         nodes = [NODES[0], NodeConfig.local(2, host="b", launcher=launcher)]
-        with Cluster(nodes) as cluster:
+        with open(log, "w") as file, Cluster(nodes, log=file) as cluster:
             results = cluster.run_resilient(
                 "tests.work.lose_node", str(lost), without_lost=True, timeout=60.0
             )
             assert results == [2, 2]
             assert cluster.nodes == nodes[:1]
+        said = log.read_text()
+        assert (
+            "[cluster] 1 of 2 nodes failed to start; the others go on:\n  b: sh exited wi" in said
+        )
 
 
 @pytest.mark.slow
