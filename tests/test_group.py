@@ -139,7 +139,8 @@ def test_a_cause_is_heard_though_somebody_waits_for_that_very_rank(
         poll.until(lambda: not ranks[2].turn_to_receive.is_free(), timeout_s=T)
         ranks[1].send(["collective"])
         poll.until(lambda: group._settler is not None, timeout_s=T)
-        ranks[2].send(["raise", 7])
+        with contextlib.suppress(WorkerFailed):  # its failure may be heard before send returns
+            ranks[2].send(["raise", 7])
 
     thread = threading.Thread(target=fail)
     thread.start()
@@ -226,14 +227,15 @@ def test_an_explanation_takes_no_longer_than_the_timeout(
 
 @pytest.mark.parametrize("receiver", [1, 2])
 def test_a_culprit_is_not_looked_for_beyond_the_timeout(
-    ranks: list[RemoteWorker], receiver: int
+    ranks: list[RemoteWorker], receiver: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("miniray.group.SETTLE_S", 60.0)
     ranks[1].send(["collective"])
     poll.until(lambda: not ranks[1].is_alive(), timeout_s=T)
     began = time.monotonic()
     with pytest.raises(WorkerFailed, match="rank 1 raised RuntimeError: Connection closed by peer"):
-        ranks[receiver].recv(timeout=0.3)
-    assert time.monotonic() - began < SETTLE_S - 0.5
+        ranks[receiver].recv(timeout=1.0)
+    assert time.monotonic() - began < 30.0
 
 
 @pytest.mark.parametrize("attempt", range(5))
