@@ -106,6 +106,6 @@ def server_status(
     key = auth.load_key() if key is None else key
     sock, reply = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
-        status: dict[str, Any] = channel.recv(time_left(deadline))
+        status: dict[str, Any] = channel.recv_frame(wire.MESSAGE, time_left(deadline))
         auth.check_digest(reply, status)
         return status

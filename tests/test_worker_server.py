@@ -35,6 +35,7 @@ from miniray import (
     worker_log,
     worker_server,
 )
+from miniray.connection import server_status
 from miniray.poll_loop import PollLoop
 from miniray.worker_log import clean_name
 from tests import work
@@ -542,6 +543,23 @@ class TestStrangers:
         with server.worker() as worker:
             worker.send("alive")
             assert worker.recv(T) == "alive"
+
+    def test_a_server_outlives_what_somebody_adds_to_a_response(self, server: Server) -> None:
+        """Who sits in between has no key, and need not have one to add to what is said."""
+        depths = iter(range(1000, 800, -1))  # as deep as can be read, and too deep to be proven
+
+        def add(is_up: bool, chunk: bytes) -> bytes:
+            if not is_up or b'"request"' not in chunk:
+                return chunk
+            depth = next(depths)
+            text = chunk[wire.PRELUDE.size : -2] + b',"x":' + b"[" * depth + b"]" * depth + b"}}"
+            return wire.PRELUDE.pack(wire.MAGIC, wire.AUTH, len(text)) + text
+
+        with Proxy((server.host, server.port), edit=add) as proxy:
+            for _ in range(200):
+                with pytest.raises((ProtocolError, ConnectionError)):
+                    server_status(server.host, proxy.port, key=server.key)
+        assert server.status()["server"]["workers_started"] == 0
 
     @pytest.mark.thorough
     @pytest.mark.parametrize("says_hello", [False, True], ids=["mute", "says hello"])
