@@ -24,8 +24,9 @@ def open_connection(
         sock = _connect(host, port, deadline)
     except TimeoutError:
         raise TimeoutError(f"cannot connect to {where}: no answer for {timeout:.1f}s") from None
-    except OSError as error:
-        raise ConnectionError(f"cannot connect to {where}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConnectionError(f"cannot connect to {where}: {reason}") from error
     try:
         watch_link(sock)
         # Who is not authenticated yet gets 4 KiB.

@@ -648,6 +648,11 @@ def flood(server: Server, source: str, says_hello: bool) -> Iterator[None]:
         process.stop([child], 0.0)
 
 
+def test_what_is_no_name_cannot_be_connected_to() -> None:
+    with pytest.raises(ConnectionError, match=r"cannot connect to a\.\.b:1: "):
+        RemoteWorker("a..b", 1)
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("given", "clean"),
