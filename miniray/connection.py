@@ -91,12 +91,7 @@ def _shake_hands(
 
 
 def server_status(
-    host: str,
-    port: int,
-    *,
-    key: bytes | None = None,
-    timeout: float = 10.0,
-    **request: int | str,
+    host: str, port: int, *, key: bytes | None = None, timeout: float = 10.0, **request: int | str
 ) -> dict[str, Any]:
     """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
 
@@ -107,6 +102,7 @@ def server_status(
     key = auth.load_key() if key is None else key
     sock, reply = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
+        channel.goodbye = ConnectionResetError  # before the status nobody says one
         status: dict[str, Any] = channel.recv_frame(wire.MESSAGE, time_left(deadline))
         auth.check_digest(reply, status)
         return status

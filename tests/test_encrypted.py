@@ -175,13 +175,20 @@ class TestOnTheWay:
                     server_status(server.host, proxy.port, key=server.key)
 
     @pytest.mark.parametrize(
-        "other", ['{"$":"bytes"}', '{"$":"enum","items":["no.such:E","A"]}', "[]"]
+        ("kind", "other"),
+        [
+            (wire.MESSAGE, '{"$":"bytes"}'),
+            (wire.MESSAGE, '{"$":"enum","items":["no.such:E","A"]}'),
+            (wire.MESSAGE, "[]"),
+            (wire.ERROR, '{"type":"ValueError"}'),
+            (wire.EXIT, "{}"),
+        ],
     )
-    def test_and_so_is_a_message_of_another_kind_in_its_place(
-        self, server: Server, other: str
+    def test_and_so_is_something_else_in_its_place(
+        self, server: Server, kind: int, other: str
     ) -> None:
         text = f'{{"body":{other}}}'.encode()
-        said = PRELUDE.pack(wire.MAGIC, wire.MESSAGE, len(text)) + text
+        said = PRELUDE.pack(wire.MAGIC, kind, len(text)) + text
 
         def replace(is_up: bool, chunk: bytes) -> bytes:
             if is_up or b'"digest"' not in chunk:
@@ -189,7 +196,7 @@ class TestOnTheWay:
             return chunk[: PRELUDE.size + PRELUDE.unpack_from(chunk)[2]] + said
 
         with Proxy((server.host, server.port), edit=replace) as proxy:
-            with pytest.raises(ProtocolError):
+            with pytest.raises((MiniRayError, OSError)):
                 server_status(server.host, proxy.port, key=server.key)
 
 
