@@ -327,7 +327,12 @@ def _play(world: World) -> dict[str, int]:
             assert line.number in world.admitted, "an honest client was kept out"
             if world.admitted[line.number]["type"] == "worker":
                 assert line.coming == FOR_THE_WORKER, "the server read what was the worker's"
-    world.now += STRANGER_S + chance.choice((0.1, 1e5))
+    slow = [client for kind, _, client in clients if kind is trickling]
+    for seconds in (STRANGER_S / 2, STRANGER_S / 2, chance.choice((0.1, 1e5))):
+        world.now += seconds
+        for client in slow * 5:  # who goes on and on gets no more time by that
+            next(client, None)
+        world.turn()
     for _ in range(60):  # a farewell goes in pieces
         world.turn()
         if not world.handlers:
