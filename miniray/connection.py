@@ -59,10 +59,11 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
     if not os.path.isabs(host):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         places = [(family, address) for family, _, _, _, address in found]
-    for family, address in places:
+    for number, (family, address) in enumerate(places):
         sock = inherited.OwnedSocket(family)
         try:
-            sock.settimeout(max(time_left(deadline), 0.001))  # 0 would mean not to wait at all
+            share = time_left(deadline) / (len(places) - number)
+            sock.settimeout(max(share, 0.001))  # 0 would mean not to wait at all
             sock.connect(address)
             return sock
         except OSError as error:

@@ -653,6 +653,26 @@ def test_what_is_no_name_cannot_be_connected_to() -> None:
         RemoteWorker("a..b", 1)
 
 
+def test_an_address_that_answers_nothing_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(socket.socket())
+        mute.bind(("127.0.0.3", 0))
+        mute.listen(0)
+        for _ in range(4):  # more than it takes: who comes now gets no answer
+            crowd = stack.enter_context(socket.socket())
+            crowd.setblocking(False)
+            crowd.connect_ex(mute.getsockname())
+        server = stack.enter_context(serving(work.echo))
+        addresses = mute.getsockname(), (server.host, server.port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with RemoteWorker("both", server.port, key=server.key, timeout=4.0) as worker:
+            worker.send("served")
+            assert worker.recv(T) == "served"
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("given", "clean"),
