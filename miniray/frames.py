@@ -14,7 +14,7 @@ from miniray.decoding import Decoder
 from miniray.waiting import HANG_UP, time_left
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
-PATIENCE_S = 0.2
+PATIENCE_S = 0.02
 DONTWAIT = int(socket.MSG_DONTWAIT)  # not the enum, which is slower
 # Arguments for `map`, which calls in one step of C.
 _DONTWAIT = (DONTWAIT,)

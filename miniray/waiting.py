@@ -46,6 +46,9 @@ class Source:
     def heed(self, descriptor: int, deadline: float) -> None:
         """Find out, of an omen, what an event means for whoever it concerns."""
 
+    def settle(self) -> None:
+        """Wait, of an omen, while another thread finds out why all end that it concerns."""
+
     def look(self, deadline: float) -> None:
         """Ask what no descriptor tells; called when `look_due` has come."""
 

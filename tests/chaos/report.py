@@ -226,7 +226,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _time(value: float, unit: str = "s") -> str:
-    rounded = f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    rounded = f"{value:.1f}" if value >= 1 else f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
     return f"{rounded}\N{NO-BREAK SPACE}{unit}" if unit else rounded
 
 
