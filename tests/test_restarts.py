@@ -291,6 +291,18 @@ class TestNodeThatIsGone:
         assert "that was restart 1 of 1, the last one" in done.stderr
         assert "only 1 of the 2 nodes that it needs can be brought up" in last_line(done)
 
+    @pytest.mark.slow  # it waits for 15 s
+    def test_is_asked_again_if_too_few_are_left(
+        self, allocation: Callable[[str], None], here: Path
+    ) -> None:
+        allocation(f"! [ -e {here}/back ] && touch {here}/back && exit 1")
+        done = run("--restarts", "2", "--min-nodes", "2", write(IS_LOST))
+        assert done.returncode == 0
+        assert sorted(re.findall(r"attempt 2: .*", done.stdout)) == [
+            f"attempt 2: {rank} 4 2 2" for rank in range(4)
+        ]
+
+    @pytest.mark.slow  # it waits for 15 s
     def test_is_tried_as_often_as_may_be_if_all_are_needed(
         self, allocation: Callable[[str], None]
     ) -> None:

@@ -8,16 +8,17 @@ import contextlib
 import math
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from miniray import MiniRayError
-from miniray.bootstrap import report
+from miniray.bootstrap import SILENCE_MAX_S, report
 from miniray.cli.common import INTERRUPTED
 from miniray.cli.detach import Visit, command_line
-from miniray.cli.runs import RUNNING, Run, all_runs, find_run
+from miniray.cli.runs import ELSEWHERE, RUNNING, Run, all_runs, find_run
 from miniray.faults import Fault
 
 USAGE_ERROR = 2
@@ -43,12 +44,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help="its number; else the one that runs")
     parser.add_argument("-H", "--host", metavar="HOST", help="look there, over ssh")
     parser.add_argument("--list", action="store_true", help="list the runs, also if only one runs")
-    parser.add_argument("--tail", type=int, metavar="N", help="begin with the last N lines")
+    parser.add_argument("--tail", type=_count, metavar="N", help="begin with the last N lines")
     parser.add_argument("--stop", action="store_true", help="end the run, and wait for its end")
     parser.add_argument(
         "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
     )
     parser.add_argument("--python", help="that host's Python (python3)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of lines is 0 or more, not {text!r}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,10 +79,15 @@ def run(options: argparse.Namespace) -> int:
                     return int(one["status"])
         except KeyboardInterrupt:
             start = "\n" if sys.stderr.isatty() else ""  # after the terminal's own ^C
-            end = f"to end it: {command_line(shown, options.host, options)} --stop"
-            goes_on = f"run {shown} goes on; {end}" if shown else "interrupted"
-            print(f"{start}miniray attach: {goes_on}", file=sys.stderr)
+            again = command_line(shown, options.host, options)
+            goes_on = f"run {shown} goes on; to end it: {again} --stop"
+            if options.stop:
+                goes_on = f"run {shown} may have been told to end; to see it: {again}"
+            say = goes_on if shown else "interrupted"
+            print(f"{start}miniray attach: {say}", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:  # whoever reads it, such as `head`, has seen enough
+            raise
         except (MiniRayError, Fault, OSError, ValueError) as error:
             where = "" if options.host is None else f"{options.host}: "
             alone = f"; run {shown} itself is left alone" if shown else ""
@@ -97,13 +109,23 @@ def ask(
 
 def serve(settings: dict[str, Any]) -> str:
     """On the host: report what `answer` yields, as long as somebody is there to read it."""
+
+    def listen(number: int = 0, frame: object = None) -> None:
+        if select.select([0], [], [], 0.0)[0]:
+            said = os.read(0, 4096)
+            if not said or said.strip():
+                sys.exit()  # nobody is there any more
+            signal.alarm(SILENCE_MAX_S)  # it was a heartbeat
+        elif number:
+            sys.exit()  # there was none for so long
+
+    signal.signal(signal.SIGALRM, listen)  # also while it writes, and nobody takes it
+    signal.alarm(SILENCE_MAX_S)
     for one in answer(settings["request"]):
         if one:
             report(1, settings, one)
-        if select.select([0], [], [], 0.0)[0]:
-            said = os.read(0, 4096)
-            if not said or said.strip():  # nobody is there any more; else it was a heartbeat
-                break
+        listen()
+    signal.alarm(0)
     return "has answered"
 
 
@@ -114,7 +136,10 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     running = [one for one in all_runs() if one.state() == RUNNING]
     if request["list"] or (request["id"] is None and len(running) != 1):
-        yield {"text": list_runs(all_runs()), "status": 0}
+        yield {"text": list_runs(all_runs())}
+        if request["stop"]:
+            yield {"say": "nothing was ended: say which one, miniray attach ID --stop"}
+        yield {"status": USAGE_ERROR if request["stop"] else 0}
         return
     try:
         found = running[0] if request["id"] is None else find_run(request["id"])
@@ -122,6 +147,11 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"say": str(error), "status": USAGE_ERROR}
         return
     yield {"run": found.id}
+    if (state := found.state()).startswith(f"{ELSEWHERE} "):
+        host = found.facts()["host"]
+        say = f"run {found.id} is {state}, and only there it can be seen and ended: "
+        yield {"say": f"{say}miniray attach {found.id} -H {host}", "status": 1}
+        return
     yield from (stop(found) if request["stop"] else follow(found, request["tail"]))
 
 

@@ -1,6 +1,8 @@
 """Start a run that goes on without this terminal: its coordinator is on its first host, or here."""
 
 import argparse
+import contextlib
+import ipaddress
 import os
 import shlex
 import sys
@@ -32,17 +34,24 @@ def detach(options: argparse.Namespace, plan: Plan) -> int:
             facts["options"] |= over_there(options, plan)
             answer = start_over_there(host, facts, options, plan.sync)
     except KeyboardInterrupt:
-        where = "" if host is None else f" -H {host}"
-        say(f"interrupted; whether it has been started tells: miniray attach{where} --list")
+        say(f"interrupted; {which_runs(host)}")
         return 130
     except (MiniRayError, Fault, OSError, ValueError) as error:
         say(str(error) if host is None else f"{host}: {error}")
+        if isinstance(error, TimeoutError):
+            say(which_runs(host))
         return 1
     say(f"run {answer['run']} goes on by itself, {'here' if host is None else f'on {host}'}")
     say(f"to see it: {command_line(answer['run'], host, options)}")
     if answer["problem"]:
         say(answer["problem"])
     return 0
+
+
+def which_runs(host: str | None) -> str:
+    """Say how to find out whether a run goes on of which nobody has said so."""
+    where = "" if host is None else f" -H {host}"
+    return f"whether it has been started tells: miniray attach{where} --list"
 
 
 def command_line(run_id: str, host: str | None, options: argparse.Namespace) -> str:
@@ -80,13 +89,15 @@ def over_there(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         (f"[{node.host}]" if ":" in node.host else node.host, node.num_workers)
         for node in plan.nodes
     )
+    # What the ranks have from here, they have there: first, so that an --env of that name wins.
+    names = [*(["OMP_NUM_THREADS"] if "OMP_NUM_THREADS" in os.environ else []), *options.env]
     return {
         "hosts": ",".join(f"{host}:{count}" for host, count in hosts),
         "hostfile": None,
         "per_node": None,
         "sync": plan.sync and ".",
         "target": plan.task["target"],
-        "env": [one if "=" in one else f"{one}={plan.nodes[0].env[one]}" for one in options.env],
+        "env": [one if "=" in one else f"{one}={os.environ[one]}" for one in names],
     }
 
 
@@ -144,8 +155,9 @@ def begin(settings: dict[str, Any]) -> str:
     """On the host: start the coordinator, and tell which run it is."""
     facts = settings["request"]
     # The address at which ssh came here, as a node is reached at by default.
-    connection = os.environ.get("SSH_CONNECTION", "").split()
-    facts["options"]["own_address"] = connection[2] if len(connection) == 4 else None
+    with contextlib.suppress(ValueError, IndexError):  # there is none, or it is "UNKNOWN", say
+        connection = os.environ.get("SSH_CONNECTION", "").split()
+        facts["options"]["own_address"] = str(ipaddress.ip_address(connection[2]))
     cwd = os.path.expanduser(settings["workdir"] or "~")
     run = detached.start(facts, cwd, settings["folder"])
     report(1, settings, {"run": run.id, "problem": detached.why_not_for_long()})

@@ -76,6 +76,7 @@ class Attempts:
         self.restarted = 0
         self._plan, self._cluster, self._screen = plan, cluster, screen
         self._began = time.monotonic()
+        self._nodes = plan.nodes  # but for those that were lost, and not needed
 
     def run(self) -> int:
         """Attempt it until all ranks have ended well; raises what the last attempt failed of."""
@@ -99,24 +100,25 @@ class Attempts:
     def restart(self, *, without_lost: bool = False, timeout: float | None = None) -> None:
         """Start new ranks, on as many nodes as there have to be.
 
-        A node that was left out earlier may have come back. It comes last, for the first one has
-        the checkpoint.
+        All are asked again, for a node that reboots comes back. Those that were left out come last:
+        the first of the others has the checkpoint.
         """
         self._began = time.monotonic()
         cluster, least = self._cluster, self._plan.min_nodes or 1
-        nodes = [*cluster.nodes, *self._lost()]
+        nodes = [*self._nodes, *self._lost()]
         with self._screen.progress(f"starting {describe(nodes)}", self._plan.what_takes_long):
             cluster.restart(nodes, without_lost=without_lost, timeout=timeout)
         if (left := len(cluster.nodes)) < least:
             raise ClusterError(f"only {left} of the {least} nodes that it needs can be brought up")
+        self._nodes = cluster.nodes
         if lost := self._lost():
             hosts = ", ".join(node.host for node in lost)
             self._screen.say(f"it goes on without {hosts}, up to a restart that finds it there")
 
     def _lost(self) -> list[NodeConfig]:
-        """Return the nodes that do not take part."""
+        """Return the nodes that do not take part any more."""
         lost = list(self._plan.nodes)
-        for node in self._cluster.nodes:
+        for node in self._nodes:
             lost.remove(node)  # one of it: two may be the same
         return lost
 
