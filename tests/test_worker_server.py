@@ -648,6 +648,14 @@ def flood(server: Server, source: str, says_hello: bool) -> Iterator[None]:
         process.stop([child], 0.0)
 
 
+@pytest.mark.parametrize("host", ["a..b", "nowhere.invalid", "192.0.2.1"])
+def test_where_it_cannot_listen_it_says_so_and_what_to_do(host: str) -> None:
+    with pytest.raises(OSError, match=rf"cannot listen on {host}:0: .*choose another") as caught:
+        WorkerServer("tests.work.echo", host=host, port=0)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert "Unknown" not in str(caught.value)
+
+
 def test_what_is_no_name_cannot_be_connected_to() -> None:
     with pytest.raises(ConnectionError, match=r"cannot connect to a\.\.b:1: "):
         RemoteWorker("a..b", 1)
