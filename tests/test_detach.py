@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from miniray import cli
-from miniray.cli import attach, detached, run_plan
+from miniray.cli import attach, detached, elsewhere, run_plan
 from miniray.cli.detach import Visit
 from miniray.cli.runs import KEPT_RUNS, RUNNING, Run, all_runs, start_of
 from tests.support import poll, processes, ssh
@@ -125,7 +125,7 @@ def in_shell(words: list[str]) -> str:
 class TestHere:
     def test_a_run_survives_its_terminal_and_says_all_to_who_comes_later(self, go: Path) -> None:
         said = in_shell([*MINIRAY, "run", "--detach", "--local", "2", "script.py"])
-        assert "run 1 goes on by itself, here" in said
+        assert "2 ranks up after" in said.partition("run 1 goes on by itself, here")[0]
         assert "to see it: miniray attach 1" in said
         [run] = all_runs()
         find_ranks(run)
@@ -192,8 +192,13 @@ class TestHere:
         for number in (1, 2):
             done = miniray("run", "--detach", "--local", "2", "script.py", "--seed", str(number))
             assert f"run {number} goes on by itself" in done.stderr
-        listed = miniray("attach")
+        listed = miniray("attach", "--list")
         assert listed.returncode == 0
+        for words in (["attach"], ["attach", "--stop"]):  # it did nothing, and says so
+            done = miniray(*words)
+            assert done.returncode == 2
+            assert done.stdout == listed.stdout
+            assert "2 are under way here; which one? miniray attach ID" in done.stderr
         header, *rows = listed.stdout.splitlines()
         assert header.split() == ["id", "began", "state", "command"]
         for number, row in enumerate(rows, start=1):
@@ -203,7 +208,39 @@ class TestHere:
         assert done.returncode == 2
         assert f"there is no run 7 on {socket.gethostname()}: there are 1, 2" in done.stderr
         go.touch()
+        assert miniray("attach", "1").returncode == 3
         assert miniray("attach", "2").returncode == 3
+        done = miniray("attach")
+        assert done.returncode == 2
+        assert "none is under way here; which one?" in done.stderr
+
+    def test_who_fails_before_its_ranks_are_up_is_not_left_alone(self, go: Path) -> None:
+        done = miniray("run", "--detach", "--local", "2", "--python", "/no/python", "script.py")
+        assert done.returncode == 1
+        assert "/no/python" in done.stderr
+        assert "run 1 has ended before its ranks were up" in done.stderr
+        assert "goes on" not in done.stderr
+        [run] = all_runs()
+        assert run.status() == 1
+
+    def test_ctrl_c_while_it_starts_leaves_the_run_alone(self, go: Path, here: Path) -> None:
+        slow = here / "python"
+        slow.write_text(
+            f'#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.1; done\nexec {sys.executable} "$@"\n'
+        )
+        slow.chmod(0o755)
+        words = ["run", "--detach", "--local", "2", "--python", str(slow), "script.py"]
+        with subprocess.Popen([*MINIRAY, *words], stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "miniray run: run 1 begins, here\n"
+            assert process.stderr.readline().startswith("miniray run: starting 2 ranks")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 130
+        see = "miniray attach 1"
+        assert said == f"miniray run: run 1 goes on; to see it: {see}; to end it: {see} --stop\n"
+        go.touch()
+        assert miniray("attach", "1").returncode == 3
 
     def test_a_coordinator_that_cannot_start_is_said(self, home: Path, here: Path) -> None:
         write("")
@@ -272,11 +309,11 @@ class TestOverSsh:
         poll.until(lambda: processes.descendants() <= before, timeout_s=30)
         assert run.state() == RUNNING
         go.touch()
-        done = miniray("attach", "1", *attached)
+        done = miniray("attach", "1", "-H", "node1:1,node2:1")  # how to reach it is known by now
         assert done.returncode == 3
         assert done.stdout == run.log.read_text()
         assert "rank 1 on node2 failed first: it exited with status 3" in done.stdout
-        listed = miniray("attach", *attached)
+        listed = miniray("attach", "--list", *attached)
         assert "exit status 3  -H node1:1,node2:1 script.py" in listed.stdout
 
     def test_it_is_ended_from_afar_and_when_its_coordinator_is_killed(
@@ -306,11 +343,11 @@ class TestOverSsh:
         nodes.identity.config.write_text(
             "Host node2\n  User no-such-user\n" + nodes.identity.config.read_text()
         )
-        miniray("run", "--detach", "-H", "node1:1,node2:1", *there(nodes), "script.py")
-        done = miniray("attach", "1", "-H", "node1", *there(nodes))
+        done = miniray("run", "--detach", "-H", "node1:1,node2:1", *there(nodes), "script.py")
         assert done.returncode == 1
-        assert "node2: ssh exited with status 255" in done.stdout
-        assert "needs a key that this host itself holds" in done.stdout
+        assert "node2: ssh exited with status 255" in done.stderr
+        assert "needs a key that this host itself holds" in done.stderr
+        assert "run 1 has ended before its ranks were up" in done.stderr
 
     def test_a_host_that_cannot_be_reached_is_said(self, go: Path) -> None:
         done = miniray("run", "--detach", "-H", "nowhere.invalid:1", "script.py")
@@ -393,12 +430,46 @@ class TestRunFolder:
 
 class TestAttach:
     def test_says_that_there_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert cli.main(["attach"]) == 0
+        assert cli.main(["attach"]) == 2
         assert cli.main(["attach", "3"]) == 2
         shown = capsys.readouterr()
-        assert shown.out == "no run has been detached here\n"
+        assert shown.out == "no run is detached here\n"
         assert "there is no run 3" in shown.err
         assert "there is none at all" in shown.err
+        [news] = attach.answer({"id": None, "list": True, "host": "node1"})
+        assert news == {"text": "no run is detached on node1\n", "status": 0}
+
+    def test_says_where_runs_have_gone_from_here(
+        self, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        elsewhere.remember("node1", "1", "-H node1:2 a.py", ssh_option=["-p22"], python="/py")
+        elsewhere.remember("node2", "1", "-H node2:2 b.py", ssh_option=[], python=None)
+        with (home / ".miniray/elsewhere").open("a") as file:
+            file.write("somebody's note\n")
+        elsewhere.remember("node1", "2", "-H node1:2 c.py", ssh_option=[], python=None)
+        assert cli.main(["attach", "--list"]) == 0
+        here, node1, node2 = capsys.readouterr().out.split("\n\n")
+        assert here == "no run is detached here"
+        how = "how they are, says: miniray attach --list -H"
+        assert node1.startswith(f"detached from here to node1; {how} node1\nid  began ")
+        assert [line.split()[0] for line in node1.splitlines()[1:]] == ["id", "1", "2"]
+        assert f"node2; {how} node2\n" in node2
+        assert node2.endswith("  -H node2:2 b.py\n")
+        assert cli.main(["attach", "1"]) == 2
+        said = capsys.readouterr().err
+        gone = "one of that number has gone to"
+        assert f"{gone} node1: miniray attach 1 -H node1 --ssh-option=-p22 --python /py" in said
+        assert f"{gone} node2: miniray attach 1 -H node2" in said
+        for _ in range(elsewhere.KEPT_LINES + 1):
+            elsewhere.remember("node3", "1", "", ssh_option=[], python=None)
+        assert [one["host"] for one in elsewhere.recall()] == ["node3"] * elsewhere.KEPT_LINES
+
+    def test_names_a_host_without_its_ranks(self, capsys: pytest.CaptureFixture[str]) -> None:
+        options = argparse.Namespace(host="node1:8,node2:8", ssh_option=[], python=None)
+        attach.reach(options)
+        assert options.host == "node1"
+        assert cli.main(["attach", "-H", ","]) == 2
+        assert "names no host" in capsys.readouterr().err
 
     def test_stop_gives_up_in_the_end(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

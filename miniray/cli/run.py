@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -110,8 +110,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run it; return the exit status of the rank that failed first, or 0."""
+def run(options: argparse.Namespace, when_up: Callable[[], None] = lambda: None) -> int:
+    """Run it; return the exit status of the rank that failed first, or 0.
+
+    `when_up` is called whenever all ranks are up.
+    """
     try:
         plan = make_plan(options)
         only = parse_ranks(options.only_rank, plan.num_ranks) if options.only_rank else None
@@ -129,7 +132,13 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.closing(screen):
         try:
             with ended_by_signals():
-                return launch(plan, screen, options.start_timeout, fake_gpus=options.fake_gpus)
+                return launch(
+                    plan,
+                    screen,
+                    options.start_timeout,
+                    fake_gpus=options.fake_gpus,
+                    when_up=when_up,
+                )
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Ended) else signal.SIGINT
             screen.say(f"ended by {signal.Signals(number).name}; nothing was left running")
