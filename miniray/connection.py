@@ -90,12 +90,7 @@ def _shake_hands(
 
 
 def server_status(
-    host: str,
-    port: int,
-    *,
-    key: bytes | None = None,
-    timeout: float = 10.0,
-    **request: int | str,
+    host: str, port: int, *, key: bytes | None = None, timeout: float = 10.0, **request: int | str
 ) -> dict[str, Any]:
     """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
 
@@ -103,7 +98,7 @@ def server_status(
     Request and status go in clear; nobody can change them on their way.
     """
     deadline = deadline_after(timeout)
-    key = auth.load_key() if key is None else key
+    key = auth.load_key(make=False) if key is None else key
     sock, reply = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
         status: dict[str, Any] = channel.recv(time_left(deadline))

@@ -47,12 +47,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        config: NodeConfig,
-        log: NodeLog,
-        *,
-        marker: int,
-        remote_socket: str,
+        self, config: NodeConfig, log: NodeLog, *, marker: int, remote_socket: str
     ) -> None:
         self._config, self.log, self._marker = config, log, marker
         self._began = time.monotonic()

@@ -23,7 +23,7 @@ from miniray.sync import Luggage
 from miniray.waiting import deadline_after
 
 ENDING_S = 5.0
-NO_OPTIONS = ("run", "parser")  # which every command has, and JSON cannot carry
+NO_OPTIONS = ("run", "parser", "command")  # which every command has, and JSON cannot carry
 
 
 def detach(options: argparse.Namespace, plan: Plan) -> int:

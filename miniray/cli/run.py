@@ -60,7 +60,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-m", "--module", action="store_true", help="as python -m: a module's name")
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
-    how.add_argument("--encrypt", action="store_true", help="encrypt what goes from here to ranks")
+    how.add_argument(
+        "--encrypt", "--tls", action="store_true", help="encrypt what goes from here to ranks"
+    )
     how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
     how.add_argument(
         "--sync", metavar="DIR", help='give each node a copy of it to run in; over ssh: "."'
