@@ -54,7 +54,9 @@ def describe(unknown: Sequence[str], options: argparse.Namespace) -> str:
     """Say which arguments a command does not know, and what was probably meant."""
     text = f"{options.command.prog} has no {' '.join(unknown)}"
     option = unknown[0].partition("=")[0]
-    known = [name for action in options.command._actions for name in action.option_strings]
+    commands = importlib.import_module("miniray.cli.completion").list_commands(options.parser)
+    (ours,) = [one for one in commands if one.name and options.command.prog.endswith(one.name)]
+    known = [name for option in ours.options for name in option.names]
     if close := difflib.get_close_matches(option, known, 1, CLOSE):
         return f"{text}; did you mean {close[0]}?"
     if hasattr(options, "arguments") and option.startswith("-"):
