@@ -102,7 +102,7 @@ def response(key: bytes, hello: Message, challenge: Message, request: Message) -
 
 def read_response(key: bytes, hello: Message, challenge: Message, response: Message) -> Message:
     """Return the request in a client's response; raise AuthenticationError on a false proof."""
-    request = response.get("request")
+    request = response.get("request") if len(response) == 2 else None
     if type(request) is not dict or not {type(value) for value in request.values()} <= {str, int}:
         raise AuthenticationError("a response without a request")
     _check_proof(response, _prove(key, "client", hello, challenge, request))
@@ -146,19 +146,17 @@ def prove_same_view(
 
     That is on the connection which the server's welcome has called `session`.
     """
-    client, server = (
-        _prove(key, f"{side} began to encrypt", {"session": session}, view).encode()
-        for side in ("client", "server")
-    )
-    return (server, client) if is_server else (client, server)
+    sides = ("server", "client") if is_server else ("client", "server")
+    seen = {"session": session}, view
+    ours, theirs = (_prove(key, f"{side} began to encrypt", *seen).encode() for side in sides)
+    return ours, theirs
 
 
 def check_same_view(proof: bytes, expected: bytes) -> None:
     """Raise AuthenticationError if the other side has seen TLS begin in another way."""
     if not hmac.compare_digest(proof, expected):
-        raise AuthenticationError(
-            "somebody sits between this side and the other: each began to encrypt with him"
-        )
+        who = "somebody sits between this side and the other: each began to encrypt with him"
+        raise AuthenticationError(who)
 
 
 def _check_opening(message: Message, fields: set[str]) -> None:
@@ -178,7 +176,10 @@ def _prove(key: bytes, role: str, *transcript: Message) -> str:
 
 
 def _as_bytes(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()
+    try:
+        return json.dumps(value, sort_keys=True).encode()
+    except (TypeError, ValueError, RecursionError):  # nobody who holds the key says such things
+        raise AuthenticationError("what has come is nothing that has a proof") from None
 
 
 def _check_proof(message: Message, expected: str) -> None:

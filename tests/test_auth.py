@@ -141,6 +141,25 @@ def test_a_field_as_deep_as_json_allows_is_an_authentication_error(field: str) -
             auth.read_response(KEY, HELLO, CHALLENGE, response)
 
 
+def test_a_reply_as_deep_as_json_allows_is_an_authentication_error() -> None:
+    for depth in range(850, 1000, 10):
+        with pytest.raises(AuthenticationError):
+            auth.read_welcome(
+                KEY, HELLO, CHALLENGE, RESPONSE, {**WELCOME, "reply": {"x": nested(depth)}}
+            )
+
+
+def test_a_response_that_says_more_than_its_proof_covers_is_refused() -> None:
+    with pytest.raises(AuthenticationError):
+        auth.read_response(KEY, HELLO, CHALLENGE, {**RESPONSE, "more": 1})
+
+
+@pytest.mark.parametrize("message", [{"x": b""}, {1, 2}, {1: 1, "x": 1}, object(), nested(2000)])
+def test_what_has_no_digest_is_not_what_was_promised(message: Any) -> None:
+    with pytest.raises(AuthenticationError):
+        auth.check_digest({"digest": auth.digest({})}, message)
+
+
 @given(st.integers(0, 63), st.sampled_from("0123456789abcdef"))
 def test_a_proof_with_one_character_changed_is_refused(place: int, character: str) -> None:
     proof = RESPONSE["proof"][:place] + character + RESPONSE["proof"][place + 1 :]

@@ -244,7 +244,18 @@ class TestNodeThatIsGone:
         allocation("exit 1")
         done = run("--restarts", "3", "--min-nodes", "2", write(IS_LOST))
         assert done.returncode == 1
-        assert "only 1 of the 2 nodes that it needs can be brought up" in last_line(done)
+        assert done.stderr.count("only 1 of the 2 nodes that it needs can be brought up") == 3
+        assert "only 1 of the 2 nodes" in last_line(done)
+
+    def test_is_asked_again_if_too_few_are_left(
+        self, allocation: Callable[[str], None], here: Path
+    ) -> None:
+        allocation(f"! [ -e {here}/back ] && touch {here}/back && exit 1")
+        done = run("--restarts", "2", "--min-nodes", "2", write(IS_LOST))
+        assert done.returncode == 0
+        assert sorted(re.findall(r"attempt 2: .*", done.stdout)) == [
+            f"attempt 2: {rank} 4 2 2" for rank in range(4)
+        ]
 
     def test_is_tried_as_often_as_may_be_if_all_are_needed(
         self, allocation: Callable[[str], None]
@@ -303,6 +314,24 @@ def test_a_script_with_a_checkpoint_ends_with_the_same_bits_after_a_kill(here: P
     assert ours["steps"] == undisturbed["steps"] == steps
     for name, value in undisturbed["model"].items():
         assert torch.equal(ours["model"][name], value), name
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_checkpoint_that_only_some_ranks_see_is_refused(here: Path) -> None:
+    pytest.importorskip("torch")
+    for rank in range(2):
+        Path(f"node{rank}").mkdir()
+    Path("node0/run.pt").touch()
+    write(f"""
+        import os, runpy, sys
+        os.chdir(f"node{{os.environ['RANK']}}")
+        sys.argv = ["ddp_gpt.py", "--steps", "1", "--checkpoint", "run.pt"]
+        runpy.run_path({str(SCRIPTS / "ddp_gpt.py")!r}, run_name="__main__")
+    """)
+    done = run("--local", "2", "script.py")
+    assert done.returncode == 1
+    assert re.search(r"(0 sees|1 does not see) run\.pt: it has to be one file", last_line(done))
 
 
 def find_ranks(pid: int) -> list[psutil.Process]:

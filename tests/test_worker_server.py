@@ -36,6 +36,7 @@ from miniray import (
     worker_log,
     worker_server,
 )
+from miniray.connection import server_status
 from miniray.poll_loop import PollLoop
 from miniray.worker_log import clean_name
 from tests import work
@@ -544,6 +545,23 @@ class TestStrangers:
             worker.send("alive")
             assert worker.recv(T) == "alive"
 
+    def test_a_server_outlives_what_somebody_adds_to_a_response(self, server: Server) -> None:
+        """Who sits in between has no key, and need not have one to add to what is said."""
+        depths = iter(range(1000, 800, -1))  # as deep as can be read, and too deep to be proven
+
+        def add(is_up: bool, chunk: bytes) -> bytes:
+            if not is_up or b'"request"' not in chunk:
+                return chunk
+            depth = next(depths)
+            text = chunk[wire.PRELUDE.size : -2] + b',"x":' + b"[" * depth + b"]" * depth + b"}}"
+            return wire.PRELUDE.pack(wire.MAGIC, wire.AUTH, len(text)) + text
+
+        with Proxy((server.host, server.port), edit=add) as proxy:
+            for _ in range(200):
+                with pytest.raises((ProtocolError, ConnectionError)):
+                    server_status(server.host, proxy.port, key=server.key)
+        assert server.status()["server"]["workers_started"] == 0
+
     @pytest.mark.thorough
     @pytest.mark.parametrize("says_hello", [False, True], ids=["mute", "says hello"])
     def test_a_flood_from_one_address_keeps_no_distant_client_out(
@@ -641,6 +659,39 @@ def flood(server: Server, source: str, says_hello: bool) -> Iterator[None]:
         yield
     finally:
         process.stop([child], 0.0)
+
+
+@pytest.mark.parametrize("host", ["a..b", "nowhere.invalid", "192.0.2.1"])
+def test_where_it_cannot_listen_it_says_so_and_what_to_do(host: str) -> None:
+    with pytest.raises(OSError, match=rf"cannot listen on {host}:0: .*choose another") as caught:
+        WorkerServer("tests.work.echo", host=host, port=0)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert "Unknown" not in str(caught.value)
+
+
+def test_what_is_no_name_cannot_be_connected_to() -> None:
+    with pytest.raises(ConnectionError, match=r"cannot connect to a\.\.b:1: "):
+        RemoteWorker("a..b", 1)
+
+
+def test_an_address_that_answers_nothing_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(socket.socket())
+        mute.bind(("127.0.0.3", 0))
+        mute.listen(0)
+        for _ in range(4):  # more than it takes: who comes now gets no answer
+            crowd = stack.enter_context(socket.socket())
+            crowd.setblocking(False)
+            crowd.connect_ex(mute.getsockname())
+        server = stack.enter_context(serving(work.echo))
+        addresses = mute.getsockname(), (server.host, server.port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with RemoteWorker("both", server.port, key=server.key, timeout=4.0) as worker:
+            worker.send("served")
+            assert worker.recv(T) == "served"
 
 
 class TestNames:

@@ -93,8 +93,13 @@ def main() -> None:
         size = (options.batch_size,)
         return torch.randint(len(data) - options.context, size, generator=generator)
 
-    done = 0
-    if options.checkpoint and os.path.exists(options.checkpoint):
+    done, has_saved = 0, bool(options.checkpoint) and os.path.exists(options.checkpoint)
+    seen = torch.tensor([has_saved, not has_saved], dtype=torch.int32, device=device)
+    dist.all_reduce(seen, dist.ReduceOp.MAX)
+    if all(seen.tolist()):  # half of them would begin with other parameters than the others
+        who = "sees" if has_saved else "does not see"
+        raise SystemExit(f"rank {rank} {who} {options.checkpoint}: it has to be one file for all")
+    if has_saved:
         saved = torch.load(options.checkpoint, map_location=device)
         model.module.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])

@@ -15,7 +15,7 @@ from miniray.cli.common import INTERRUPTED
 from miniray.cli.detach import Visit, command_line, name_place, tell
 from miniray.cli.elsewhere import recall
 from miniray.cli.run_hosts import parse_hosts
-from miniray.cli.runs import RUNNING, Run, all_runs, find_run
+from miniray.cli.runs import ELSEWHERE, RUNNING, Run, all_runs, find_run
 from miniray.faults import Fault
 
 USAGE_ERROR = 2
@@ -48,12 +48,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-H", "--host", metavar="HOST", help="look there, over ssh; of many, on the first"
     )
     parser.add_argument("--list", action="store_true", help="list the runs, also if only one runs")
-    parser.add_argument("--tail", type=int, metavar="N", help="begin with the last N lines")
+    parser.add_argument("--tail", type=_count, metavar="N", help="begin with the last N lines")
     parser.add_argument("--stop", action="store_true", help="end the run, and wait for its end")
     parser.add_argument(
         "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
     )
     parser.add_argument("--python", help="that host's Python (python3)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of lines is 0 or more, not {text!r}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -83,10 +89,15 @@ def run(options: argparse.Namespace) -> int:
                     return int(one["status"])
         except KeyboardInterrupt:
             start = "\n" if sys.stderr.isatty() else ""  # after the terminal's own ^C
-            end = f"to end it: {command_line(shown, options.host, options)} --stop"
-            goes_on = f"run {shown} goes on; {end}" if shown else "interrupted"
-            print(f"{start}miniray attach: {goes_on}", file=sys.stderr)
+            again = command_line(shown, options.host, options)
+            goes_on = f"run {shown} goes on; to end it: {again} --stop"
+            if options.stop:
+                goes_on = f"run {shown} may have been told to end; to see it: {again}"
+            say = goes_on if shown else "interrupted"
+            print(f"{start}miniray attach: {say}", file=sys.stderr)
             return INTERRUPTED
+        except BrokenPipeError:  # whoever reads it, such as `head`, has seen enough
+            raise
         except (MiniRayError, Fault, OSError, ValueError) as error:
             where = "" if options.host is None else f"{options.host}: "
             alone = f"; run {shown} itself is left alone" if shown else ""
@@ -124,12 +135,14 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     running = [one for one in all_runs() if one.state() == RUNNING]
     host = request["host"]
-    if request["list"]:
+    if request["list"] and not request["stop"]:
         yield {"text": list_runs(all_runs(), host), "status": 0}
         return
-    if request["id"] is None and len(running) != 1:
+    if request["list"] or (request["id"] is None and len(running) != 1):
         number = f"{len(running)} are" if running else "none is"
         problem = f"{number} under way {name_place(host)}; which one? miniray attach ID"
+        if request["stop"]:
+            problem = "nothing was ended: say which one, miniray attach ID --stop"
         yield {"text": list_runs(all_runs(), host), "say": problem, "status": USAGE_ERROR}
         return
     try:
@@ -140,6 +153,11 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"say": str(error) + "".join(hints), "status": USAGE_ERROR}
         return
     yield {"run": found.id}
+    if (state := found.state()).startswith(f"{ELSEWHERE} "):
+        host = found.facts()["host"]
+        say = f"run {found.id} is {state}, and only there it can be seen and ended: "
+        yield {"say": f"{say}miniray attach {found.id} -H {host}", "status": 1}
+        return
     yield from (stop(found) if request["stop"] else follow(found, request["tail"]))
 
 

@@ -2,16 +2,18 @@
 
 import argparse
 import contextlib
+import ipaddress
 import math
 import os
 import select
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from miniray import MiniRayError, NodeConfig
-from miniray.bootstrap import report
+from miniray.bootstrap import SILENCE_MAX_S, report
 from miniray.cli import detached
 from miniray.cli.common import INTERRUPTED
 from miniray.cli.elsewhere import remember
@@ -58,13 +60,14 @@ def detach(options: argparse.Namespace, plan: Plan) -> int:
                 end = command_line(first["run"], host, options)
                 screen.say(f"run {first['run']} goes on; to see it: {end}; to end it: {end} --stop")
             else:
-                where = command_line("--list", host, options)
-                screen.say(f"interrupted; whether it has been started tells: {where}")
+                screen.say(f"interrupted; {which_runs(host, options)}")
             return INTERRUPTED
         except (MiniRayError, Fault, OSError, ValueError) as error:
             screen.say(str(error) if host is None else f"{host}: {error}", is_bad=True)
             if first:
                 screen.say(f"how it is there, says: {command_line(first['run'], host, options)}")
+            elif isinstance(error, TimeoutError):
+                screen.say(which_runs(host, options))
             return 1
     return conclude(first, last, host, options, screen)
 
@@ -88,6 +91,11 @@ def conclude(
     if first["problem"]:
         screen.say(first["problem"])
     return 0
+
+
+def which_runs(host: str | None, options: argparse.Namespace) -> str:
+    """Say how to find out whether a run goes on of which nobody has said so."""
+    return f"whether it has been started tells: {command_line('--list', host, options)}"
 
 
 def name_place(host: str | None) -> str:
@@ -125,13 +133,15 @@ def over_there(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         (f"[{node.host}]" if ":" in node.host else node.host, node.num_workers)
         for node in plan.nodes
     )
+    # What the ranks have from here, they have there: first, so that an --env of that name wins.
+    names = [*(["OMP_NUM_THREADS"] if "OMP_NUM_THREADS" in os.environ else []), *options.env]
     return {
         "hosts": ",".join(f"{host}:{count}" for host, count in hosts),
         "hostfile": None,
         "per_node": None,
         "sync": plan.sync and ".",
         "target": plan.task["target"],
-        "env": [one if "=" in one else f"{one}={plan.nodes[0].env[one]}" for one in options.env],
+        "env": [one if "=" in one else f"{one}={os.environ[one]}" for one in names],
     }
 
 
@@ -200,19 +210,32 @@ def begin(settings: dict[str, Any]) -> str:
     """On the host: start the coordinator, and tell what comes of it."""
     facts = settings["request"]
     # The address at which ssh came here, as a node is reached at by default.
-    connection = os.environ.get("SSH_CONNECTION", "").split()
-    facts["options"]["own_address"] = connection[2] if len(connection) == 4 else None
+    with contextlib.suppress(ValueError, IndexError):  # there is none, or it is "UNKNOWN", say
+        connection = os.environ.get("SSH_CONNECTION", "").split()
+        facts["options"]["own_address"] = str(ipaddress.ip_address(connection[2]))
     cwd = os.path.expanduser(settings["workdir"] or "~")
-    return tell(settings, detached.begin(facts, cwd, settings["folder"]))
+    news = detached.begin(facts, cwd, settings["folder"])
+    report(1, settings, next(news))  # up to here nobody's heart beats
+    return tell(settings, news)
 
 
 def tell(settings: dict[str, Any], news: Iterable[dict[str, Any]]) -> str:
     """On a host: report each of the news, as long as somebody is there to read it."""
+
+    def listen(number: int = 0, frame: object = None) -> None:
+        if select.select([0], [], [], 0.0)[0]:
+            said = os.read(0, 4096)
+            if not said or said.strip():
+                sys.exit()  # nobody is there any more
+            signal.alarm(SILENCE_MAX_S)  # it was a heartbeat
+        elif number:
+            sys.exit()  # there was none for so long
+
+    signal.signal(signal.SIGALRM, listen)  # also while it writes, and nobody takes it
+    signal.alarm(SILENCE_MAX_S)
     for one in news:
         if one:
             report(1, settings, one)
-        if select.select([0], [], [], 0.0)[0]:
-            said = os.read(0, 4096)
-            if not said or said.strip():  # nobody is there any more; else it was a heartbeat
-                break
+        listen()
+    signal.alarm(0)
     return "has answered"

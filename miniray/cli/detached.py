@@ -105,6 +105,8 @@ def _has_started(run: Run, words: list[str], cwd: str, has_lock: bool) -> bool:
         if run.pid() is not None or run.status() is not None:
             return True
         if has_ended or time.monotonic() > deadline:
+            process.kill()  # who is late must not begin beside another, or after we have said no
+            process.wait()
             return False
         time.sleep(LOOK_AGAIN_S)
 
@@ -130,6 +132,11 @@ def _ask(*words: str) -> str:
     return asked.stdout.strip()
 
 
+def _lacked_a_key(run: Run) -> bool:
+    with open(run.log, errors="replace") as log:  # which may be larger than the memory
+        return any(_NO_KEY.search(line) for line in log)
+
+
 def main(folder: str) -> None:
     """Be the coordinator of the run that a folder describes."""
     from miniray.cli import run as command  # it imports this module
@@ -142,7 +149,7 @@ def main(folder: str) -> None:
         options = argparse.Namespace(**{"own_address": None, **run.facts()["options"]})
         options.log_dir = options.log_dir and Path(options.log_dir)
         status = run_command(functools.partial(command.run, when_up=run.note_up), options)
-        if status and options.own_address and _NO_KEY.search(run.log.read_text(errors="replace")):
+        if status and options.own_address and _lacked_a_key(run):
             print(f"miniray run: {ADVICE}", file=sys.stderr)
     except KeyboardInterrupt:  # before it was under way
         status = INTERRUPTED

@@ -6,7 +6,15 @@ import time
 from collections.abc import Callable
 from typing import TextIO, cast
 
-from miniray import Cluster, MiniRayError, RemoteWorker, WorkerError, WorkerExited, wait
+from miniray import (
+    Cluster,
+    ClusterError,
+    MiniRayError,
+    RemoteWorker,
+    WorkerError,
+    WorkerExited,
+    wait,
+)
 from miniray.cli.run_plan import Plan
 from miniray.cli.run_screen import Screen
 from miniray.cli.run_verdict import Verdict, find_verdict
@@ -61,6 +69,7 @@ class Attempts:
         self._plan, self._cluster, self._screen = plan, cluster, screen
         self._when_up = when_up
         self._began = time.monotonic()
+        self._nodes = plan.nodes  # but for those that were lost, and not needed
 
     def run(self) -> int:
         """Attempt it until all ranks have ended well; raises what the last attempt failed of."""
@@ -80,13 +89,17 @@ class Attempts:
         return 0
 
     def restart(self, *, without_lost: bool = False, timeout: float | None = None) -> None:
-        """Start new ranks, on as many nodes as there have to be."""
+        """Start new ranks, on as many nodes as there have to be.
+
+        Where fewer come up, the next restart asks all again: a node that reboots comes back.
+        """
         self._began = time.monotonic()
         with self._screen.progress(f"starting {describe(self._cluster)}"):
-            self._cluster.restart(without_lost=without_lost, timeout=timeout)
+            self._cluster.restart(self._nodes, without_lost=without_lost, timeout=timeout)
         least = self._plan.min_nodes or 1
         if (left := len(self._cluster.nodes)) < least:
-            raise ValueError(f"only {left} of the {least} nodes that it needs can be brought up")
+            raise ClusterError(f"only {left} of the {least} nodes that it needs can be brought up")
+        self._nodes = self._cluster.nodes
 
     def _attempt(self, restarted: int) -> None:
         """Have the ranks that are there run the script to its end."""

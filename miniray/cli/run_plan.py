@@ -238,11 +238,15 @@ def make_node(
 def make_own_node(node: NodeConfig, address: str) -> NodeConfig:
     """Return the node that is this machine, to which no ssh is needed, unless for a tunnel.
 
-    A detached run is coordinated by its first host, at the address where others reach it.
+    A detached run is coordinated by its first host, at the address where others reach it. Its
+    workdir and its Python are the coordinator's own: over ssh their names would begin at home.
     """
     if node.tunnel:
         return node
-    return dataclasses.replace(node, launcher=LOCAL_LAUNCHER, address=address)
+    workdir = None if node.workdir is None else os.getcwd()
+    return dataclasses.replace(
+        node, launcher=LOCAL_LAUNCHER, address=address, python=sys.executable, workdir=workdir
+    )
 
 
 def _read_variable(text: str) -> tuple[str, str]:

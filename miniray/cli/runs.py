@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any
 
 KEPT_RUNS = 20  # of those that have ended
+STATUS_CHARS = 8
 CHUNK_BYTES = 48 * 1024
 LOOK_AGAIN_S = 0.05
 RUNNING, ELSEWHERE = "running", "on"
 
 
 def folder_of_runs() -> Path:
-    """Return where all runs of this user are."""
-    return Path("~/.miniray/runs").expanduser()
+    """Return where all runs of this user are; raises OSError for a user who has no home."""
+    try:
+        return Path("~/.miniray/runs").expanduser()
+    except RuntimeError:
+        raise OSError("runs are kept at home, and this user has none: set HOME") from None
 
 
 class Run:
@@ -34,12 +38,17 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder, self.id = folder, folder.name
         self.log = folder / "log"
+        self._new_status = folder / "status.new"
 
     @classmethod
     def create(cls, facts: dict[str, Any]) -> "Run":
         """Make the folder of a new run, whose id is the next number; drop the oldest ones."""
         above = folder_of_runs()
-        above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot keep runs in {above}: {error.strerror}"
+            raise OSError(f"{problem}; HOME says where that is") from error
         number = max((int(run.id) for run in all_runs()), default=0)
         while True:
             number += 1
@@ -48,6 +57,7 @@ class Run:
                 run.folder.mkdir(mode=0o700)
                 break
         run.log.touch(mode=0o600)
+        run._new_status.write_text(" " * STATUS_CHARS)
         run._write("run.json", {**facts, "host": socket.gethostname(), "began": time.time()})
         _prune()
         return run
@@ -77,8 +87,13 @@ class Run:
             return None
 
     def note_status(self, status: int) -> None:
-        """Note the exit status: the run has ended."""
-        self._write("status", status)
+        """Note the exit status: the run has ended.
+
+        It has had its place from the beginning: a run may end because the disk is full.
+        """
+        with open(self._new_status, "r+") as file:
+            file.write(str(status))
+        self._new_status.replace(self.folder / "status")
 
     def _write(self, name: str, value: object) -> None:
         new = self.folder / f"{name}.new"
@@ -164,13 +179,19 @@ def _start_of_tail(log: Path, lines: int) -> int:
     """Return where the last lines of a file begin."""
     with open(log, "rb") as file:
         size = position = file.seek(0, os.SEEK_END)
-        data = b""
-        while position and data.count(b"\n") <= lines:
+        ends = lines  # of the lines before, so many from the end
+        while position and lines:
             begin = max(position - CHUNK_BYTES, 0)
             file.seek(begin)
-            data, position = file.read(position - begin) + data, begin
-    kept = data.removesuffix(b"\n").split(b"\n")[-lines:] if lines else []
-    return size - len(b"\n".join(kept)) - (data.endswith(b"\n") and lines > 0)
+            data = file.read(position - begin)
+            if position == size and data.endswith(b"\n"):
+                ends += 1  # that of the last line
+            if (found := data.count(b"\n")) >= ends:
+                for _ in range(ends):
+                    position = begin + data.rindex(b"\n", 0, position - begin)
+                return position + 1
+            ends, position = ends - found, begin
+        return position if lines else size
 
 
 def all_runs() -> list[Run]:
