@@ -499,7 +499,7 @@ class TestAttach:
         assert shown.out == "no run is detached here\n"
         assert "there is no run 3" in shown.err
         assert "there is none at all" in shown.err
-        [news] = attach.answer({"id": None, "list": True, "host": "node1"})
+        [news] = attach.answer({"id": None, "list": True, "stop": False, "host": "node1"})
         assert news == {"text": "no run is detached on node1\n", "status": 0}
 
     def test_says_where_runs_have_gone_from_here(
