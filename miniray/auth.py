@@ -31,14 +31,17 @@ KEY_CHARS_MIN = 32
 Message = dict[str, Any]
 
 
-def load_key(path: str | os.PathLike[str] | None = None) -> bytes:
+def load_key(path: str | os.PathLike[str] | None = None, *, make: bool = True) -> bytes:
     """Return the key from its file, which is made, for this user alone, if there is none.
 
     The file is `path`, else $MINIRAY_KEY_FILE, else ~/.miniray/key. Raises PermissionError if
-    others may read it and ValueError if what it holds is no key.
+    others may read it, ValueError if what it holds is no key, and FileNotFoundError if there is
+    none and it is not to `make` one: a client's own would open nothing.
     """
     file = Path(path or os.environ.get("MINIRAY_KEY_FILE") or "~/.miniray/key").expanduser()
     if not file.exists():
+        if not make:
+            raise FileNotFoundError(f"there is no key in {file}: copy that of the server there")
         _make_key(file)
     status = file.stat()
     if status.st_mode & 0o077 or status.st_uid != os.geteuid():
@@ -185,6 +188,6 @@ def _check_proof(message: Message, expected: str) -> None:
     given = proof.encode("ascii", "replace") if type(proof) is str else b""
     if not hmac.compare_digest(given, expected.encode()):
         raise AuthenticationError(
-            "the other side holds a different key: both must use the same key file "
-            "($MINIRAY_KEY_FILE, else ~/.miniray/key)"
+            "the other side holds a different key: both must use the same; unless one was given, "
+            f"here that is in {os.environ.get('MINIRAY_KEY_FILE') or '~/.miniray/key'}"
         )

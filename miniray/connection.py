@@ -100,7 +100,7 @@ def server_status(
     Request and status go in clear; nobody can change them on their way.
     """
     deadline = deadline_after(timeout)
-    key = auth.load_key() if key is None else key
+    key = auth.load_key(make=False) if key is None else key
     sock, reply = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
         channel.goodbye = ConnectionResetError  # before the status nobody says one

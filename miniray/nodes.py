@@ -78,6 +78,8 @@ class Nodes:
         """
         there, chosen = list(self.all), list[Node | None]()
         for config in configs:
+            if not isinstance(config, NodeConfig):
+                raise TypeError(f"a node is a NodeConfig, not {config!r}: [NodeConfig('node1')]")
             same = [node for node in there if node.config == config and node not in self._given_up]
             chosen.append(same[0] if same else None)
             there = [node for node in there if node is not chosen[-1]]

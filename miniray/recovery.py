@@ -35,6 +35,8 @@ def attempt_again(
     nodes come back. What is no death ends it at once: any other exception of the attempt, and the
     deadline, as TimeoutError. `tell` hears of each failure, and which restart comes next, and when.
     """
+    if restarts < 0:
+        raise ValueError(f"restarts is a number from 0 up, not {restarts}")
     restarted, pause_s, is_up = 0, 0.0, True
     while True:
         try:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniray import AuthenticationError, auth
+from miniray import AuthenticationError, RemoteWorker, auth
+from miniray.connection import server_status
 
 KEY = auth.make_key()
 HELLO = auth.hello("c" * 64)
@@ -225,6 +226,26 @@ def test_environment_names_the_key_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "mine"))
     key = auth.load_key()
     assert (tmp_path / "mine").read_bytes().strip() == key
+
+
+def test_who_connects_makes_no_key_and_hears_which_file_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "no" / "key"
+    monkeypatch.setenv("MINIRAY_KEY_FILE", str(file))
+    for ask in (RemoteWorker, server_status):
+        with pytest.raises(FileNotFoundError, match=f"no key in {file}: copy that of the server"):
+            ask("localhost", 1)
+    assert not file.parent.exists()
+
+
+def test_a_different_key_is_told_with_the_file_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "mine"))
+    forged = auth.challenge(auth.make_key(), HELLO, "5" * 64)
+    with pytest.raises(AuthenticationError, match=f"different key: .* in {tmp_path}/mine"):
+        auth.response(KEY, HELLO, forged, REQUEST)
 
 
 def _load(file: Path, queue: Any) -> None:

@@ -98,6 +98,16 @@ class TestAttempts:
             )
         assert restarts.timeouts == [0.0]
 
+    def test_are_no_number_below_zero(self) -> None:
+        with pytest.raises(ValueError, match="restarts is a number from 0 up, not -1"):
+            recovery.attempt_again(
+                Restarts(),
+                failing(0),
+                restarts=-1,
+                tell=lambda why, count: None,
+                deadline=math.inf,
+            )
+
     def test_what_is_no_death_ends_them(self) -> None:
         def attempt(restarted: int) -> None:
             raise TypeError("cannot be sent")

@@ -131,6 +131,36 @@ def test_what_is_wrong_is_said_with_what_to_write(
     assert problem in said
 
 
+@pytest.mark.parametrize("target", ["scratch.py", "sub/../scratch.py", "-m scratch"])
+def test_what_git_ignores_does_not_go_along_and_that_is_said(
+    target: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("x = 1\n", "scratch.py")
+    Path("sub").mkdir()
+    Path("link").symlink_to("sub")
+    write("x = 1\n", "sub/script.py")
+    Path(".gitignore").write_text("scratch.py\n")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    words = ["run", "-H", "a:1", "--dry-run"]
+    assert cli.main([*words, *target.split()]) == 2
+    said = capsys.readouterr().err
+    assert f"scratch.py is not in the copy of {here} that the nodes get: git ignores it" in said
+    assert "git add -f scratch.py has it go along" in said
+    assert cli.main([*words, "link/script.py"]) == 0
+    subprocess.run(["git", "add", "-f", "scratch.py"], check=True)
+    assert cli.main([*words, *target.split()]) == 0
+
+
+def test_a_folder_that_is_too_large_is_said_before_any_host_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("x = 1\n")
+    monkeypatch.setattr("miniray.sync.FOLDER_BYTES_MAX", 5)
+    assert cli.main(["run", "-H", "a:1", "script.py"]) == 2
+    assert "too large for sync" in (said := capsys.readouterr().err)
+    assert "or miniray run --workdir" in said
+
+
 def test_a_plan_is_shown_without_being_carried_out(capsys: pytest.CaptureFixture[str]) -> None:
     write("import torch\n")
     arguments = ["run", "-H", "gpu1:8,me@gpu2:1", "--dry-run", "--", "script.py", "--lr", "1"]

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from miniray import (
+    AuthenticationError,
     Channel,
     ProtocolError,
     RemoteWorker,
@@ -589,6 +590,18 @@ class TestStrangers:
         lines = re.findall(r"(?m)^.*closed .*", server.text())
         assert len(lines) <= (time.monotonic() - began) / strangers.REFUSALS_S + 2
         assert refusals_said(server) == 1000
+
+    def test_who_has_another_key_is_told_of_as_such(self, server: Server) -> None:
+        with pytest.raises(AuthenticationError, match="different key"):
+            RemoteWorker(server.host, server.port, key=auth.make_key())
+        poll.until(lambda: refusals_said(server) == 1, timeout_s=T)
+        assert "end of the handshake; it probably holds a different key" in server.text()
+
+    def test_who_is_refused_after_the_handshake_is_told_of_too(self, server: Server) -> None:
+        with pytest.raises(ConnectionRefusedError, match="encrypt=False"):
+            server.worker(encrypt=True)
+        poll.until(lambda: refusals_said(server) == 1, timeout_s=T)
+        assert "it has been started with encrypt=False; connect with the same" in server.text()
 
     def test_the_first_is_said_at_once_and_the_rest_while_the_server_goes_on(
         self, server: Server

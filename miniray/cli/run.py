@@ -8,7 +8,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -61,7 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-m", "--module", action="store_true", help="as python -m: a module's name")
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
-    how.add_argument("--encrypt", action="store_true", help="encrypt what goes from here to ranks")
+    how.add_argument(
+        "--encrypt", "--tls", action="store_true", help="encrypt what goes from here to ranks"
+    )
     how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
     how.add_argument(
         "--sync", metavar="DIR", help='give each node a copy of it to run in; over ssh: "."'
@@ -111,8 +113,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run it; return the exit status of the rank that failed first, or 0."""
+def run(options: argparse.Namespace, when_up: Callable[[], None] = lambda: None) -> int:
+    """Run it; return the exit status of the rank that failed first, or 0.
+
+    `when_up` is called whenever all ranks are up.
+    """
     try:
         plan = make_plan(options)
         only = parse_ranks(options.only_rank, plan.num_ranks) if options.only_rank else None
@@ -130,7 +135,13 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.closing(screen):
         try:
             with ended_by_signals(screen):
-                return launch(plan, screen, options.start_timeout, fake_gpus=options.fake_gpus)
+                return launch(
+                    plan,
+                    screen,
+                    options.start_timeout,
+                    fake_gpus=options.fake_gpus,
+                    when_up=when_up,
+                )
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Ended) else signal.SIGINT
             if not screen.is_read:  # as by `head`: there this ends any other command

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO, cast
 
 from miniray import (
@@ -29,7 +30,14 @@ class Hopeless(Exception):
     """A rank failed of what no restart mends."""
 
 
-def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool = False) -> int:
+def launch(
+    plan: Plan,
+    screen: Screen,
+    start_timeout: float,
+    *,
+    fake_gpus: bool = False,
+    when_up: Callable[[], None] = lambda: None,
+) -> int:
     """Start all ranks, wait for their end, leave nothing, and say how it went."""
     log = cast(TextIO, screen)  # it is one, as far as a cluster goes
     cluster = Cluster(
@@ -39,7 +47,7 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
         log=log,
         sync=plan.sync,
     )
-    attempts = Attempts(plan, cluster, screen)
+    attempts = Attempts(plan, cluster, screen, when_up)
     try:
         with cluster:
             try:
@@ -71,10 +79,13 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
 class Attempts:
     """The attempts at one run, each with new ranks; `verdict` is on the last that failed."""
 
-    def __init__(self, plan: Plan, cluster: Cluster, screen: Screen) -> None:
+    def __init__(
+        self, plan: Plan, cluster: Cluster, screen: Screen, when_up: Callable[[], None]
+    ) -> None:
         self.verdict: Verdict | None = None
         self.restarted = 0
         self._plan, self._cluster, self._screen = plan, cluster, screen
+        self._when_up = when_up
         self._began = time.monotonic()
         self._nodes = plan.nodes  # but for those that were lost, and not needed
 
@@ -134,6 +145,7 @@ class Attempts:
             seconds = time.monotonic() - self._began
             again = " again" if restarted else ""
             screen.say(f"{ranks} up{again} after {seconds:.1f} s:{places}")
+            self._when_up()
             wait_for_all(workers, screen)
         except WorkerError as error:
             self.verdict = find_verdict(error, workers)
