@@ -133,7 +133,7 @@ class FrameSocket:
     def take_in(self) -> bool:
         """Take in what is here of the next frame; return whether it is complete."""
         try:
-            self.next = self.receive(time.monotonic())
+            self.next = self.receive(0.0)  # a moment long past
         except BlockingIOError:
             return False
         return True

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from miniray.cli.runs import folder_of_runs
+
 KEPT_LINES = 20
 
 
@@ -39,4 +41,4 @@ def recall() -> list[dict[str, Any]]:
 
 
 def _file() -> Path:
-    return Path("~/.miniray/elsewhere").expanduser()
+    return folder_of_runs().with_name("elsewhere")
