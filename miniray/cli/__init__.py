@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from miniray import __version__
-from miniray.cli import attach, completion, demo, record, run, serve, status
+from miniray.cli import attach, completion, demo, doctor, record, run, serve, status
 from miniray.cli.common import run_command
 
 
@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, module, help_text in (
         ("run", run, "run a torchrun-style script on many machines, or on many ranks here"),
         ("attach", attach, "see a run that was detached, up to its end; or end it"),
+        (
+            "doctor",
+            doctor,
+            "say of each node whether a run would work there, and if not, what to do",
+        ),
         ("demo", demo, "train a small GPT with FSDP on 2 nodes x 4 fake GPUs"),
         ("serve", serve, "start a worker server on this machine"),
         ("status", status, "list a server's workers and how each ended"),

@@ -1,0 +1,149 @@
+"""What doctor has found out about a node, and what it says of it."""
+
+import collections
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from miniray.node_config import NodeConfig
+
+State = Literal["ok", "note", "wrong", "untested"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One line about a node: how it is, and what to do if it is not well."""
+
+    name: str
+    state: State
+    says: str
+    fix: str = ""
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was found out about one node; nothing in here is a judgement."""
+
+    config: NodeConfig
+    name: str
+    # What the session's own program wrote on stderr (ssh -v), and whatever runs over there.
+    said: list[str] = dataclasses.field(default_factory=list)
+    # What came on stdout before anything of ours: of start-up files.
+    noise: list[str] = dataclasses.field(default_factory=list)
+    # The Pythons that sh saw; None if it did not get that far.
+    pythons: list[str] | None = None
+    has_python: bool = True
+    version: tuple[int, ...] | None = None
+    exit_status: int | None = None  # of a session that ended before it was told to
+    # The probe's facts, by name.
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    clock_ahead_s: float | None = None
+    clock_error_s: float = 0.0
+    # How this machine got through to it, by address, and through a tunnel.
+    reached: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    tunnel: dict[str, Any] | None = None
+    seconds: float = 0.0
+    num_places: int = 0  # that the probe was to look at
+
+    def fact(self, name: str) -> dict[str, Any]:
+        """Return some of the probe's facts; none if they did not come, or could not be had."""
+        found = self.facts.get(name) or {}
+        return {} if "error" in found and name in ("system", "network") else found
+
+    def addresses(self) -> list[str]:
+        """Return where others reach this node: first where MiniRay would, then its other ones."""
+        session = self.fact("system").get("environment", {}).get("SSH_CONNECTION", "").split()
+        first = self.config.address
+        if first is None:
+            arrived = session[2] if len(session) == 4 else ""
+            first = "127.0.0.1" if self.config.launcher is not None else arrived
+        others = [
+            address
+            for one in self.fact("network").get("interfaces", [])
+            for address in one["addresses"]
+            if one["is_up"] and not one["is_loopback"]
+        ]
+        return list(dict.fromkeys([*filter(None, [first]), *others]))
+
+    def interface_of(self, address: str) -> str:
+        """Return the name of the interface that has an address; "" if none has."""
+        for one in self.fact("network").get("interfaces", []):
+            if address in one["addresses"]:
+                return str(one["name"])
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the run is going to need, as far as the options say it."""
+
+    modules: Sequence[str] = ("torch",)
+    needed: Sequence[str] = ()  # those of them that were asked for by name
+    port: int = 0
+    tunnel: bool = False
+    fake_gpus: bool = False
+    limit_s: float = 10.0
+
+
+class World:
+    """All the nodes beside each other, and the machine that asks."""
+
+    def __init__(self, nodes: Sequence[Findings], here: Findings, wanted: Wanted) -> None:
+        self.nodes, self.here, self.wanted = nodes, here, wanted
+
+    def others(self, findings: Findings) -> list[Findings]:
+        return [one for one in self.nodes if one is not findings]
+
+    def version_to_have(self, module: str) -> dict[str, Any] | None:
+        """Return what most nodes have of a module; if none has more, this machine decides."""
+        found = [one for node in self.nodes if (one := version_of(node, module))]
+        counts = collections.Counter((one["version"], one.get("cuda")) for one in found)
+        own = version_of(self.here, module)
+        if not counts:
+            return own
+        most = max(counts.values())
+        first = [pair for pair, count in counts.items() if count == most]
+        if own and len(first) > 1:
+            first.sort(key=lambda pair: base_version(pair[0]) != base_version(own["version"]))
+        return {"version": first[0][0], "cuda": first[0][1]}
+
+
+def version_of(findings: Findings, module: str) -> dict[str, Any] | None:
+    """Return the facts of a module that is there and says its version; else None."""
+    found = findings.fact("modules").get(module, {})
+    return found if found.get("version") else None
+
+
+def base_version(version: str) -> str:
+    """Return a version without what stands behind a plus: how it was built."""
+    return version.partition("+")[0]
+
+
+def is_late(findings: Findings, name: str, fact: str, world: World) -> Check | None:
+    """Return what to say if a fact has not come, or could not be had."""
+    if fact not in findings.facts:
+        return Check(
+            name,
+            "wrong",
+            f"no answer within {world.wanted.limit_s:.0f} s",
+            "something over there hangs, a network file system perhaps (df; mount); if it is "
+            "only slow: --limit 60",
+        )
+    if "error" in findings.facts[fact] and fact not in ("gpus", "listening"):
+        return Check(name, "note", f"cannot be told here: {findings.facts[fact]['error']}")
+    return None
+
+
+def ssh_words(config: NodeConfig, *command: str) -> str:
+    """Return a line for a terminal that runs ssh with the user's own options."""
+    return shlex.join(["ssh", *config.ssh_options, config.host, *command])
+
+
+def over_there(findings: Findings, *command: str) -> str:
+    """Return a line for a terminal here that runs a command on a node."""
+    if findings.config.launcher is None:
+        return ssh_words(findings.config, shlex.join(command))
+    if findings.config.is_local():
+        return shlex.join(command)
+    return shlex.join([*findings.config.launcher, shlex.join(command)])

@@ -1,0 +1,229 @@
+"""Which interface a node would use, and who reaches whom: from here, from node to node, in ssh."""
+
+from typing import Any
+
+from miniray.cli.doctor_findings import Check, Findings, World, is_late
+from miniray.cli.doctor_visit import chooses
+
+WORDS = {
+    "timeout": "no answer",
+    "refused": "refused",
+    "unreachable": "no way there",
+    "stuck": "small packets pass and large ones do not",
+    "stranger": "somebody else answers",
+}
+
+
+def check_interface(findings: Findings, world: World) -> list[Check]:
+    """Return which interface ranks would meet at, and whether a variable names a wrong one."""
+    if late := is_late(findings, "interface", "network", world):
+        return [late]
+    network = findings.fact("network")
+    checks = []
+    for variable, text in network["variables"].items():
+        chosen = [one for one in network["interfaces"] if chooses(text, one)]
+        if problem := _problem_of(findings, world, variable, text, chosen):
+            checks.append(Check("interface", "wrong", problem, _unset(findings, variable)))
+    if checks:
+        return checks
+    address = (findings.addresses() or ["?"])[0]
+    name = findings.interface_of(address) or "?"
+    named = "".join(f", {key}={value}" for key, value in network["variables"].items())
+    return [Check("interface", "ok", f"{name}, {address}{named}")]
+
+
+def _problem_of(
+    findings: Findings, world: World, variable: str, text: str, chosen: list[dict[str, Any]]
+) -> str:
+    is_one_node = len(world.nodes) == 1
+    interfaces = findings.fact("network")["interfaces"]
+    there = ", ".join(
+        f"{one['name']} ({one['addresses'][0]})" for one in interfaces if one["addresses"]
+    )
+    if not chosen:
+        return f"{variable}={text} is no interface of this node; it has {there}"
+    names = ", ".join(one["name"] for one in chosen)
+    if all(one["is_loopback"] for one in chosen) and not is_one_node:
+        return f"{variable}={text} is {names}, where no other node gets to; it has {there}"
+    if not any(one["is_up"] and one["addresses"] for one in chosen):
+        return f"{variable}={text} is {names}, which is down or has no address; it has {there}"
+    blind = [
+        other.name
+        for other in world.others(findings)
+        for results in [other.fact("peers").get(f"{findings.name}/{variable}")]
+        if results and all(one["how"] != "ok" for one in results.values())
+    ]
+    if blind:
+        address = next(one["addresses"][0] for one in chosen if one["addresses"])
+        return (
+            f"{variable}={text} is {address}, where {', '.join(blind)} does not get to; "
+            f"it has {there}"
+        )
+    return ""
+
+
+def _unset(findings: Findings, variable: str) -> str:
+    places = findings.fact("network")["set_in"]
+    where = f" ({', '.join(places[:3])})" if places else " (it is in its environment)"
+    address = (findings.addresses() or [""])[0]
+    name = findings.interface_of(address)
+    exact = "=" if variable.startswith("NCCL") else ""
+    instead = f", or say it for this run: --env {variable}={exact}{name}" if name else ""
+    return f"unset {variable} over there{where}: MiniRay finds it by itself{instead}"
+
+
+def check_ports(findings: Findings, world: World) -> list[Check]:
+    """Return whether this machine gets through to a port of the node's."""
+    if late := is_late(findings, "ports", "listening", world):
+        return [late]
+    facts, checks = findings.facts["listening"], list[Check]()
+    port = facts.get("port")
+    if "asked" in facts:
+        checks.append(_taken(findings, facts))
+    if not port:
+        return [*checks, Check("ports", "wrong", f"it cannot listen: {facts['error']}")]
+    if world.wanted.tunnel:
+        return [*checks, Check("ports", "ok", "none is used from here: --tunnel")]
+    results = findings.reached
+    first = next(iter(results), "")
+    if not results:
+        return [*checks, Check("ports", "untested", "not tested: the node's address is not known")]
+    if results[first]["how"] == "ok":
+        return checks or [Check("ports", "ok", f"from here to {first}")]
+    way = next((address for address, one in results.items() if one["how"] == "ok"), None)
+    return [
+        *checks,
+        Check(
+            "ports",
+            "wrong",
+            f"from here to {first}:{port}: {_how(results[first])}",
+            _let_in(findings, results[first], "this machine", way, _tunnel_works(findings)),
+        ),
+    ]
+
+
+def _taken(findings: Findings, facts: dict[str, Any]) -> Check:
+    holder = facts.get("holder") or {}
+    if holder.get("pid"):
+        whose = f"pid {holder['pid']} of {holder['user']} ({(holder['command'] or '?')[:80]})"
+    else:
+        whose = f"a process of {holder['user']}" if holder.get("user") else "some process"
+    says = f"port {facts['asked']} is taken by {whose}"
+    if not holder.get("user"):
+        says = f"port {facts['asked']}: {facts['error'].lower()}"
+    return Check(
+        "ports",
+        "wrong",
+        says,
+        "take another port, or end that over there"
+        + (f", if it is yours: kill {holder['pid']}" if holder.get("pid") else ": sudo ss -ltnp"),
+    )
+
+
+def _how(result: dict[str, Any]) -> str:
+    words = WORDS.get(result["how"], "")
+    return " ".join(filter(None, (words, result.get("error", "").lower()))) or "it failed"
+
+
+def _tunnel_works(findings: Findings) -> bool:
+    return bool(findings.tunnel and findings.tunnel["how"] == "ok")
+
+
+def _let_in(
+    findings: Findings, result: dict[str, Any], whom: str, way: str | None, tunnel: bool
+) -> str:
+    """Return how a node gets to let somebody in."""
+    node = findings.name
+    if way is not None:
+        return f"{way} works: name the node by that, -H {way}:{findings.config.num_workers}"
+    if result["how"] == "stranger":
+        return f"another machine has that address, or a proxy: name {node} by one of its own"
+    if result["how"] == "unreachable":
+        return f"there is no route: ip route get ADDRESS on {whom}; are they in one network?"
+    if result["how"] == "stuck":
+        return (
+            "the MTU of some interface on the way is larger than what the network carries: "
+            f"ip link, on both; sudo ip link set dev {findings.interface_of(_first(findings))} "
+            "mtu 1400 tries it"
+        )
+    tool = (findings.fact("system").get("firewalls") or [""])[0]
+    source = result.get("source") or f"the address of {whom}"
+    commands = {
+        "ufw": f"sudo ufw allow from {source}",
+        "firewall-cmd": f"sudo firewall-cmd --zone=trusted --add-source={source}",
+        "nft": f"sudo nft list ruleset shows the rule that drops it; take it out, or let {source} "
+        "in before it",
+        "iptables": f"sudo iptables -I INPUT -s {source} -j ACCEPT",
+    }
+    let = commands.get(tool, f"its firewall has to let {source} in")
+    return f"on {node}: {let}" + (", or go through ssh: --tunnel" if tunnel else "")
+
+
+def _first(findings: Findings) -> str:
+    return (findings.addresses() or [""])[0]
+
+
+def check_others(findings: Findings, world: World) -> list[Check]:
+    """Return whether this node gets through to each of the others."""
+    others = world.others(findings)
+    if not others:
+        return []
+    if late := is_late(findings, "others", "peers", world):
+        return [late]
+    results, checks, well = findings.fact("peers"), list[Check](), list[str]()
+    for other in others:
+        tried = results.get(other.name)
+        if not tried:
+            checks.append(
+                Check("others", "untested", f"not tested towards {other.name}: it did not listen")
+            )
+            continue
+        first = next(iter(tried))
+        if tried[first]["how"] == "ok":
+            well.append(other.name)
+            continue
+        way = next((address for address, one in tried.items() if one["how"] == "ok"), None)
+        port = other.facts["listening"]["port"]
+        back = other.fact("peers").get(findings.name, {})
+        is_one_way = any(one["how"] == "ok" for one in back.values())
+        checks.append(
+            Check(
+                "others",
+                "wrong",
+                f"from here to {other.name} at {first}:{port}: {_how(tried[first])}"
+                + (", though back again it goes" if is_one_way else ""),
+                _let_in(other, _with_source(tried[first], findings), findings.name, way, False),
+            )
+        )
+    if well:
+        checks.insert(0, Check("others", "ok", f"reaches {', '.join(well)}"))
+    return checks
+
+
+def _with_source(result: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """Return a result with the address that the packets came from, if it is known."""
+    return {**result, "source": result.get("source") or _first(findings)}
+
+
+def check_tunnel(findings: Findings, world: World) -> list[Check]:
+    """Return whether sshd lets a connection through to a socket over there."""
+    if findings.config.launcher is not None:
+        return []
+    listening = findings.fact("listening")
+    if findings.tunnel is None:
+        return [Check("tunnel", "untested", "not tested: it did not answer in time")]
+    if findings.tunnel["how"] == "ok":
+        return [Check("tunnel", "ok", "allowed" + ", and used" * world.wanted.tunnel)]
+    if listening.get("tunnel"):
+        return [Check("tunnel", "note", f"no socket over there: {listening['tunnel']}")]
+    is_forbidden = any("administratively prohibited" in line for line in findings.said)
+    return [
+        Check(
+            "tunnel",
+            "wrong" if world.wanted.tunnel else "note",
+            "its sshd forbids it" if is_forbidden else f"it does not work: {_how(findings.tunnel)}",
+            "in its sshd_config: AllowStreamLocalForwarding yes (and no DisableForwarding); in its "
+            "authorized_keys: no no-port-forwarding, no restrict; then sudo systemctl reload ssh"
+            + ("; or go without --tunnel" if world.wanted.tunnel else ". Only --tunnel needs it"),
+        )
+    ]

@@ -1,0 +1,144 @@
+"""Is the right Python there, and are the modules in it that a run needs?"""
+
+import collections
+import re
+from collections.abc import Callable
+from typing import Any
+
+from miniray.cli.doctor_findings import (
+    Check,
+    Findings,
+    World,
+    base_version,
+    is_late,
+    over_there,
+    ssh_words,
+    version_of,
+)
+from miniray.cli.doctor_ssh import node_said
+from miniray.node import PYTHON_MIN
+
+
+def check_python(findings: Findings, world: World, before: str) -> Check:
+    if before:
+        return Check("python", "untested", f"not tested: {before} comes first")
+    config = findings.config
+    others = _describe_pythons(findings)
+    least = ".".join(map(str, PYTHON_MIN))
+    if not findings.has_python:
+        return Check(
+            "python",
+            "wrong",
+            f"there is no {config.python} for a session without a terminal",
+            f"{others}; or install Python {least} or newer",
+        )
+    if findings.version is None:
+        said = node_said(findings)
+        last = said[-1] if said else "it said nothing"
+        how = f"ended with status {findings.exit_status}" if findings.exit_status else "hangs"
+        by_hand = ssh_words(config, f"{config.python} --version")
+        return Check("python", "wrong", f"{config.python} {how}: {last}", f"{others}; {by_hand}")
+    text = ".".join(map(str, findings.version))
+    path = findings.fact("system").get("python") or config.python
+    if findings.version < PYTHON_MIN:
+        return Check(
+            "python", "wrong", f"{path} is {text}, and MiniRay needs {least} or newer", others
+        )
+    common = collections.Counter(one.version[:2] for one in world.nodes if one.version)
+    if common[findings.version[:2]] < max(common.values()):
+        usual = ".".join(map(str, common.most_common(1)[0][0]))
+        return Check(
+            "python",
+            "note",
+            f"{text} ({path}), and {usual} on most of the others",
+            "MiniRay does not mind; what is installed for them may differ",
+        )
+    return Check("python", "ok", f"{text} ({path})")
+
+
+def _describe_pythons(findings: Findings, module: str = "") -> str:
+    """Return which other Python to name, the best first."""
+    known = findings.fact("modules").get("pythons", [])
+    fit = [one for one in known if tuple(one["version"][:2]) >= PYTHON_MIN]
+    fit.sort(key=lambda one: (-len(one["has"]), [-number for number in one["version"]]))
+    if module:
+        fit = [one for one in fit if module in one["has"]]
+    if fit:
+        has = f", which has {', '.join(fit[0]['has'])}" if fit[0]["has"] else ""
+        version = ".".join(map(str, fit[0]["version"]))
+        return f"take another one that is there: --python {fit[0]['path']} ({version}{has})"
+    paths = [] if known or module else findings.pythons or []
+    own = findings.fact("system").get("python")
+    if unknown := [path for path in paths if path != own and re.search(r"3\.1[1-9]$", path)]:
+        return f"take another one that is there: --python {unknown[-1]}"
+    if unknown := [path for path in paths if path != own]:
+        return f"look whether one of these will do: --python {' or '.join(unknown[:4])}"
+    return "" if module else "name one that is there: --python /path/to/python"
+
+
+def module_check(name: str) -> Callable[[Findings, World], list[Check]]:
+    def check(findings: Findings, world: World) -> list[Check]:
+        return [is_late(findings, name, "modules", world) or _check_module(findings, world, name)]
+
+    return check
+
+
+def _check_module(findings: Findings, world: World, name: str) -> Check:
+    found = findings.facts["modules"][name]
+    usual = world.version_to_have(name)
+    python = findings.fact("system").get("python", findings.config.python)
+    wanted = f"{name}=={base_version(usual['version'])}" if usual else name
+    install = over_there(findings, python, "-m", "pip", "install", wanted)
+    if found.get("missing"):
+        if usual is None and name not in world.wanted.needed:
+            return Check(name, "note", "nobody has it: fine for what does not import it")
+        other = _describe_pythons(findings, name)
+        return Check(name, "wrong", f"not installed in {python}", other or install)
+    if "error" in found:
+        fix = f"install it anew: {install}"
+        if re.search(r"lib\w+\.so", found["error"]):
+            fix = f"a library is missing over there, or of another version; {fix}"
+        return Check(name, "wrong", f"its import fails: {found['error'][:300]}", fix)
+    text = found["version"] or "it is there"
+    if name == "torch" and "late" not in found:
+        text += f", CUDA {found['cuda']}" if found.get("cuda") else ""
+    if usual and found["version"] and found["version"] != usual["version"]:
+        return _judge_other_version(findings, world, name, text, usual, install)
+    if usual and found.get("cuda") != usual.get("cuda") and "late" not in found:
+        return Check(
+            name,
+            "wrong",
+            f"{text}, and CUDA {usual['cuda'] or 'none'} on the others",
+            f"install the same build everywhere: {install}",
+        )
+    if "late" in found:
+        return Check(
+            name,
+            "note",
+            f"{text}, and its import takes more than {found['late']:.0f} s",
+            "is it on a network file system? The first start of a run will take that long; "
+            "if --start-timeout is over before, raise it",
+        )
+    own = version_of(world.here, name)
+    if own and found["version"] and base_version(own["version"]) != base_version(found["version"]):
+        return Check(
+            name,
+            "note",
+            f"{text}, and {own['version']} on this machine",
+            "no harm where only tensors are exchanged with it",
+        )
+    return Check(name, "ok", text)
+
+
+def _judge_other_version(
+    findings: Findings, world: World, name: str, text: str, usual: dict[str, Any], install: str
+) -> Check:
+    where = [
+        other.name
+        for other in world.others(findings)
+        if other.fact("modules").get(name, {}).get("version") == usual["version"]
+    ]
+    says = f"{text}, and {usual['version']} on {', '.join(where[:3])}"
+    if base_version(usual["version"]) == base_version(findings.facts["modules"][name]["version"]):
+        return Check(name, "note", says, "another build of the same release")
+    return Check(name, "wrong", says, f"the same version everywhere: {install}")
