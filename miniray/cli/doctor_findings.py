@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -45,6 +46,14 @@ class Findings:
     tunnel: dict[str, Any] | None = None
     seconds: float = 0.0
     num_places: int = 0  # that the probe was to look at
+
+    def find(self, pattern: str) -> re.Match[str] | None:
+        """Return what matches in the last line of `said` in which something does.
+
+        Before it may stand what ssh said of a host in between.
+        """
+        matches = (re.search(pattern, line) for line in reversed(self.said))
+        return next(filter(None, matches), None)
 
     def fact(self, name: str) -> dict[str, Any]:
         """Return some of the probe's facts; none if they did not come, or could not be had."""

@@ -1,5 +1,6 @@
 """Which interface a node would use, and who reaches whom: from here, from node to node, in ssh."""
 
+import re
 from typing import Any
 
 from miniray.cli.doctor_findings import Check, Findings, World, is_late
@@ -130,33 +131,36 @@ def _tunnel_works(findings: Findings) -> bool:
 
 
 def _let_in(
-    findings: Findings, result: dict[str, Any], whom: str, way: str | None, tunnel: bool
+    findings: Findings, result: dict[str, Any], whom: str, way: str | None, tunnel_works: bool
 ) -> str:
-    """Return how a node gets to let somebody in."""
-    node = findings.name
+    """Return how a node gets to let somebody in; `way` is an address of it that works."""
+    own = findings.interface_of(_first(findings))
+    instead = []
     if way is not None:
-        return f"{way} works: name the node by that, -H {way}:{findings.config.num_workers}"
+        host = f"[{way}]" if ":" in way else way
+        instead.append(f"name it {way}, which works: -H {host}:{findings.config.num_workers}")
+        if findings.interface_of(way) != own:
+            return instead[0]
+    if tunnel_works:
+        instead.append("go through ssh: --tunnel")
     if result["how"] == "stranger":
-        return f"another machine has that address, or a proxy: name {node} by one of its own"
+        return f"another machine has that address, or a proxy: name {findings.name} by another one"
     if result["how"] == "unreachable":
         return f"there is no route: ip route get ADDRESS on {whom}; are they in one network?"
     if result["how"] == "stuck":
         return (
             "the MTU of some interface on the way is larger than what the network carries: "
-            f"ip link, on both; sudo ip link set dev {findings.interface_of(_first(findings))} "
-            "mtu 1400 tries it"
+            f"ip link, on both; sudo ip link set dev {own} mtu 1400 tries it"
         )
-    tool = (findings.fact("system").get("firewalls") or [""])[0]
     source = result.get("source") or f"the address of {whom}"
-    commands = {
+    tool = (findings.fact("system").get("firewalls") or [""])[0]
+    let = {
         "ufw": f"sudo ufw allow from {source}",
         "firewall-cmd": f"sudo firewall-cmd --zone=trusted --add-source={source}",
-        "nft": f"sudo nft list ruleset shows the rule that drops it; take it out, or let {source} "
-        "in before it",
+        "nft": f"sudo nft list ruleset shows the rule that does it: let {source} in before that",
         "iptables": f"sudo iptables -I INPUT -s {source} -j ACCEPT",
-    }
-    let = commands.get(tool, f"its firewall has to let {source} in")
-    return f"on {node}: {let}" + (", or go through ssh: --tunnel" if tunnel else "")
+    }.get(tool, f"its firewall has to let {source} in, at ports from 1024 up")
+    return "; or ".join([f"on {findings.name}: {let}", *instead])
 
 
 def _first(findings: Findings) -> str:
@@ -184,8 +188,8 @@ def check_others(findings: Findings, world: World) -> list[Check]:
             continue
         way = next((address for address, one in tried.items() if one["how"] == "ok"), None)
         port = other.facts["listening"]["port"]
-        back = other.fact("peers").get(findings.name, {})
-        is_one_way = any(one["how"] == "ok" for one in back.values())
+        back = other.fact("peers").get(findings.name) or {"": {"how": "unknown"}}
+        is_one_way = next(iter(back.values()))["how"] == "ok"
         checks.append(
             Check(
                 "others",
@@ -216,14 +220,17 @@ def check_tunnel(findings: Findings, world: World) -> list[Check]:
         return [Check("tunnel", "ok", "allowed" + ", and used" * world.wanted.tunnel)]
     if listening.get("tunnel"):
         return [Check("tunnel", "note", f"no socket over there: {listening['tunnel']}")]
-    is_forbidden = any("administratively prohibited" in line for line in findings.said)
-    return [
-        Check(
-            "tunnel",
-            "wrong" if world.wanted.tunnel else "note",
-            "its sshd forbids it" if is_forbidden else f"it does not work: {_how(findings.tunnel)}",
-            "in its sshd_config: AllowStreamLocalForwarding yes (and no DisableForwarding); in its "
-            "authorized_keys: no no-port-forwarding, no restrict; then sudo systemctl reload ssh"
-            + ("; or go without --tunnel" if world.wanted.tunnel else ". Only --tunnel needs it"),
-        )
-    ]
+    says = f"it does not work: {_how(findings.tunnel)}"
+    if any(re.match(r"channel \d+: open failed", line) for line in findings.said):
+        says = "its sshd forbids it"
+    fix = (
+        "in its sshd_config: AllowStreamLocalForwarding yes, and no DisableForwarding; then "
+        "sudo systemctl reload ssh"
+    )
+    options = [line for line in findings.said if "key options:" in line]
+    if options and not re.search(r"[ :]port-forwarding\b", options[-1]):
+        says = "the key may not be used for it"
+        fix = "take no-port-forwarding, or restrict, off this key's line in its authorized_keys"
+    if not world.wanted.tunnel:
+        return [Check("tunnel", "note", says, f"only --tunnel needs it: {fix}")]
+    return [Check("tunnel", "wrong", says, f"{fix}; or go without --tunnel")]

@@ -515,7 +515,8 @@ def _command_of(pid: Any) -> "str | None":
 
 def _version_of(module: str) -> str:
     """Return a module's version from its files; "" if they do not tell."""
-    for folder in sys.path + glob.glob(sys.prefix + "/lib/python*/*-packages"):
+    prefix = os.path.dirname(os.path.dirname(sys.executable))  # without site, sys has another one
+    for folder in sys.path + glob.glob(prefix + "/lib/python*/*-packages"):
         for name in ("version.py", "_version.py", "__init__.py"):
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 text = _read(os.path.join(folder, module, name))

@@ -26,7 +26,7 @@ from miniray.session import source_of
 from miniray.worker_log import printable
 
 NOISE_LINES_MAX, NOISE_BYTES_MAX = 200, 1 << 20
-TICK_S = 0.05
+TICK_S, END_S = 0.05, 0.4
 OTHER_ADDRESSES_MAX = 3
 # Where Pythons are found besides on PATH; sh replaces the stars.
 PLACES = (
@@ -45,16 +45,20 @@ class Limits:
         self.answer_s, self.meet_s, self.end_s = 0.48 * total_s, 0.6 * total_s, 0.92 * total_s
         self.try_s = 0.12 * total_s  # one address
 
+    def passed(self) -> float:
+        """Return how many seconds have passed."""
+        return time.monotonic() - self.began
+
     def left(self, step_s: float) -> float:
         """Return how many seconds are left until a step has to be over; none once all is over."""
-        return 0.0 if self.is_over else max(0.0, self.began + step_s - time.monotonic())
+        return 0.0 if self.is_over else max(0.0, step_s - self.passed())
 
 
 class Meeting:
     """Where visits wait until each node listens, or will not."""
 
     def __init__(self, names: list[str]) -> None:
-        self._missing, self._lock = set(names), threading.Lock()
+        self._missing, self._needed, self._lock = set(names), set(names), threading.Lock()
         self._peers: dict[str, list[dict[str, Any]]] = {}
 
     def bring(self, name: str, peers: list[dict[str, Any]]) -> None:
@@ -66,6 +70,15 @@ class Meeting:
     def is_complete(self) -> bool:
         """Return whether nobody is missing."""
         return not self._missing
+
+    def part(self, name: str) -> None:
+        """Say that a node needs the others no more."""
+        with self._lock:
+            self._needed.discard(name)
+
+    def is_over(self) -> bool:
+        """Return whether nobody needs anybody."""
+        return not self._needed
 
     def others(self, name: str) -> list[dict[str, Any]]:
         """Return how those are reached that have come so far, without one of them."""
@@ -102,8 +115,9 @@ class Visit:
             self.findings.exit_status = 127
         finally:
             self._meeting.bring(self.findings.name, [])
+            self._meeting.part(self.findings.name)
             self.doing = ""
-            self.findings.seconds = time.monotonic() - self._limits.began
+            self.findings.seconds = self._limits.passed()
             self._end()
 
     def _start(self) -> None:
@@ -146,11 +160,12 @@ class Visit:
         peers = self._meeting.others(findings.name)
         self._ask("peers", {"peers": peers, "limit_s": limits.try_s})
         self._read_until(lambda: "peers" in findings.facts, limits.end_s)
+        self._meeting.part(findings.name)
         self.doing = "importing " + ", ".join(self._settings["modules"])
         places = [f"place{number}" for number in range(len(self._settings["places"]))]
         for name in (*places, "memory", "gpus", "modules"):
             self._read_until(lambda name=name: name in findings.facts, limits.end_s)  # type: ignore[misc]
-        self._read_until(lambda: not self._tries(), limits.end_s)
+        self._read_until(lambda: not self._tries() and self._meeting.is_over(), limits.end_s)
 
     def _tries(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
@@ -231,20 +246,10 @@ class Visit:
                     if not data:
                         selector.unregister(key.fileobj)
                         getattr(self._process, key.data).close()
-                if self._process.stdout and self._process.stdout.closed and not is_done():
-                    self._note_end(selector)
+                if self._is_closed("stdout") and not is_done():
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self.findings.exit_status = self._process.wait(END_S)
                     raise EOFError
-
-    def _note_end(self, selector: selectors.BaseSelector) -> None:
-        assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.findings.exit_status = self._process.wait(0.5)
-        stderr = self._process.stderr
-        while stderr and not stderr.closed and selector.select(0.1):
-            data = os.read(stderr.fileno(), 1 << 16)
-            self._take_in("stderr", data)
-            if not data:
-                break
 
     def _take_in(self, stream: str, data: bytes) -> None:
         *lines, self._unread[stream] = (self._unread[stream] + data).split(b"\n")
@@ -286,15 +291,18 @@ class Visit:
         with contextlib.suppress(OSError):
             if process.stdin:
                 process.stdin.close()
-        try:
-            process.wait(0.3 if self.findings.version else 0.0)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if self.findings.version or self.findings.exit_status is not None:
+            with contextlib.suppress(TimeoutError, EOFError):  # what it still has to say
+                self._read_until(lambda: self._is_closed("stderr"), self._limits.passed() + END_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         for stream in (process.stdout, process.stderr):
             if stream:
                 stream.close()
+
+    def _is_closed(self, stream: str) -> bool:
+        return bool(getattr(self._process, stream).closed)
 
 
 def chooses(variable: str, interface: dict[str, Any]) -> bool:
