@@ -1,21 +1,32 @@
 """`miniray doctor`: each fault that is planted on a node is named, with what to do."""
 
+import ast
 import contextlib
 import json
 import os
+import pty
+import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import namespaces, slurm, ssh
+from miniray import NodeConfig
+from miniray.cli import doctor_probe, main
+from miniray.cli.doctor_checks import judge
+from miniray.cli.doctor_findings import Check, Findings, Wanted
+from miniray.cli.doctor_report import as_text
+from miniray.cli.doctor_ssh import check_session
+from miniray.cli.doctor_visit import chooses
+from tests.support import namespaces, poll, slurm, ssh
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIRAY = [sys.executable, "-m", "miniray"]
@@ -40,7 +51,8 @@ class Seen:
     def checks(self, node: str, state: str) -> list[str]:
         """Return a node's checks of a state: name, what it says, and after an arrow what to do."""
         return [
-            f"{one['name']}: {one['says']}" + (f" -> {one['fix']}" if one["fix"] else "")
+            f"{one['name']}: {one['says']}"
+            + (f" -> {one['fix'].replace('`', '')}" if one["fix"] else "")
             for one in self.nodes[node]["checks"]
             if one["state"] == state
         ]
@@ -464,6 +476,374 @@ class TestOverNodes:
         seen = Seen(done.returncode, json.loads(done.stdout))
         assert seen.status == 0
         assert seen.checks("node1", "ok")[0].startswith("launcher: srun --overlap")
+
+
+@pytest.mark.thorough
+@pytest.mark.netns
+class TestItsEnd:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_leaves_nothing_on_the_nodes(self, sick: Doctor, number: signal.Signals) -> None:
+        """It comes while a module's import hangs, and one node does not answer at all."""
+        (sick.folder / "modules/hangs.py").write_text("import signal\nsignal.pause()\n")
+        nodes = sick.nodes
+        words = sick.words("node1,node2,10.77.0.99", "--need", "hangs", "--limit", "60")
+        with nodes.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            poll.until(lambda: any(map(is_importing, nodes.pids("node1"))), timeout_s=LIMIT_S)
+            process.send_signal(number)
+            stdout, stderr = process.communicate(timeout=LIMIT_S)
+        print(stderr)
+        assert not stdout
+        nodes.wait_until_empty()
+        if number == signal.SIGKILL:
+            for folder in Path("/tmp").glob("miniray-????????"):  # where its tunnels began
+                shutil.rmtree(folder)
+            return
+        assert process.returncode == 128 + number
+        assert len(stderr.splitlines()) == 1
+        assert "interrupted; nothing was left" in stderr or "ended by signal 15" in stderr
+
+    def test_in_a_terminal_it_says_meanwhile_what_it_does(self, sick: Doctor) -> None:
+        ours, theirs = pty.openpty()
+        words = sick.nodes.in_namespace(sick.words("node1,node2"))
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
+        )
+        os.close(theirs)
+        printed = read_all(ours)
+        assert process.wait(LIMIT_S) == 0, printed
+        assert re.search(r"\r\x1b\[2Kminiray doctor: 0 s: node1 \(connecting\), node2", printed)
+        last = printed.rpartition("\x1b[2K")[2]
+        assert "\x1b[1mnode1: well" in last
+        assert "\x1b[32mok   \x1b[0m  ssh" in last
+
+
+def is_importing(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"hangs" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def read_all(descriptor: int) -> str:
+    data = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+        while more := os.read(descriptor, 1 << 16):
+            data += more
+    os.close(descriptor)
+    return data.decode()
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$1" in
+{cases}
+esac
+"""
+GPU = "{index}, GPU-{index}aaa, NVIDIA H100 80GB HBM3, 81559, {used}, 97, 570.86.15"
+
+
+@pytest.fixture
+def smi(tmp_path: Path) -> Any:
+    """Return a function that puts an nvidia-smi on PATH, and runs doctor for four ranks here.
+
+    The real one's format is in its manual; there is no GPU in the tests.
+    """
+    modules = tmp_path / "modules" / "torch"
+    modules.mkdir(parents=True)
+
+    def run(gpus: str, uses: str = "", *arguments: str, seen: int = 4) -> Seen:
+        program = tmp_path / "nvidia-smi"
+        cases = f"*query-gpu=*) {gpus} ;;\n*query-compute-apps=*) {uses or ':'} ;;"
+        program.write_text(NVIDIA_SMI.format(cases=cases))
+        program.chmod(0o755)
+        torch = TORCH.format(version="2.13.0+cu126", cuda="12.6", gpus=seen)
+        (modules / "__init__.py").write_text(torch)
+        return here(
+            *("--local", "4", "--env", f"PATH={tmp_path}:{os.environ['PATH']}"),
+            *("--env", f"PYTHONPATH={modules.parent}", *arguments),
+        )
+
+    return run
+
+
+def here(*arguments: str) -> Seen:
+    """Run doctor on this machine."""
+    done = subprocess.run(
+        [*MINIRAY, "doctor", "--json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        stdin=subprocess.DEVNULL,
+    )
+    print(done.stderr)
+    said = json.loads(done.stdout)
+    for node in said["nodes"]:
+        print(node["name"], *(one for one in node["checks"] if one["state"] != "ok"), sep="\n")
+    return Seen(done.returncode, said)
+
+
+def echo(*lines: str) -> str:
+    return "; ".join(f"echo '{line}'" for line in lines)
+
+
+@pytest.mark.thorough
+class TestGpus:
+    def test_free_ones_are_counted(self, smi: Any) -> None:
+        seen = smi(echo(*(GPU.format(index=index, used=4) for index in range(4))))
+        assert seen.status == 0
+        assert "gpus: 4 x NVIDIA H100 80GB HBM3" in seen.checks("local", "ok")
+        assert "torch: 2.13.0+cu126, CUDA 12.6" in seen.checks("local", "ok")
+
+    def test_one_that_is_taken_is_named_with_who_has_it(self, smi: Any) -> None:
+        gpus = [GPU.format(index=index, used=70000 * (index == 2)) for index in range(6)]
+        with subprocess.Popen(["sleep", "60"]) as other:
+            uses = echo(f"GPU-2aaa, {other.pid}, 70000, [Not Found]")
+            (wrong,) = smi(echo(*gpus), uses).wrong("local")
+            other.kill()
+        me = pwd.getpwuid(os.getuid()).pw_name
+        assert f"GPU 2 is taken, 70000 of 81559 MiB, by {me} (pid {other.pid}: sleep 60)" in wrong
+        assert f"kill {other.pid}" in wrong
+        assert "--env CUDA_VISIBLE_DEVICES=0,1,3,4,5" in wrong
+
+    def test_one_that_no_rank_gets_does_not_matter(self, smi: Any) -> None:
+        gpus = [GPU.format(index=index, used=70000 * (index == 4)) for index in range(5)]
+        assert smi(echo(*gpus)).status == 0
+        seen = smi(echo(*gpus), "", "--env", "CUDA_VISIBLE_DEVICES=1,2,3,4")
+        assert "GPU 4 is taken" in seen.wrong("local")[0]
+
+    def test_fewer_than_ranks(self, smi: Any) -> None:
+        (wrong,) = smi(echo(*(GPU.format(index=index, used=4) for index in range(2)))).wrong(
+            "local"
+        )
+        assert wrong.endswith("and 4 ranks: one GPU is for one rank -> fewer ranks: -H local:2")
+
+    def test_a_torch_that_sees_none(self, smi: Any) -> None:
+        gpus = echo(*(GPU.format(index=index, used=4) for index in range(4)))
+        (wrong,) = smi(gpus, seen=0).wrong("local")
+        assert "torch 2.13.0+cu126 sees none of them" in wrong
+
+    def test_a_driver_that_does_not_work_or_hangs(self, smi: Any) -> None:
+        mismatch = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
+        (wrong,) = smi(mismatch).wrong("local")
+        assert "Driver/library version mismatch" in wrong
+        assert "reboot that node" in wrong
+        (wrong,) = smi("exec sleep 60").wrong("local")
+        assert "nvidia-smi fails: it hangs" in wrong
+
+    def test_fake_ones_are_as_asked_for(self, smi: Any) -> None:
+        assert smi("exit 9", "", "--fake-gpus").status == 0
+
+
+class TestProbe:
+    def test_an_old_python_can_read_it(self) -> None:
+        ast.parse(Path(doctor_probe.__file__).read_text(), feature_version=(3, 6))
+
+    @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.10", "3.12", "3.13"])
+    def test_runs_in_real_ones(self, version: str) -> None:
+        found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        if not found:
+            pytest.skip(f"there is no Python {version} here")
+        seen = here("--local", "1", "--python", str(found[0]))
+        if version in ("3.12", "3.13"):
+            assert not [one for one in seen.wrong("local") if not one.startswith("torch")]
+            return
+        (wrong,) = seen.wrong("local")
+        assert re.search(rf"is {version}\.\d+, and MiniRay needs 3.11 or newer", wrong)
+        others = [] if version == "2.7" else ["memory", "disk", "clock", "interface", "ports"]
+        assert {one.partition(":")[0] for one in seen.checks("local", "ok")} >= {*others}
+
+    def test_a_module_that_takes_too_long_is_told_with_its_version(self, tmp_path: Path) -> None:
+        (tmp_path / "slow").mkdir()
+        (tmp_path / "slow/version.py").write_text("__version__ = '1.2.3'\n")
+        (tmp_path / "slow/__init__.py").write_text("import time\ntime.sleep(60)\n")
+        probe = doctor_probe.Probe({"modules": ["slow"], "import_s": 1.0, "python_min": []}, print)
+        sys_path = [*sys.path]
+        os.environ["PYTHONPATH"] = str(tmp_path)
+        try:
+            sys.path.insert(0, str(tmp_path))
+            assert probe.look_at_modules() == {"slow": {"late": 1.0, "version": "1.2.3"}}
+        finally:
+            sys.path[:] = sys_path
+            del os.environ["PYTHONPATH"]
+
+
+SSH_SAYS = [
+    ("ssh: Could not resolve hostname n: Name or service not known", "ssh", "no such name here"),
+    ("debug1: Connecting to n [1.2.3.4] port 22.", "ssh", "no answer from 1.2.3.4 port 22 within"),
+    ("", "ssh", "ssh did not get as far as connecting"),
+    ("kex_exchange_identification: Connection closed by remote host", "ssh", "hung up at once"),
+    (
+        "debug1: Remote protocol version 2.0\nUnable to negotiate with n port 22: no matching "
+        "host key type found. Their offer: ssh-rsa",
+        "host key",
+        "no matching host key type found",
+    ),
+    (
+        "debug1: Server host key: x\ndebug1: Offering public key: me@laptop ED25519 SHA256:x\n"
+        "Received disconnect from n: 2: Too many authentication failures",
+        "login",
+        "1 keys were offered to n, and it hung up",
+    ),
+    (
+        "debug1: Server host key: x\nme@n: Permission denied (publickey,password).",
+        "login",
+        "no key was offered",
+    ),
+    (
+        "debug1: Server host key: x\ndebug1: Authenticating to n:22 as 'me'\n"
+        "debug1: Authentications that can continue: publickey,password\n"
+        "debug1: Offering public key: /home/me/.ssh/id_rsa RSA SHA256:x\n"
+        "me@n: Permission denied (publickey,password).",
+        "login",
+        "me@n does not accept the key /home/me/.ssh/id_rsa -> `ssh-copy-id -p2 -i "
+        "/home/me/.ssh/id_rsa.pub me@n`",
+    ),
+    ('debug1: Server host key: x\nLoad key "/k": invalid format', "login", "/k cannot be used"),
+]
+
+
+class TestWhatSshSays:
+    @pytest.mark.parametrize(("said", "name", "says"), SSH_SAYS)
+    def test_is_understood(self, said: str, name: str, says: str) -> None:
+        findings = Findings(NodeConfig("n", ssh_options=("-p2",)), "n", said=said.splitlines())
+        findings.exit_status = 255 if len(said) > 50 else None
+        checks = check_session(findings, 5.0)
+        (wrong,) = [one for one in checks if one.state == "wrong"]
+        assert wrong.name == name
+        assert says in f"{wrong.says} -> {wrong.fix}"
+        assert [one.name for one in checks] == ["ssh", "host key", "login", "shell"]
+
+    def test_no_ssh_on_this_machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        done = subprocess.run(
+            [*MINIRAY, "doctor", "node1", "-q"], capture_output=True, text=True, timeout=LIMIT_S
+        )
+        assert done.returncode == 1
+        assert "no ssh on this machine (ssh: No such file or directory)" in done.stdout
+
+
+def node(name: str, *, torch: str = "", cuda: str | None = None, gpus: int = 0) -> Findings:
+    """Return a node on which all is well, and what it has of torch and of GPUs."""
+    module = {"version": torch, "cuda": cuda, "gpus": gpus} if torch else {
+        "error": "ModuleNotFoundError: No module named 'torch'", "missing": True
+    }  # fmt: skip
+    gpu = {"name": "G", "memory.total": "9", "memory.used": "0", "uuid": "u", "index": "0"}
+    findings = Findings(NodeConfig(name), name, has_shell=True, version=(3, 11, 7))
+    findings.facts = {"modules": {"torch": module}, "gpus": {"gpus": [gpu] * gpus, "uses": []}}
+    return findings
+
+
+def states(nodes: Sequence[Findings], here: Findings, name: str) -> list[str]:
+    judged = judge(nodes, here, Wanted())
+    return [f"{one.state}: {one.says}" for own in judged for one in own if one.name == name]
+
+
+class TestBesideEachOther:
+    def test_most_nodes_say_which_version_it_is(self) -> None:
+        nodes = [node("a", torch="2.12.0"), node("b", torch="2.13.0"), node("c", torch="2.13.0")]
+        assert states(nodes, node("here", torch="2.12.0"), "torch") == [
+            "wrong: 2.12.0, and 2.13.0 on b, c",
+            *["note: 2.13.0, and 2.12.0 on this machine"] * 2,
+        ]
+
+    def test_of_two_this_machine_decides(self) -> None:
+        nodes = [node("a", torch="2.12.0"), node("b", torch="2.13.0")]
+        wrong, well = states(nodes, node("here", torch="2.13.0+cpu"), "torch")
+        assert wrong == "wrong: 2.12.0, and 2.13.0 on b"
+        assert well == "ok: 2.13.0"
+
+    def test_builds_for_another_cuda_are_told(self) -> None:
+        nodes = [node("a", torch="2.13.0", cuda="12.6"), node("b", torch="2.13.0", cuda="12.8")]
+        assert states(nodes, node("here"), "torch") == [
+            "ok: 2.13.0, CUDA 12.6",
+            "wrong: 2.13.0, CUDA 12.8, and CUDA 12.6 on the others",
+        ]
+
+    def test_what_nobody_has_is_no_fault_and_what_some_have_is(self) -> None:
+        assert states([node("a")], node("here"), "torch")[0].startswith("note: nobody has it")
+        assert states([node("a")], node("here", torch="2"), "torch")[0].startswith("wrong: not ins")
+        assert states([node("a"), node("b", torch="2")], node("here"), "torch") == [
+            "wrong: not installed in python3",
+            "ok: 2",
+        ]
+
+    def test_gpus_on_some_nodes_only(self) -> None:
+        nodes = [node("a", torch="2", gpus=1), node("b", torch="2")]
+        assert states(nodes, node("here"), "gpus") == [
+            "ok: 1 x G",
+            "wrong: none, and a has some: NCCL and gloo do not meet",
+        ]
+
+    def test_what_has_not_come_is_said_to_hang(self) -> None:
+        found = node("a", torch="2")
+        found.num_places = 2
+        assert states([found], node("here"), "disk") == ["wrong: no answer within 10 s"]
+        assert states([found], node("here"), "memory") == ["wrong: no answer within 10 s"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "chosen"),
+    [
+        ("eth", ["eth0", "eth1"]),
+        ("=eth0", ["eth0"]),
+        ("=eth", []),
+        ("eth1,ib0", ["eth1", "ib0"]),
+        ("^eth,lo", ["ib0"]),
+        ("^=eth0", ["eth1", "ib0", "lo"]),
+        ("ib0:1", ["ib0"]),
+    ],
+)
+def test_nccl_names_interfaces_in_its_own_way(variable: str, chosen: list[str]) -> None:
+    names = ("eth0", "eth1", "ib0", "lo")
+    assert [name for name in names if chooses(variable, {"name": name})] == chosen
+
+
+class TestReport:
+    CHECKS = (
+        Check("ssh", "ok", "10.0.0.1 port 22"),
+        Check("python", "wrong", "word " * 40, "words and more words, and then `a command " * 1
+              + "that is longer than " * 6 + "any line`; or " + "others " * 30),
+        Check("transformers", "untested", "not tested: python comes first", is_waiting=True),
+        Check("disk", "untested", "not tested: python comes first", is_waiting=True),
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("columns", [40, 80, 120, 200])
+    def test_fits_the_terminal_but_for_commands_which_stay_whole(self, columns: int) -> None:
+        findings = Findings(NodeConfig("node1"), "node1")
+        text = as_text(
+            [findings], [self.CHECKS], columns=columns, stream=sys.stdout, is_brief=False
+        )
+        lines = text.splitlines()
+        whole = [line for line in lines if "`" in line]
+        assert len(whole) == 1
+        assert whole[0].count("that is longer than") == 6
+        assert all(len(line) <= min(columns, 120) for line in lines if line not in whole)
+        (folded,) = [one for one in re.split(r"\n(?=\S)", text) if one.startswith("-  ")]
+        assert re.sub(r"\s+", " ", folded).startswith(
+            "- the rest not tested: python comes first: transformers, disk"
+        )
+
+    def test_quiet_shows_what_is_wrong(self) -> None:
+        findings = Findings(NodeConfig("node1"), "node1")
+        text = as_text([findings], [self.CHECKS], columns=80, stream=sys.stdout, is_brief=True)
+        assert "WRONG" in text
+        assert "10.0.0.1" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("", "no hosts given: name them with -H"),
+        ("node1 -H node2", "the hosts are named twice"),
+        ("node1 --limit 0", "--limit is a number from 2 up"),
+        ("node1 --local 2", "both say where to run"),
+        ("node1:0", "the number of ranks must be a whole number"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    arguments: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *arguments.split()]) == 2
+    assert problem in capsys.readouterr().err
 
 
 def copy_key(sick: Doctor, name: str) -> Path:

@@ -17,7 +17,7 @@ from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Findings, Wanted
 from miniray.cli.doctor_report import as_json, as_text
 from miniray.cli.doctor_visit import Limits, Meeting, Visit
-from miniray.cli.run import USAGE_ERROR, add_how, add_where, ended_by_signals
+from miniray.cli.run import USAGE_ERROR, Ended, add_how, add_where, ended_by_signals
 from miniray.cli.run_plan import find_hosts, make_nodes
 from miniray.node import PYTHON_MIN
 from miniray.node_config import NodeConfig
@@ -83,8 +83,12 @@ def run(options: argparse.Namespace) -> int:
         fake_gpus=options.fake_gpus,
         limit_s=options.limit,
     )
-    with ended_by_signals():
-        findings = visit(nodes, wanted, options.workdir)
+    try:
+        with ended_by_signals():
+            findings = visit(nodes, wanted, options.workdir)
+    except Ended as error:
+        print(f"miniray doctor: ended by signal {error.number}", file=sys.stderr)
+        return 128 + error.number
     checks = judge(findings, look_here(wanted), wanted)
     if options.json:
         print(as_json(findings, checks))
@@ -170,8 +174,8 @@ def settings_for(
         "environment": dict(config.env),
         "port": wanted.port,
         "modules": list(wanted.modules),
-        "import_s": 0.75 * limits.end_s,
         "python_min": list(PYTHON_MIN),
+        "python": sys.executable,  # on machines that share their files it is there, too
         "places": places,
     }
 

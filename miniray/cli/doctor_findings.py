@@ -19,7 +19,13 @@ class Check:
     name: str
     state: State
     says: str
-    fix: str = ""
+    fix: str = ""  # in words, with commands between backticks
+    is_waiting: bool = False  # for another check, which is wrong
+
+
+def waiting(name: str, for_what: str) -> Check:
+    """Return what is said of a check that makes no sense before another one is well."""
+    return Check(name, "untested", f"not tested: {for_what} comes first", is_waiting=True)
 
 
 @dataclasses.dataclass
@@ -32,9 +38,8 @@ class Findings:
     said: list[str] = dataclasses.field(default_factory=list)
     # What came on stdout before anything of ours: of start-up files.
     noise: list[str] = dataclasses.field(default_factory=list)
-    # The Pythons that sh saw; None if it did not get that far.
-    pythons: list[str] | None = None
-    has_python: bool = True
+    has_shell: bool = False  # sh over there has answered
+    pythons: list[str] | None = None  # what sh has found instead, if the one that was named is none
     version: tuple[int, ...] | None = None
     exit_status: int | None = None  # of a session that ended before it was told to
     # The probe's facts, by name.
@@ -144,15 +149,14 @@ def is_late(findings: Findings, name: str, fact: str, world: World) -> Check | N
     return None
 
 
-def ssh_words(config: NodeConfig, *command: str) -> str:
-    """Return a line for a terminal that runs ssh with the user's own options."""
-    return shlex.join(["ssh", *config.ssh_options, config.host, *command])
+def by_ssh(config: NodeConfig, *line: str) -> str:
+    """Return, between backticks, a command that runs a line there by ssh, or logs in."""
+    return f"`{shlex.join(('ssh', *config.ssh_options, config.host, *line))}`"
 
 
-def over_there(findings: Findings, *command: str) -> str:
-    """Return a line for a terminal here that runs a command on a node."""
-    if findings.config.launcher is None:
-        return ssh_words(findings.config, shlex.join(command))
-    if findings.config.is_local():
-        return shlex.join(command)
-    return shlex.join([*findings.config.launcher, shlex.join(command)])
+def over_there(findings: Findings, line: str) -> str:
+    """Return, between backticks, a command that runs a line on a node."""
+    launcher = findings.config.launcher
+    if launcher is None:
+        return by_ssh(findings.config, line)
+    return f"`{line}`" if findings.config.is_local() else f"`{shlex.join((*launcher, line))}`"

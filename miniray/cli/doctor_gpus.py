@@ -4,6 +4,7 @@ import collections
 from typing import Any
 
 from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there
+from miniray.cli.doctor_probe import TOO_LATE
 
 GPU_USED_MAX = 0.1
 
@@ -16,10 +17,16 @@ def check_gpus(findings: Findings, world: World) -> list[Check]:
     facts, ranks = findings.facts["gpus"], findings.config.num_workers
     if "error" in facts:
         said = " ".join(facts["error"].split())[:200] or f"status {facts.get('status')}"
-        fix = "the driver does not work over there"
+        if facts.get("status") == TOO_LATE:
+            said = "it hangs"
+        fix = "the driver does not work over there: `sudo dmesg | grep -i nvrm`, and reboot it"
         if "mismatch" in said:
             fix = "the driver was updated under a running kernel module: reboot that node"
-        return [Check("gpus", "wrong", f"nvidia-smi fails: {said}", f"{fix}; --fake-gpus without")]
+        return [
+            Check(
+                "gpus", "wrong", f"nvidia-smi fails: {said}", f"{fix}; or do without: `--fake-gpus`"
+            )
+        ]
     gpus = facts["gpus"]
     if not gpus:
         having = [one.name for one in world.others(findings) if one.fact("gpus").get("gpus")]
@@ -29,7 +36,7 @@ def check_gpus(findings: Findings, world: World) -> list[Check]:
                     "gpus",
                     "wrong",
                     f"none, and {having[0]} has some: NCCL and gloo do not meet",
-                    f"leave {findings.name} out, or take the CPU everywhere: --fake-gpus",
+                    f"leave {findings.name} out, or take the CPU everywhere: `--fake-gpus`",
                 )
             ]
         if facts.get("device"):
@@ -65,14 +72,14 @@ def _count_gpus(findings: Findings, visible: list[dict[str, str]], ranks: int) -
             "gpus",
             "wrong",
             "CUDA_VISIBLE_DEVICES hides them all",
-            "unset it over there, or name those to take: --env CUDA_VISIBLE_DEVICES=0,1",
+            "unset it over there, or name those to take: `--env CUDA_VISIBLE_DEVICES=0,1`",
         )
     if ranks > len(visible):
         return Check(
             "gpus",
             "wrong",
             f"{text}, and {ranks} ranks: one GPU is for one rank",
-            f"fewer ranks: -H {findings.config.host}:{len(visible)}",
+            f"fewer ranks: `-H {findings.config.host}:{len(visible)}`",
         )
     torch = findings.fact("modules").get("torch", {})
     if torch.get("version") and "late" not in torch and not torch.get("gpus"):
@@ -102,7 +109,7 @@ def _busy(findings: Findings, facts: dict[str, Any], gpus: list[dict[str, str]])
             for one in users
         )
         free = [one["index"] for one in facts["gpus"] if _is_free(one)]
-        instead = f"take others: --env CUDA_VISIBLE_DEVICES={','.join(free)}" if free else (
+        instead = f"take others: `--env CUDA_VISIBLE_DEVICES={','.join(free)}`" if free else (
             f"leave {findings.name} out"
         )  # fmt: skip
         checks.append(
@@ -118,7 +125,8 @@ def _busy(findings: Findings, facts: dict[str, Any], gpus: list[dict[str, str]])
 
 
 def _kill(findings: Findings, users: list[dict[str, Any]]) -> str:
-    return over_there(findings, "kill", *(one["pid"] for one in users)) if users else "nvidia-smi"
+    pids = " ".join(one["pid"] for one in users)
+    return over_there(findings, f"kill {pids}" if users else "nvidia-smi")
 
 
 def _is_free(gpu: dict[str, str]) -> bool:

@@ -1,5 +1,6 @@
 """Memory, disk and clock of a node."""
 
+import shlex
 from typing import Any
 
 from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there
@@ -11,7 +12,7 @@ SHM_BYTES_FEW = 256 * MIB
 FILES_MIN = 1000
 RANK_BYTES_MIN = 256 * MIB  # a process that has imported torch, and done nothing
 CLOCK_AHEAD_S_MAX = 1.0
-SET_CLOCK = ("sudo", "timedatectl", "set-ntp", "true")
+SET_CLOCK = "sudo timedatectl set-ntp true"
 
 
 def check_memory(findings: Findings, world: World) -> list[Check]:
@@ -27,7 +28,7 @@ def check_memory(findings: Findings, world: World) -> list[Check]:
                 "memory",
                 "wrong",
                 f"{text}, for {ranks} ranks",
-                "see who has it: " + over_there(findings, "ps", "aux", "--sort=-rss"),
+                "see who has it: " + over_there(findings, "ps aux --sort=-rss | head"),
             )
         ]
     return [Check("memory", "ok", text)]
@@ -51,7 +52,7 @@ def check_disk(findings: Findings, world: World) -> list[Check]:
                 "disk",
                 "wrong",
                 f"no answer within {world.wanted.limit_s:.0f} s",
-                "a file system hangs, a network's perhaps: df over there shows which",
+                "a file system hangs, a network's perhaps: `df` over there shows which",
             )
         )
     for name in places:
@@ -72,38 +73,41 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     where = f"{there} ({name})"
     move = MOVES.get(name, "")
     elsewhere = facts.get("elsewhere") or []
-    instead = f"--env {move}={elsewhere[0][0]} ({_size(elsewhere[0][1])} free)" if elsewhere else (
-        f"--env {move}=/another/folder"
-    )  # fmt: skip
+    instead = f"`--env {move}=/another/folder`"
+    if elsewhere:
+        instead = f"`--env {move}={elsewhere[0][0]}` ({_size(elsewhere[0][1])} free)"
     take = f", or take another place: {instead}" if move else ""
-    largest = over_there(findings, "sh", "-c", f"du -xsh {there}/* | sort -h | tail")
+    largest = over_there(findings, f"du -xsh {shlex.quote(there)}/* | sort -h | tail")
 
     def wrong(says: str, fix: str) -> Check:
         return Check("disk", "wrong", says, fix)
 
     problem = facts.get("problem")
     if name == "the folder to run in" and (there != path or problem == "it is no folder"):
-        return wrong(f"there is no folder {path}", "make it there, or leave --workdir out")
+        return wrong(f"there is no folder {path}", "make it there, or leave `--workdir` out")
     if problem == "it is no folder":
         return wrong(f"{there} ({name}) is a file", f"remove it{take}")
     if facts["is_read_only"]:
         return wrong(
             f"{where} is on a read-only file system",
-            "a disk that had errors is mounted so: see dmesg over there; "
-            f"sudo mount -o remount,rw {there}{take}",
+            "a disk that had errors is mounted so: see `dmesg` over there; "
+            f"`sudo mount -o remount,rw {there}`{take}",
         )
     if problem and facts.get("errno") in ("ENOSPC", "EDQUOT"):
         if facts["free_files"] == 0:
             return wrong(
-                f"{where} has no inodes left: too many small files (df -i)",
-                f"remove some: "
-                f"{over_there(findings, 'sh', '-c', f'du -x --inodes {there} | sort -n | tail')}"
+                f"{where} has no inodes left: too many small files (`df -i`)",
+                "see where they are: "
+                f"{over_there(findings, f'du -x --inodes {shlex.quote(there)} | sort -n | tail')}"
                 f"{take}",
             )
         how = "you may write no more" if facts["errno"] == "EDQUOT" else "no space left"
         return wrong(f"{where} is full: {how}", f"see what fills it: {largest}{take}")
     if problem:
-        return wrong(f"cannot write in {where}: {problem.lower()}", f"ls -ld {there}{take}")
+        return wrong(
+            f"cannot write in {where}: {problem.lower()}",
+            f"see whose it is: {over_there(findings, f'ls -ld {shlex.quote(there)}')}{take}",
+        )
     if facts["free_bytes"] < DISK_BYTES_MIN and name != "shared memory":
         return wrong(
             f"{where} is nearly full: {_size(facts['free_bytes'])} left",
@@ -112,7 +116,7 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     if name == "your folder's copy" and "miniray" in there and facts["is_open_to_others"]:
         return wrong(
             f"others could put code into {there}, so MiniRay will not use it",
-            over_there(findings, "chmod", "700", there),
+            over_there(findings, f"chmod 700 {shlex.quote(there)}"),
         )
     if facts["is_noexec"] and name != "shared memory":
         return Check(
@@ -126,7 +130,7 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
             "disk",
             "note",
             f"{where} has {_size(facts['free_bytes'])} left: NCCL and DataLoaders need more",
-            "in a container: docker run --shm-size=8g, or --ipc=host",
+            "in a container: `docker run --shm-size=8g`, or `--ipc=host`",
         )
     if facts["free_bytes"] < DISK_BYTES_FEW and name != "shared memory":
         return Check(
@@ -152,7 +156,7 @@ def check_clock(findings: Findings, world: World) -> list[Check]:
             "wrong",
             f"{_duration(abs(ahead))} {which} this machine's",
             "the times in logs and of files will not agree. Compare both with a third (date -u), "
-            f"and set the wrong one: {over_there(findings, *SET_CLOCK)}",
+            f"and set the wrong one: {over_there(findings, SET_CLOCK)}",
         )
     ]
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from miniray.cli.doctor_findings import Check, Findings, World, is_late
+from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there
 from miniray.cli.doctor_visit import chooses
 
 WORDS = {
@@ -64,13 +64,16 @@ def _problem_of(
 
 
 def _unset(findings: Findings, variable: str) -> str:
-    places = findings.fact("network")["set_in"]
-    where = f" ({', '.join(places[:3])})" if places else " (it is in its environment)"
-    address = (findings.addresses() or [""])[0]
-    name = findings.interface_of(address)
+    """Return where a variable comes from, and what to have instead."""
+    name = findings.interface_of((findings.addresses() or [""])[0])
     exact = "=" if variable.startswith("NCCL") else ""
-    instead = f", or say it for this run: --env {variable}={exact}{name}" if name else ""
-    return f"unset {variable} over there{where}: MiniRay finds it by itself{instead}"
+    right = f"`--env {variable}={exact}{name}`"
+    if variable in findings.config.env:
+        return f"leave `--env {variable}` out: MiniRay finds the interface by itself; or {right}"
+    places = findings.fact("network")["set_in"]
+    where = f" ({', '.join(places[:3])})" if places else " (look for it in what your shell starts)"
+    instead = f"; or say it for this run: {right}" if name else ""
+    return f"unset {variable} over there{where}: MiniRay finds the interface by itself{instead}"
 
 
 def check_ports(findings: Findings, world: World) -> list[Check]:
@@ -117,7 +120,11 @@ def _taken(findings: Findings, facts: dict[str, Any]) -> Check:
         "wrong",
         says,
         "take another port, or end that over there"
-        + (f", if it is yours: kill {holder['pid']}" if holder.get("pid") else ": sudo ss -ltnp"),
+        + (
+            f", if it is yours: {over_there(findings, 'kill ' + str(holder['pid']))}"
+            if holder.get("pid")
+            else ": `sudo ss -ltnp`"
+        ),
     )
 
 
@@ -138,27 +145,28 @@ def _let_in(
     instead = []
     if way is not None:
         host = f"[{way}]" if ":" in way else way
-        instead.append(f"name it {way}, which works: -H {host}:{findings.config.num_workers}")
+        instead.append(f"name it {way}, which works: `-H {host}:{findings.config.num_workers}`")
         if findings.interface_of(way) != own:
             return instead[0]
     if tunnel_works:
-        instead.append("go through ssh: --tunnel")
+        instead.append("go through ssh: `--tunnel`")
     if result["how"] == "stranger":
         return f"another machine has that address, or a proxy: name {findings.name} by another one"
     if result["how"] == "unreachable":
-        return f"there is no route: ip route get ADDRESS on {whom}; are they in one network?"
+        return f"there is no route: `ip route get ADDRESS` on {whom}; are they in one network?"
     if result["how"] == "stuck":
         return (
             "the MTU of some interface on the way is larger than what the network carries: "
-            f"ip link, on both; sudo ip link set dev {own} mtu 1400 tries it"
+            f"`ip link`, on both; `sudo ip link set dev {own} mtu 1400` tries it"
         )
     source = result.get("source") or f"the address of {whom}"
     tool = (findings.fact("system").get("firewalls") or [""])[0]
     let = {
-        "ufw": f"sudo ufw allow from {source}",
-        "firewall-cmd": f"sudo firewall-cmd --zone=trusted --add-source={source}",
-        "nft": f"sudo nft list ruleset shows the rule that does it: let {source} in before that",
-        "iptables": f"sudo iptables -I INPUT -s {source} -j ACCEPT",
+        "ufw": f"`sudo ufw allow from {source}`",
+        "firewall-cmd": f"`sudo firewall-cmd --zone=trusted --add-source={source}`",
+        "nft": f"`sudo nft -a list ruleset` shows the rule that turns {source} away, and its "
+        "handle; `sudo nft delete rule FAMILY TABLE CHAIN handle HANDLE` takes it out",
+        "iptables": f"`sudo iptables -I INPUT -s {source} -j ACCEPT`",
     }.get(tool, f"its firewall has to let {source} in, at ports from 1024 up")
     return "; or ".join([f"on {findings.name}: {let}", *instead])
 
@@ -224,13 +232,13 @@ def check_tunnel(findings: Findings, world: World) -> list[Check]:
     if any(re.match(r"channel \d+: open failed", line) for line in findings.said):
         says = "its sshd forbids it"
     fix = (
-        "in its sshd_config: AllowStreamLocalForwarding yes, and no DisableForwarding; then "
-        "sudo systemctl reload ssh"
+        "in its sshd_config: `AllowStreamLocalForwarding yes`, and no DisableForwarding; then "
+        "`sudo systemctl reload ssh`"
     )
     options = [line for line in findings.said if "key options:" in line]
     if options and not re.search(r"[ :]port-forwarding\b", options[-1]):
         says = "the key may not be used for it"
         fix = "take no-port-forwarding, or restrict, off this key's line in its authorized_keys"
     if not world.wanted.tunnel:
-        return [Check("tunnel", "note", says, f"only --tunnel needs it: {fix}")]
-    return [Check("tunnel", "wrong", says, f"{fix}; or go without --tunnel")]
+        return [Check("tunnel", "note", says, f"only `--tunnel` needs it: {fix}")]
+    return [Check("tunnel", "wrong", says, f"{fix}; or go without `--tunnel`")]

@@ -36,9 +36,16 @@ Facts = Any  # what JSON can say
 TRIED_BYTES = 1 << 16  # many packets of any size: some networks lose only the large ones
 WRITTEN_BYTES = 1 << 20
 ACCEPTED_MAX = 200
+TOO_LATE = -256  # no exit status and no signal
 PYTHONS_MAX = 12
 LISTEN, UP, LOOPBACK = "0A", 1, 8
 GET_ADDRESS, GET_FLAGS = 0x8915, 0x8913  # Linux's SIOCGIFADDR and SIOCGIFFLAGS
+# Where Pythons are besides on PATH; sh reads it as well.
+PYTHON_PLACES = (
+    *("~/.venv/bin", "~/venv/bin", "~/*/.venv/bin", "~/*/venv/bin", "~/mini*/bin"),
+    *("~/mini*/envs/*/bin", "~/anaconda3/envs/*/bin", "/opt/*/bin", "/opt/*/envs/*/bin"),
+    *("~/.pyenv/versions/*/bin", "/usr/local/bin", "/usr/bin"),
+)
 # Where people and systems set variables that a rank then finds.
 STARTUP_FILES = (
     *("~/.bashrc", "~/.bash_profile", "~/.profile", "~/.zshenv", "~/.zshrc", "~/.cshrc"),
@@ -114,7 +121,7 @@ class Probe:
                 os.killpg(child.pid, signal.SIGKILL)
 
     def run(self, words: "list[str]", limit_s: float, **options: Any) -> "tuple[int, str, str]":
-        """Run a program; return its status, -256 if the time was up, and what it printed."""
+        """Run a program; return its status, or TOO_LATE, and what it printed."""
         child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -130,7 +137,7 @@ class Probe:
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             printed, said = child.communicate(timeout=1)
-            return -256, printed, said
+            return TOO_LATE, printed, said
         return child.returncode, printed, said
 
     def listen(self) -> Facts:
@@ -159,7 +166,7 @@ class Probe:
         lines = [line for line in printed.splitlines() if line.startswith("[")]
         found = dict(map(json.loads, lines))
         for name in names:
-            if name not in found and status == -256:
+            if name not in found and status == TOO_LATE:
                 found[name] = {"late": self.settings["import_s"], "version": _version_of(name)}
             elif name not in found:
                 last = (said.strip().splitlines() or [""])[-1]
@@ -170,8 +177,12 @@ class Probe:
         return found
 
     def _look_at_pythons(self, names: "list[str]") -> Facts:
-        known = os.environ.get("MINIRAY_PYTHONS", "").split(":")
-        paths = sorted({path for path in known if path and path != sys.executable}, key=known.index)
+        places = os.environ.get("PATH", "").split(":") + list(PYTHON_PLACES)
+        patterns = [place + name for place in places for name in ("/python3", "/python3.1?")]
+        known = [self.settings["python"]]
+        for pattern in patterns:
+            known += glob.glob(os.path.expanduser(pattern))
+        paths = sorted({path for path in known if path != sys.executable}, key=known.index)
         running = [
             subprocess.Popen(
                 [path, "-c", FIND, *names],

@@ -2,7 +2,7 @@
 
 import collections
 import re
-from collections.abc import Callable
+import shlex
 from typing import Any
 
 from miniray.cli.doctor_findings import (
@@ -10,22 +10,21 @@ from miniray.cli.doctor_findings import (
     Findings,
     World,
     base_version,
+    by_ssh,
     is_late,
     over_there,
-    ssh_words,
     version_of,
 )
 from miniray.cli.doctor_ssh import node_said
 from miniray.node import PYTHON_MIN
 
 
-def check_python(findings: Findings, world: World, before: str) -> Check:
-    if before:
-        return Check("python", "untested", f"not tested: {before} comes first")
+def check_python(findings: Findings, world: World) -> Check:
+    """Return whether the Python that was named is there, and new enough."""
     config = findings.config
     others = _describe_pythons(findings)
     least = ".".join(map(str, PYTHON_MIN))
-    if not findings.has_python:
+    if findings.pythons is not None:
         return Check(
             "python",
             "wrong",
@@ -36,7 +35,7 @@ def check_python(findings: Findings, world: World, before: str) -> Check:
         said = node_said(findings)
         last = said[-1] if said else "it said nothing"
         how = f"ended with status {findings.exit_status}" if findings.exit_status else "hangs"
-        by_hand = ssh_words(config, f"{config.python} --version")
+        by_hand = by_ssh(config, f"{config.python} --version")
         return Check("python", "wrong", f"{config.python} {how}: {last}", f"{others}; {by_hand}")
     text = ".".join(map(str, findings.version))
     path = findings.fact("system").get("python") or config.python
@@ -66,29 +65,25 @@ def _describe_pythons(findings: Findings, module: str = "") -> str:
     if fit:
         has = f", which has {', '.join(fit[0]['has'])}" if fit[0]["has"] else ""
         version = ".".join(map(str, fit[0]["version"]))
-        return f"take another one that is there: --python {fit[0]['path']} ({version}{has})"
-    paths = [] if known or module else findings.pythons or []
-    own = findings.fact("system").get("python")
-    if unknown := [path for path in paths if path != own and re.search(r"3\.1[1-9]$", path)]:
-        return f"take another one that is there: --python {unknown[-1]}"
-    if unknown := [path for path in paths if path != own]:
-        return f"look whether one of these will do: --python {' or '.join(unknown[:4])}"
-    return "" if module else "name one that is there: --python /path/to/python"
+        return f"take another one that is there: `--python {fit[0]['path']}` ({version}{has})"
+    if module:
+        return ""
+    paths = findings.pythons or []
+    new = [path for path in paths if re.search(r"3\.1[1-9]$", path)]
+    if new or paths:
+        return f"take another one that is there: `--python {(new or paths)[0]}`"
+    return "name one that is there: `--python /path/to/python`"
 
 
-def module_check(name: str) -> Callable[[Findings, World], list[Check]]:
-    def check(findings: Findings, world: World) -> list[Check]:
-        return [is_late(findings, name, "modules", world) or _check_module(findings, world, name)]
-
-    return check
-
-
-def _check_module(findings: Findings, world: World, name: str) -> Check:
+def check_module(findings: Findings, world: World, name: str) -> Check:
+    """Return whether a module is there, works, and is of the same version as the others'."""
+    if late := is_late(findings, name, "modules", world):
+        return late
     found = findings.facts["modules"][name]
     usual = world.version_to_have(name)
     python = findings.fact("system").get("python", findings.config.python)
     wanted = f"{name}=={base_version(usual['version'])}" if usual else name
-    install = over_there(findings, python, "-m", "pip", "install", wanted)
+    install = over_there(findings, f"{shlex.quote(python)} -m pip install {wanted}")
     if found.get("missing"):
         if usual is None and name not in world.wanted.needed:
             return Check(name, "note", "nobody has it: fine for what does not import it")
@@ -117,7 +112,7 @@ def _check_module(findings: Findings, world: World, name: str) -> Check:
             "note",
             f"{text}, and its import takes more than {found['late']:.0f} s",
             "is it on a network file system? The first start of a run will take that long; "
-            "if --start-timeout is over before, raise it",
+            "if `--start-timeout` is over before, raise it",
         )
     own = version_of(world.here, name)
     if own and found["version"] and base_version(own["version"]) != base_version(found["version"]):

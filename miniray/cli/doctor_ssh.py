@@ -2,9 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Sequence
 
-from miniray.cli.doctor_findings import Check, Findings, ssh_words
+from miniray.cli.doctor_findings import Check, Findings, by_ssh, waiting
 from miniray.cli.doctor_login import check_login
 from miniray.session import TOO_MANY
 
@@ -13,7 +12,6 @@ _OWN = re.compile(
     r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second: |Warning: |"
     r"Connection to .* closed|channel \d+: |Pseudo-terminal|ssh: |@@@|Killed by signal"
 )
-NAMES = ("ssh", "host key", "login", "shell")
 
 
 def check_session(findings: Findings, limit_s: float) -> list[Check]:
@@ -21,18 +19,10 @@ def check_session(findings: Findings, limit_s: float) -> list[Check]:
     if findings.config.launcher is not None:
         return [_check_launcher(findings, limit_s)]
     checks: list[Check] = []
-    for name, check in zip(
-        NAMES, (_check_way, _check_host_key, check_login, _check_shell), strict=True
-    ):
-        if checks and checks[-1].state in ("wrong", "untested"):
-            checks.append(Check(name, "untested", f"not tested: {_first_wrong(checks)}"))
-        else:
-            checks.append(check(findings, limit_s))
+    for name, check in STEPS.items():
+        wrong = [one.name for one in checks if one.state == "wrong"]
+        checks.append(waiting(name, wrong[0]) if wrong else check(findings, limit_s))
     return checks
-
-
-def _first_wrong(checks: Sequence[Check]) -> str:
-    return next(f"{one.name} comes first" for one in checks if one.state == "wrong")
 
 
 def node_said(findings: Findings) -> list[str]:
@@ -49,7 +39,7 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     proxy = findings.find(r"Executing proxy command: (.*)")
     where = f"{going[2] or going[1]} port {going[3]}" if going else host
     alive = findings.find(r"Remote protocol version|Server host key:|Authenticated to ")
-    if alive or findings.pythons is not None:
+    if alive or findings.has_shell:
         if going is None and proxy:
             return Check("ssh", "ok", "through a proxy command")
         return Check("ssh", "ok", where)
@@ -57,7 +47,7 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     def wrong(says: str, fix: str) -> Check:
         return Check("ssh", "wrong", says, fix)
 
-    by_hand = ssh_words(findings.config, "true")
+    by_hand = by_ssh(findings.config, "true")
     if match := findings.find(r"Could not resolve hostname (\S+?): (.*)"):
         return wrong(
             f"no such name here: {match[1]} ({match[2].lower()})",
@@ -67,19 +57,19 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     if findings.find("[Cc]onnection refused"):
         return wrong(
             f"{where} refuses: the machine is there, and no sshd listens at that port",
-            "start sshd over there (sudo systemctl start ssh), or name its port: "
-            "--ssh-option=-p2222",
+            "start sshd over there (`sudo systemctl start ssh`), or name its port: "
+            "`--ssh-option=-p2222`",
         )
     if match := findings.find("No route to host|Network is unreachable"):
         return wrong(
             f"no way to {where}: {match[0].lower()}",
             "is it switched on, and is this machine in its network (VPN)? "
-            f"ip route get {going[2] if going and going[2] else 'ADDRESS'}",
+            f"`ip route get {going[2] if going and going[2] else 'ADDRESS'}`",
         )
     if findings.find("(?i)banner|Protocol mismatch|Bad packet length"):
         return wrong(
             f"something answers at {where}, and it is no sshd, or one that hangs",
-            f"look at what that port is, over there: sudo ss -ltnp; then {by_hand}",
+            f"look at what that port is, over there: `sudo ss -ltnp`; then {by_hand}",
         )
     if findings.find(TOO_MANY):
         return wrong(
@@ -91,17 +81,17 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
         return wrong(
             f"no answer from {where} within {limit_s:.0f} s",
             "is it switched on, and does a firewall drop what goes there? If it is only slow: "
-            "--limit 30",
+            "`--limit 30`",
         )
     if going is None and proxy is None and findings.exit_status is None:
         return wrong(
             f"ssh did not get as far as connecting within {limit_s:.0f} s",
-            f"the name {host} may take long to look up: getent hosts {host}; then {by_hand}",
+            f"the name {host} may take long to look up: `getent hosts {host}`; then {by_hand}",
         )
     last = findings.said[-1] if findings.said else "it said nothing"
     if findings.exit_status == 127 and last.startswith("ssh: "):
         return wrong(f"no ssh on this machine ({last})", "install OpenSSH's client here")
-    return wrong(f"ssh did not get there: {last}", f"try it by hand: {by_hand} -v")
+    return wrong(f"ssh did not get there: {last}", f"try it by hand, with -v: {by_hand}")
 
 
 def _check_host_key(findings: Findings, limit_s: float) -> Check:
@@ -114,7 +104,7 @@ def _check_host_key(findings: Findings, limit_s: float) -> Check:
             "wrong",
             "another one than last time" + (f" ({place[1]})" if place else ""),
             "was it installed anew? Ask whoever did, for somebody could sit in between. If so: "
-            f"{command}; then {ssh_words(findings.config)}, and compare the fingerprint",
+            f"`{command}`; then {by_ssh(findings.config)}, and compare the fingerprint",
         )
     if findings.find("Host key verification failed"):
         fingerprint = findings.find(r"Server host key: (.*)")
@@ -123,7 +113,7 @@ def _check_host_key(findings: Findings, limit_s: float) -> Check:
             "wrong",
             "never seen before, and nobody asks in a session like this",
             f"log in once by hand and say yes, if the fingerprint is that of the node"
-            f"{f' ({fingerprint[1]})' if fingerprint else ''}: {ssh_words(findings.config)}",
+            f"{f' ({fingerprint[1]})' if fingerprint else ''}: {by_ssh(findings.config)}",
         )
     if findings.find("no matching (host key|key exchange|cipher|MAC)"):
         return Check(
@@ -137,23 +127,23 @@ def _check_shell(findings: Findings, limit_s: float) -> Check:
     """Does the login shell get as far as our command, and what does it print before?"""
     shell = findings.fact("system").get("shell", "")
     said = [*findings.noise, *node_said(findings)]
-    if findings.pythons is None:
+    if not findings.has_shell:
         last = f": {said[-1].strip()}" if said else ""
-        by_hand = ssh_words(findings.config, "true")
+        by_hand = by_ssh(findings.config, "true")
         if findings.exit_status is None:
             return Check(
                 "shell",
                 "wrong",
                 f"logged in, and its start-up files got no further within {limit_s:.0f} s{last}",
                 f"~/.bashrc and the like may wait for an answer, or never end: {by_hand}; let "
-                "them return at once where nobody types: case $- in *i*) ;; *) return;; esac",
+                "them return at once where nobody types: `case $- in *i*) ;; *) return;; esac`",
             )
         return Check(
             "shell",
             "wrong",
             f"it does not run commands, and ended with status {findings.exit_status}{last}",
-            f"the account needs a shell (sudo chsh -s /bin/bash USER), and its start-up files may "
-            f"not end it: {by_hand}",
+            "the account needs a shell (`sudo chsh -s /bin/bash USER`), and its start-up files "
+            f"may not end it: {by_hand}",
         )
     if findings.noise:
         count = len(findings.noise)
@@ -169,15 +159,15 @@ def _check_shell(findings: Findings, limit_s: float) -> Check:
 
 def _quiet(shell: str) -> str:
     if shell.endswith("fish"):
-        return "put what prints in config.fish into: if status is-interactive; ...; end"
+        return "put what prints in config.fish into: `if status is-interactive; ...; end`"
     if shell.endswith("csh"):
-        return "put before it, in ~/.cshrc: if (! $?prompt) exit"
-    return "put before it, in ~/.bashrc (or ~/.zshenv): case $- in *i*) ;; *) return;; esac"
+        return "put before it, in ~/.cshrc: `if (! $?prompt) exit`"
+    return "put before it, in ~/.bashrc (or ~/.zshenv): `case $- in *i*) ;; *) return;; esac`"
 
 
 def _check_launcher(findings: Findings, limit_s: float) -> Check:
     words = findings.config.launcher or ()
-    if findings.pythons is not None:
+    if findings.has_shell:
         return Check("launcher", "ok", shlex.join(words))
     said = [*findings.noise, *findings.said]
     last = said[-1].strip() if said else "it said nothing"
@@ -186,11 +176,20 @@ def _check_launcher(findings: Findings, limit_s: float) -> Check:
             "launcher",
             "wrong",
             f"{words[0]} runs nothing within {limit_s:.0f} s: {last}",
-            f"try it by hand: {shlex.join([*words, 'echo it runs'])}; if it only waits: --limit 60",
+            f"try it by hand: `{shlex.join([*words, 'echo it runs'])}`; if it only waits: "
+            "`--limit 60`",
         )
     return Check(
         "launcher",
         "wrong",
         f"{words[0]} ended with status {findings.exit_status}: {last}",
-        f"try it by hand: {shlex.join([*words, 'echo it runs'])}",
+        f"try it by hand: `{shlex.join([*words, 'echo it runs'])}`",
     )
+
+
+STEPS = {
+    "ssh": _check_way,
+    "host key": _check_host_key,
+    "login": check_login,
+    "shell": _check_shell,
+}

@@ -27,12 +27,9 @@ from miniray.worker_log import printable
 
 NOISE_LINES_MAX, NOISE_BYTES_MAX = 200, 1 << 20
 TICK_S, END_S = 0.05, 0.4
+# Parts of the time that there is.
+CONNECT, ANSWER, MEET, END, TRY = 0.4, 0.48, 0.6, 0.92, 0.12
 OTHER_ADDRESSES_MAX = 3
-# Where Pythons are found besides on PATH; sh replaces the stars.
-PLACES = (
-    "~/.venv/bin ~/venv/bin ~/*/.venv/bin ~/*/venv/bin ~/mini*/bin ~/mini*/envs/*/bin /opt/*/bin "
-    "~/anaconda3/envs/*/bin /opt/*/envs/*/bin ~/.pyenv/versions/*/bin /usr/local/bin /usr/bin"
-)
 
 
 class Limits:
@@ -41,9 +38,9 @@ class Limits:
     def __init__(self, total_s: float) -> None:
         self.began, self.is_over = time.monotonic(), False
         self.total_s = total_s
-        self.connect_s = max(1, int(0.4 * total_s))  # ssh's own, in whole seconds
-        self.answer_s, self.meet_s, self.end_s = 0.48 * total_s, 0.6 * total_s, 0.92 * total_s
-        self.try_s = 0.12 * total_s  # one address
+        self.connect_s = max(1, int(CONNECT * total_s))  # ssh's own, in whole seconds
+        self.answer_s, self.meet_s = ANSWER * total_s, MEET * total_s
+        self.end_s, self.try_s = END * total_s, TRY * total_s  # the latter for one address
 
     def passed(self) -> float:
         """Return how many seconds have passed."""
@@ -146,6 +143,7 @@ class Visit:
         self._read_until(lambda: findings.version is not None, limits.answer_s)
         self.doing = "looking"
         own = {"marker": self._marker, "token": self._token, "life_s": int(limits.total_s) + 10}
+        own["import_s"] = max(1.0, limits.left(limits.end_s) - 1.0)
         settings = json.dumps({**self._settings, **own})
         source = source_of(doctor_probe)
         self._write(f"exec({source!a})\n{settings}\n")
@@ -271,10 +269,10 @@ class Visit:
         if line.startswith(f"{self._marker} ["):
             name, facts = json.loads(line.partition(" ")[2])
             findings.facts[name] = facts
-        elif match := re.search(rf"miniray-{number}-sh:(.*)", line):
-            findings.pythons = sorted({one for one in match[1].split(":") if one})
-        elif f"miniray-{number}-none" in line:
-            findings.has_python = False
+        elif f"miniray-{number}-sh" in line:
+            findings.has_shell = True
+        elif match := re.search(rf"miniray-{number}-none:(.*)", line):
+            findings.pythons = list(dict.fromkeys(filter(None, match[1].split(":"))))
         elif match := re.search(rf"\((\d+), (\d+), (\d+), {number}\)", line):
             findings.version = tuple(map(int, match.groups()))
         else:
@@ -325,7 +323,7 @@ def with_limit(config: NodeConfig, connect_s: int) -> NodeConfig:
 
 
 def _line(config: NodeConfig, number: int) -> str:
-    """Return what sh is to run: it tells that it is there and which Pythons are, then starts one.
+    """Return what sh is to run: it tells that it is there, then starts Python, or says which are.
 
     It holds no quote that a login shell could take for its own, nor our marker as it is printed.
     """
@@ -333,11 +331,10 @@ def _line(config: NodeConfig, number: int) -> str:
         f"import sys;print(tuple(sys.version_info[:3])+({number},));sys.stdout.flush();"
         "exec(sys.version_info>(3,6)and sys.stdin.buffer.raw.readline()or str())"
     )
-    python = quote_path(config.python)
+    python, places = quote_path(config.python), " ".join(doctor_probe.PYTHON_PLACES)
     return (
-        f"N={number};IFS=:;L=;for d in $PATH {PLACES};do for p in $d/python3 $d/python3.1?;do "
-        "if [ -x $p ];then L=$L:$p;fi;done;done;unset IFS;"
-        "echo;echo miniray-$N-sh:$L;"
-        f"if command -v {python} >/dev/null;then :;else echo miniray-$N-none;exit 127;fi;"
-        f'export MINIRAY_PYTHONS="$L";exec {python} -Sc "{program}"'
+        f"N={number};echo;echo miniray-$N-sh;"
+        f'if command -v {python} >/dev/null;then exec {python} -Sc "{program}";fi;'
+        f"IFS=:;for d in $PATH {places};do for p in $d/python3 $d/python3.1?;do "
+        "if [ -x $p ];then L=$L:$p;fi;done;done;unset IFS;echo miniray-$N-none:$L;exit 127"
     )
