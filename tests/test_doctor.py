@@ -495,8 +495,6 @@ class TestItsEnd:
         assert not stdout
         nodes.wait_until_empty()
         if number == signal.SIGKILL:
-            for folder in Path("/tmp").glob("miniray-????????"):  # where its tunnels began
-                shutil.rmtree(folder)
             return
         assert process.returncode == 128 + number
         assert len(stderr.splitlines()) == 1
@@ -718,7 +716,7 @@ class TestWhatSshSays:
             [*MINIRAY, "doctor", "node1", "-q"], capture_output=True, text=True, timeout=LIMIT_S
         )
         assert done.returncode == 1
-        assert "no ssh on this machine (ssh: No such file or directory)" in done.stdout
+        assert "cannot run ssh: No such file or directory" in done.stdout
 
 
 def node(name: str, *, torch: str = "", cuda: str | None = None, gpus: int = 0) -> Findings:

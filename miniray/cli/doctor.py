@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 
 from miniray.cli.common import port_number
 from miniray.cli.doctor_checks import judge
@@ -131,18 +132,12 @@ def visit(nodes: Sequence[NodeConfig], wanted: Wanted, workdir: str | None) -> l
         Visit(findings, settings_for(findings.config, wanted, limits, workdir), limits, meeting)
         for findings in all_findings
     ]
-    threads = [threading.Thread(target=one.run, daemon=True) for one in visits]
-    with _progress(visits, limits):
+    with _progress(visits, limits), futures.ThreadPoolExecutor(len(visits)) as pool:
         try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            for done in [pool.submit(one.run) for one in visits]:
+                done.result()
         except BaseException:
-            limits.is_over = True  # whose visit it is notices, and ends its session
-            for thread in threads:
-                if thread.ident:
-                    thread.join(2.0)
+            limits.is_over = True  # each visit notices, and ends its session
             raise
     return all_findings
 

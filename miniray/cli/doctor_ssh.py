@@ -89,8 +89,8 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
             f"the name {host} may take long to look up: `getent hosts {host}`; then {by_hand}",
         )
     last = findings.said[-1] if findings.said else "it said nothing"
-    if findings.exit_status == 127 and last.startswith("ssh: "):
-        return wrong(f"no ssh on this machine ({last})", "install OpenSSH's client here")
+    if findings.exit_status == 127 and last.startswith("cannot run ssh"):
+        return wrong(last, "install OpenSSH's client on this machine")
     return wrong(f"ssh did not get there: {last}", f"try it by hand, with -v: {by_hand}")
 
 

@@ -10,15 +10,15 @@ import os
 import re
 import secrets
 import selectors
-import shutil
 import signal
 import subprocess
-import tempfile
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from miniray import pacemaker
 from miniray.cli import doctor_probe
 from miniray.cli.doctor_findings import Findings
 from miniray.node_config import NodeConfig, quote_path
@@ -98,7 +98,7 @@ class Visit:
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = {"stdout": b"", "stderr": b""}
         self._got = 0.0  # when the last bytes came
-        self._folder = ""
+        self._socket = ""
         self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
@@ -107,8 +107,8 @@ class Visit:
             with contextlib.suppress(TimeoutError, EOFError, BrokenPipeError):
                 self._start()
                 self._go_through()
-        except OSError as error:  # ours: no such launcher, no more processes
-            self.findings.said.append(f"{error.filename or 'here'}: {error.strerror}")
+        except OSError as error:  # of this machine: it may have no more processes
+            self.findings.said.append(f"cannot run {error.filename}: {error.strerror}")
             self.findings.exit_status = 127
         finally:
             self._meeting.bring(self.findings.name, [])
@@ -118,18 +118,22 @@ class Visit:
             self._end()
 
     def _start(self) -> None:
+        """Start a session as a cluster would, its pacemaker included, and a tunnel with it."""
         config = self.findings.config
-        more = []
+        more, away = [], ""
+        self._settings["socket"] = ""
         if config.launcher is None:
             # In /tmp, as a cluster's: a socket's path is short.
-            self._folder = tempfile.mkdtemp(prefix="miniray-", dir="/tmp")
+            self._socket = f"/tmp/miniray-{secrets.token_hex(8)}/server"
             self._settings["socket"] = f"/tmp/miniray-{secrets.token_hex(16)}/server"
-            more = ["-v", f"-L{self._folder}/server:{self._settings['socket']}"]
+            more = ["-v", f"-L{self._socket}:{self._settings['socket']}"]
         else:
-            self._settings["socket"] = ""
-        away = "SSH_CONNECTION" if config.launcher is not None else ""
+            away = "SSH_CONNECTION"  # what a launcher starts is not where our own session arrived
+        command = with_limit(config, self._limits.connect_s).shell(
+            _line(config, self._number), *more
+        )
         self._process = subprocess.Popen(
-            with_limit(config, self._limits.connect_s).shell(_line(config, self._number), *more),
+            [sys.executable, "-ISc", source_of(pacemaker), self._socket, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -200,10 +204,10 @@ class Visit:
                     break
 
         def try_tunnel() -> None:
-            where = f"{self._folder}/server", 0, self._token
+            where = self._socket, 0, self._token
             findings.tunnel = doctor_probe.try_to_reach(*where, limit_s=self._limits.try_s)
 
-        tries = [try_addresses] * bool(port) + [try_tunnel] * bool(self._folder)
+        tries = [try_addresses] * bool(port) + [try_tunnel] * bool(self._socket)
         self._threads = [threading.Thread(target=one, daemon=True) for one in tries]
         for thread in self._threads:
             thread.start()
@@ -281,8 +285,6 @@ class Visit:
 
     def _end(self) -> None:
         """End the session: the probe notices that its stdin has ended, and goes."""
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
         process = self._process
         if process is None:
             return
@@ -295,6 +297,7 @@ class Visit:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        pacemaker.remove(self._socket)
         for stream in (process.stdout, process.stderr):
             if stream:
                 stream.close()
