@@ -1,4 +1,4 @@
-"""Are GPUs there, as many as ranks, and does somebody else use them?"""
+"""Whether GPUs are there, as many as ranks, and who else uses them."""
 
 import collections
 from typing import Any

@@ -276,7 +276,7 @@ def look_at_place(name: str, path: str, variable: str, below: str) -> Facts:
 
 def _find_room() -> Facts:
     found = []
-    for path in ("/var/tmp", "/scratch", "/local", "/data", "/mnt", "/dev/shm", os.environ["HOME"]):
+    for path in (os.path.expanduser("~"), "/scratch", "/local", "/data", "/mnt", "/var/tmp"):
         with contextlib.suppress(OSError):
             free = os.statvfs(path)
             if os.access(path, os.W_OK | os.X_OK) and free.f_bavail * free.f_frsize > 1 << 30:

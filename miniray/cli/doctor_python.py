@@ -1,8 +1,9 @@
-"""Is the right Python there, and are the modules in it that a run needs?"""
+"""Whether the right Python is there, with the modules that a run needs."""
 
 import collections
 import re
 import shlex
+import sys
 from typing import Any
 
 from miniray.cli.doctor_findings import (
@@ -22,7 +23,7 @@ from miniray.node import PYTHON_MIN
 def check_python(findings: Findings, world: World) -> Check:
     """Return whether the Python that was named is there, and new enough."""
     config = findings.config
-    others = _describe_pythons(findings)
+    others = _another(findings, world)
     least = ".".join(map(str, PYTHON_MIN))
     if findings.pythons is not None:
         return Check(
@@ -55,24 +56,39 @@ def check_python(findings: Findings, world: World) -> Check:
     return Check("python", "ok", f"{text} ({path})")
 
 
-def _describe_pythons(findings: Findings, module: str = "") -> str:
-    """Return which other Python to name, the best first."""
-    known = findings.fact("modules").get("pythons", [])
-    fit = [one for one in known if tuple(one["version"][:2]) >= PYTHON_MIN]
-    fit.sort(key=lambda one: (-len(one["has"]), [-number for number in one["version"]]))
-    if module:
-        fit = [one for one in fit if module in one["has"]]
-    if fit:
-        has = f", which has {', '.join(fit[0]['has'])}" if fit[0]["has"] else ""
-        version = ".".join(map(str, fit[0]["version"]))
-        return f"take another one that is there: `--python {fit[0]['path']}` ({version}{has})"
-    if module:
-        return ""
+def _another(findings: Findings, world: World) -> str:
+    """Return which Python to have instead of one that is missing or too old."""
+    fine = [
+        other.name
+        for other in world.others(findings)
+        if other.version is not None and other.version >= PYTHON_MIN
+    ]
+    same = f"make it there what it is on {fine[0]}, or " if fine else ""
+    everywhere = " for all nodes" if fine else ""
+    if known := _better(findings):
+        return f"{same}take another one{everywhere}: {known}"
     paths = findings.pythons or []
     new = [path for path in paths if re.search(r"3\.1[1-9]$", path)]
-    if new or paths:
-        return f"take another one that is there: `--python {(new or paths)[0]}`"
-    return "name one that is there: `--python /path/to/python`"
+    path = next(iter([*new, *paths]), "/path/to/python")
+    return f"{same}name one that is there{everywhere}: `--python {path}`"
+
+
+def _better(findings: Findings, module: str = "") -> str:
+    """Return a Python over there that will do, and has a module; "" if none is known."""
+    fit = [
+        one
+        for one in findings.fact("modules").get("pythons", [])
+        if tuple(one["version"][:2]) >= PYTHON_MIN and (not module or module in one["has"])
+    ]
+    if not fit:
+        return ""
+    # The one with the most, and of those the one that is most like this one.
+    best = min(
+        fit, key=lambda one: (-len(one["has"]), tuple(one["version"][:2]) != sys.version_info[:2])
+    )
+    version = ".".join(map(str, best["version"]))
+    has = f", which has {', '.join(best['has'])}" if best["has"] else ""
+    return f"`--python {best['path']}` ({version}{has})"
 
 
 def check_module(findings: Findings, world: World, name: str) -> Check:
@@ -87,8 +103,9 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
     if found.get("missing"):
         if usual is None and name not in world.wanted.needed:
             return Check(name, "note", "nobody has it: fine for what does not import it")
-        other = _describe_pythons(findings, name)
-        return Check(name, "wrong", f"not installed in {python}", other or install)
+        better = _better(findings, name)
+        other = f", or take another Python: {better}" if better else ""
+        return Check(name, "wrong", f"not installed in {python}", f"{install}{other}")
     if "error" in found:
         fix = f"install it anew: {install}"
         if re.search(r"lib\w+\.so", found["error"]):

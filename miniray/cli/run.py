@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from miniray.cli.detach import detach
 from miniray.cli.run_attempts import launch
@@ -101,8 +102,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_how(how: argparse._ArgumentGroup) -> None:
-    """Add the options that say how nodes are reached, and what a rank finds there."""
+def add_how(how: Any) -> None:
+    """Add to a parser's group the options that say how nodes are reached, and what is there."""
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
     how.add_argument("--encrypt", action="store_true", help="encrypt what goes from here to ranks")
