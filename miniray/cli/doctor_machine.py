@@ -83,6 +83,11 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
         return Check("disk", "wrong", says, fix)
 
     problem = facts.get("problem")
+    if name == "temporary files" and there != path:
+        gone = f"{path} (temporary files) is not there"
+        if "TMPDIR" in findings.config.env:
+            return wrong(gone, f"{over_there(findings, f'mkdir -p {shlex.quote(path)}')}{take}")
+        return Check("disk", "note", gone, "Python takes /tmp then; unset TMPDIR over there")
     if name == "the folder to run in" and (there != path or problem == "it is no folder"):
         return wrong(f"there is no folder {path}", "make it there, or leave `--workdir` out")
     if problem == "it is no folder":
@@ -148,7 +153,7 @@ def check_clock(findings: Findings, world: World) -> list[Check]:
     if ahead is None:
         return [Check("clock", "untested", "not tested: it did not answer in time")]
     if abs(ahead) <= CLOCK_AHEAD_S_MAX + error:
-        return [Check("clock", "ok", f"{ahead:+.3f} s, give or take {error:.3f} s")]
+        return [Check("clock", "ok", f"{abs(ahead):.3f} s apart, give or take {error:.3f} s")]
     which = "ahead of" if ahead > 0 else "behind"
     return [
         Check(

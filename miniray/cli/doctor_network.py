@@ -82,8 +82,13 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
         return [late]
     facts, checks = findings.facts["listening"], list[Check]()
     port = facts.get("port")
-    if "asked" in facts:
+    if "asked" in facts and not _is_ours(facts, world):
         checks.append(_taken(findings, facts))
+    usual = facts.get("usual_port")
+    if usual and not _is_ours({"holder": usual}, world):
+        says = f"{usual['port']}, which torch takes by default, is taken by {_whose(usual)}"
+        fix = "miniray run takes other ones; where you set MASTER_PORT yourself, take another, too"
+        checks.append(Check("ports", "note", says, fix))
     if not port:
         return [*checks, Check("ports", "wrong", f"it cannot listen: {facts['error']}")]
     if world.wanted.tunnel:
@@ -93,7 +98,8 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
     if not results:
         return [*checks, Check("ports", "untested", "not tested: the node's address is not known")]
     if results[first]["how"] == "ok":
-        return checks or [Check("ports", "ok", f"from here to {first}")]
+        ok = Check("ports", "ok", f"from here to {first}")
+        return checks if any(one.state == "wrong" for one in checks) else [ok, *checks]
     way = next((address for address, one in results.items() if one["how"] == "ok"), None)
     return [
         *checks,
@@ -106,13 +112,21 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
     ]
 
 
+def _is_ours(facts: dict[str, Any], world: World) -> bool:
+    """Return whether it is another node's probe that has a port: two names, and one machine."""
+    pids = [one.fact("system").get("pid") for one in world.nodes]
+    return facts["holder"]["pid"] is not None and facts["holder"]["pid"] in pids
+
+
+def _whose(holder: dict[str, Any]) -> str:
+    if holder["pid"]:
+        return f"pid {holder['pid']} of {holder['user']} ({(holder['command'] or '?')[:80]})"
+    return f"a process of {holder['user']}" if holder["user"] else "some process"
+
+
 def _taken(findings: Findings, facts: dict[str, Any]) -> Check:
-    holder = facts.get("holder") or {}
-    if holder.get("pid"):
-        whose = f"pid {holder['pid']} of {holder['user']} ({(holder['command'] or '?')[:80]})"
-    else:
-        whose = f"a process of {holder['user']}" if holder.get("user") else "some process"
-    says = f"port {facts['asked']} is taken by {whose}"
+    holder = facts["holder"]
+    says = f"port {facts['asked']} is taken by {_whose(holder)}"
     if not holder.get("user"):
         says = f"port {facts['asked']}: {facts['error'].lower()}"
     return Check(

@@ -40,9 +40,7 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     where = f"{going[2] or going[1]} port {going[3]}" if going else host
     alive = findings.find(r"Remote protocol version|Server host key:|Authenticated to ")
     if alive or findings.has_shell:
-        if going is None and proxy:
-            return Check("ssh", "ok", "through a proxy command")
-        return Check("ssh", "ok", where)
+        return Check("ssh", "ok", f"through another host: {proxy[1][:60]}" if proxy else where)
 
     def wrong(says: str, fix: str) -> Check:
         return Check("ssh", "wrong", says, fix)

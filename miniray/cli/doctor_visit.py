@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import re
 import secrets
 import selectors
@@ -22,13 +23,13 @@ from miniray import pacemaker
 from miniray.cli import doctor_probe
 from miniray.cli.doctor_findings import Findings
 from miniray.node_config import NodeConfig, quote_path
-from miniray.session import source_of
+from miniray.session import TOO_MANY, source_of
 from miniray.worker_log import printable
 
 NOISE_LINES_MAX, NOISE_BYTES_MAX = 200, 1 << 20
-TICK_S, END_S = 0.05, 0.4
+TICK_S, END_S, AGAIN_S = 0.05, 0.4, 1.0
 # Parts of the time that there is.
-CONNECT, ANSWER, MEET, END, TRY = 0.4, 0.48, 0.6, 0.92, 0.12
+CONNECT, ANSWER, MEET, END, TRY = 0.4, 0.48, 0.6, 0.92, 0.15
 OTHER_ADDRESSES_MAX = 3
 
 
@@ -102,11 +103,15 @@ class Visit:
         self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
-        """Visit the node. Nothing is raised: what went wrong is among the findings."""
+        """Visit the node. What went wrong there is no error, but among the findings."""
         try:
-            with contextlib.suppress(TimeoutError, EOFError, BrokenPipeError):
-                self._start()
-                self._go_through()
+            self._try_once()
+            # Of many sessions at a time, some sshds turn a part away.
+            while self._is_turned_away() and self._limits.left(self._limits.answer_s) > AGAIN_S:
+                time.sleep(random.uniform(0.3, AGAIN_S))
+                self.findings.said.clear()
+                self.findings.exit_status = None
+                self._try_once()
         except OSError as error:  # of this machine: it may have no more processes
             self.findings.said.append(f"cannot run {error.filename}: {error.strerror}")
             self.findings.exit_status = 127
@@ -115,7 +120,18 @@ class Visit:
             self._meeting.part(self.findings.name)
             self.doing = ""
             self.findings.seconds = self._limits.passed()
+
+    def _try_once(self) -> None:
+        try:
+            with contextlib.suppress(TimeoutError, EOFError, BrokenPipeError):
+                self._start()
+                self._go_through()
+        finally:
             self._end()
+
+    def _is_turned_away(self) -> bool:
+        ended = self.findings.exit_status is not None and not self.findings.has_shell
+        return ended and self.findings.find(TOO_MANY) is not None
 
     def _start(self) -> None:
         """Start a session as a cluster would, its pacemaker included, and a tunnel with it."""
