@@ -79,7 +79,8 @@ class Lab:
         """Return a transcript, in which this machine's names are a reader's."""
         for host in self.nodes.hosts:  # in a container there is little of it
             self.nodes.on(host, "mount", "-t", "tmpfs", "-o", "size=8g", "shm", "/dev/shm")
-        text = self.nodes.run([*self.words(hosts), "--json"]).stdout
+        words = [*self.words(hosts), "--json", "--limit", "60"]  # there may be much else to do
+        text = self.nodes.run(words, timeout=100).stdout
         for host in self.nodes.hosts:
             self.nodes.on(host, "umount", "/dev/shm")
         for ours, theirs in {

@@ -532,7 +532,8 @@ def _name_of(uid: int) -> str:
 
 def _command_of(pid: Any) -> "str | None":
     with contextlib.suppress(OSError, ValueError):
-        return _read("/proc/%d/cmdline" % int(pid)).replace("\0", " ").strip()[:200] or None
+        words = _read("/proc/%d/cmdline" % int(pid)).replace("\0", " ").split()
+        return " ".join(words)[:200] or None
     return None
 
 
