@@ -21,10 +21,9 @@ import pytest
 from miniray import NodeConfig
 from miniray.cli import doctor_probe, main
 from miniray.cli.doctor_checks import judge
-from miniray.cli.doctor_findings import Check, Findings, Wanted
+from miniray.cli.doctor_findings import Check, Findings, Wanted, chooses
 from miniray.cli.doctor_report import as_text
 from miniray.cli.doctor_ssh import check_session
-from miniray.cli.doctor_visit import chooses
 from tests import sick_nodes
 from tests.support import namespaces, poll, slurm, ssh
 from tools.site import blocks
@@ -231,8 +230,7 @@ class TestOverNodes:
         assert f"ssh -F{config} unknown" in wrong
         assert not seen.wrong("node1")
         assert seen.checks("node1", "untested") == [
-            "others: not tested towards node2: it did not listen",
-            "others: not tested towards unknown: it did not listen",
+            "others: not tested towards node2, unknown, which did not listen",
         ]
 
     def test_ways_that_lead_nowhere(self, sick: Doctor) -> None:
@@ -431,11 +429,14 @@ class TestOverNodes:
             seen = sick.run("--limit", "20")
             assert sick.run("node1", "--tunnel").status == 0
         ports, others = seen.wrong("node1")
-        assert re.match(r"ports: from here to 10.77.0.11:\d+: refused -> on node1: ", ports)
+        assert re.match(
+            r"ports: this machine does not get through to 10.77.0.11:\d+: refused -> on node1: ",
+            ports,
+        )
         assert ports.endswith("or go through ssh: --tunnel")
         assert re.match(
-            r"others: from here to node2 at 10.77.0.12:\d+: no answer, though back again it goes ->"
-            r" on node2: .*10\.77\.0\.11",
+            r"others: does not get through to node2 at 10.77.0.12:\d+: no answer, though node2 "
+            r"does to it -> on node2: .*10\.77\.0\.11",
             others,
         )
         assert not seen.wrong("node2")
@@ -443,7 +444,7 @@ class TestOverNodes:
     def test_a_network_that_loses_large_packets(self, sick: Doctor) -> None:
         with firewall(sick.nodes, "node2", "tcp dport != 22 ip length > 1200 drop"):
             seen = sick.run("--limit", "20")
-        assert "small packets pass and large ones do not" in seen.wrong("node1")[0]
+        assert "it connects, and large packets are lost" in seen.wrong("node1")[0]
 
     def test_tunnels_that_are_forbidden(self, sick: Doctor) -> None:
         with (
@@ -830,6 +831,35 @@ class TestBesideEachOther:
             "wrong: none, and a has some: NCCL and gloo do not meet",
         ]
 
+    def test_of_many_that_are_cut_off_three_have_a_line_of_their_own(self) -> None:
+        nodes = [node(name) for name in "abcdef"]
+        for one in nodes:
+            tried = {other.name: {"1.1.1.1": {"how": "timeout"}} for other in nodes if other != one}
+            one.facts |= {"peers": tried, "listening": {"port": 5}}
+        assert states(nodes, node("here"), "others")[:4] == [
+            "wrong: does not get through to b at 1.1.1.1:5: no answer",
+            "wrong: does not get through to c at 1.1.1.1:5: no answer",
+            "wrong: does not get through to d at 1.1.1.1:5: no answer",
+            "wrong: nor does it get through to e, f",
+        ]
+
+    def test_memory_is_for_all_ranks_of_a_node(self) -> None:
+        few, enough = node("a"), node("b")
+        few.facts["memory"] = {"total": 8 << 30, "available": 200 << 20, "limit": None}
+        enough.facts["memory"] = {"total": 8 << 30, "available": 1 << 30, "limit": 2 << 30}
+        assert states([few, enough], node("here"), "memory") == [
+            "wrong: 200 MiB free of 8.0 GiB, for 1 ranks",
+            "ok: 1.0 GiB free of 2.0 GiB that this session may have",
+        ]
+
+    def test_a_key_that_may_not_be_used_for_tunnels(self) -> None:
+        found = node("a")
+        found.said = [
+            "debug1: Remote: /h/.ssh/authorized_keys:1: key options: agent-forwarding pty"
+        ]
+        found.tunnel = {"how": "stranger"}
+        assert states([found], node("here"), "tunnel") == ["note: the key may not be used for it"]
+
     def test_what_has_not_come_is_said_to_hang(self) -> None:
         found = node("a", torch="2")
         found.num_places = 2
@@ -851,7 +881,13 @@ class TestBesideEachOther:
 )
 def test_nccl_names_interfaces_in_its_own_way(variable: str, chosen: list[str]) -> None:
     names = ("eth0", "eth1", "ib0", "lo")
-    assert [name for name in names if chooses(variable, {"name": name})] == chosen
+    assert [one for one in names if chooses("NCCL_SOCKET_IFNAME", variable, one)] == chosen
+
+
+def test_gloo_takes_whole_names() -> None:
+    names = ("eth0", "eth1", "lo")
+    for text, chosen in {"eth0": ["eth0"], "eth": [], "eth0,eth1": ["eth0", "eth1"]}.items():
+        assert [one for one in names if chooses("GLOO_SOCKET_IFNAME", text, one)] == chosen
 
 
 class TestReport:

@@ -80,12 +80,31 @@ class Findings:
         ]
         return list(dict.fromkeys([*filter(None, [first]), *others]))
 
+    def chosen_by(self, variable: str) -> list[dict[str, Any]]:
+        """Return the interfaces that a variable, which is set there, lets be used."""
+        network = self.fact("network")
+        text = network["variables"][variable]
+        return [one for one in network["interfaces"] if chooses(variable, text, one["name"])]
+
     def interface_of(self, address: str) -> str:
         """Return the name of the interface that has an address; "" if none has."""
         for one in self.fact("network").get("interfaces", []):
             if address in one["addresses"]:
                 return str(one["name"])
         return ""
+
+
+def chooses(variable: str, text: str, interface: str) -> bool:
+    """Return whether a variable, such as NCCL_SOCKET_IFNAME, lets an interface be used.
+
+    For NCCL, "eth" is how names begin, "=eth0" is one, and with "^" before them they are those to
+    leave. gloo takes whole names.
+    """
+    rest = text.removeprefix("^") if variable.startswith("NCCL") else f"={text}"
+    is_exact, rest = rest.startswith("="), rest.removeprefix("=")
+    names = [one.partition(":")[0].strip() for one in rest.split(",")]
+    found = any(interface == one if is_exact else interface.startswith(one) for one in names if one)
+    return found != text.startswith("^")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +126,7 @@ class World:
         self.nodes, self.here, self.wanted = nodes, here, wanted
 
     def others(self, findings: Findings) -> list[Findings]:
+        """Return all nodes but one."""
         return [one for one in self.nodes if one is not findings]
 
     def version_to_have(self, module: str) -> dict[str, Any] | None:
@@ -141,8 +161,8 @@ def is_late(findings: Findings, name: str, fact: str, world: World) -> Check | N
             name,
             "wrong",
             f"no answer within {world.wanted.limit_s:.0f} s",
-            "something over there hangs, a network file system perhaps (df; mount); if it is "
-            "only slow: --limit 60",
+            "something over there hangs, a network file system perhaps (see `mount`); if it is "
+            "only slow: `--limit 60`",
         )
     if "error" in findings.facts[fact] and fact not in ("gpus", "listening"):
         return Check(name, "note", f"cannot be told here: {findings.facts[fact]['error']}")

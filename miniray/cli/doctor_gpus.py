@@ -10,6 +10,7 @@ GPU_USED_MAX = 0.1
 
 
 def check_gpus(findings: Findings, world: World) -> list[Check]:
+    """Return how the GPUs are that ranks would get."""
     if world.wanted.fake_gpus:
         return [Check("gpus", "ok", "fake ones, as asked for")]
     if late := is_late(findings, "gpus", "gpus", world):

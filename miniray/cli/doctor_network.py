@@ -4,13 +4,13 @@ import re
 from typing import Any
 
 from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there
-from miniray.cli.doctor_visit import chooses
 
+CUT_OFF_MAX = 3  # of the others, each with its own line
 WORDS = {
     "timeout": "no answer",
     "refused": "refused",
     "unreachable": "no way there",
-    "stuck": "small packets pass and large ones do not",
+    "stuck": "it connects, and large packets are lost",
     "stranger": "somebody else answers",
 }
 
@@ -21,9 +21,8 @@ def check_interface(findings: Findings, world: World) -> list[Check]:
         return [late]
     network = findings.fact("network")
     checks = []
-    for variable, text in network["variables"].items():
-        chosen = [one for one in network["interfaces"] if chooses(text, one)]
-        if problem := _problem_of(findings, world, variable, text, chosen):
+    for variable in network["variables"]:
+        if problem := _problem_of(findings, world, variable):
             checks.append(Check("interface", "wrong", problem, _unset(findings, variable)))
     if checks:
         return checks
@@ -33,13 +32,14 @@ def check_interface(findings: Findings, world: World) -> list[Check]:
     return [Check("interface", "ok", f"{name}, {address}{named}")]
 
 
-def _problem_of(
-    findings: Findings, world: World, variable: str, text: str, chosen: list[dict[str, Any]]
-) -> str:
-    is_one_node = len(world.nodes) == 1
-    interfaces = findings.fact("network")["interfaces"]
+def _problem_of(findings: Findings, world: World, variable: str) -> str:
+    """Return what is wrong with the interface that a variable names; "" if nothing is."""
+    network, chosen = findings.fact("network"), findings.chosen_by(variable)
+    text, is_one_node = network["variables"][variable], len(world.nodes) == 1
     there = ", ".join(
-        f"{one['name']} ({one['addresses'][0]})" for one in interfaces if one["addresses"]
+        f"{one['name']} ({one['addresses'][0]})"
+        for one in network["interfaces"]
+        if one["addresses"]
     )
     if not chosen:
         return f"{variable}={text} is no interface of this node; it has {there}"
@@ -82,10 +82,10 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
         return [late]
     facts, checks = findings.facts["listening"], list[Check]()
     port = facts.get("port")
-    if "asked" in facts and not _is_ours(facts, world):
+    if "asked" in facts and not _is_ours(facts["holder"], findings, world):
         checks.append(_taken(findings, facts))
     usual = facts.get("usual_port")
-    if usual and not _is_ours({"holder": usual}, world):
+    if usual and not _is_ours(usual, findings, world):
         says = f"{usual['port']}, which torch takes by default, is taken by {_whose(usual)}"
         fix = "miniray run takes other ones; where you set MASTER_PORT yourself, take another, too"
         checks.append(Check("ports", "note", says, fix))
@@ -94,28 +94,23 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
     if world.wanted.tunnel:
         return [*checks, Check("ports", "ok", "none is used from here: --tunnel")]
     results = findings.reached
-    first = next(iter(results), "")
     if not results:
         return [*checks, Check("ports", "untested", "not tested: the node's address is not known")]
+    first = next(iter(results))
     if results[first]["how"] == "ok":
-        ok = Check("ports", "ok", f"from here to {first}")
+        ok = Check("ports", "ok", f"this machine gets through to {first}")
         return checks if any(one.state == "wrong" for one in checks) else [ok, *checks]
     way = next((address for address, one in results.items() if one["how"] == "ok"), None)
-    return [
-        *checks,
-        Check(
-            "ports",
-            "wrong",
-            f"from here to {first}:{port}: {_how(results[first])}",
-            _let_in(findings, results[first], "this machine", way, _tunnel_works(findings)),
-        ),
-    ]
+    says = f"this machine does not get through to {first}:{port}: {_how(results[first])}"
+    fix = _let_in(findings, results[first], "this machine", way, _tunnel_works(findings))
+    return [*checks, Check("ports", "wrong", says, fix)]
 
 
-def _is_ours(facts: dict[str, Any], world: World) -> bool:
+def _is_ours(holder: dict[str, Any], findings: Findings, world: World) -> bool:
     """Return whether it is another node's probe that has a port: two names, and one machine."""
-    pids = [one.fact("system").get("pid") for one in world.nodes]
-    return facts["holder"]["pid"] is not None and facts["holder"]["pid"] in pids
+    host = findings.fact("system").get("hostname")
+    probes = [one.fact("system") for one in world.nodes]
+    return any(one and one["pid"] == holder["pid"] and one["hostname"] == host for one in probes)
 
 
 def _whose(holder: dict[str, Any]) -> str:
@@ -196,39 +191,37 @@ def check_others(findings: Findings, world: World) -> list[Check]:
         return []
     if late := is_late(findings, "others", "peers", world):
         return [late]
-    results, checks, well = findings.fact("peers"), list[Check](), list[str]()
-    for other in others:
-        tried = results.get(other.name)
-        if not tried:
-            checks.append(
-                Check("others", "untested", f"not tested towards {other.name}: it did not listen")
-            )
-            continue
-        first = next(iter(tried))
-        if tried[first]["how"] == "ok":
-            well.append(other.name)
-            continue
-        way = next((address for address, one in tried.items() if one["how"] == "ok"), None)
-        port = other.facts["listening"]["port"]
-        back = other.fact("peers").get(findings.name) or {"": {"how": "unknown"}}
-        is_one_way = next(iter(back.values()))["how"] == "ok"
-        checks.append(
-            Check(
-                "others",
-                "wrong",
-                f"from here to {other.name} at {first}:{port}: {_how(tried[first])}"
-                + (", though back again it goes" if is_one_way else ""),
-                _let_in(other, _with_source(tried[first], findings), findings.name, way, False),
-            )
-        )
+    results = findings.fact("peers")
+    well = [one.name for one in others if _gets_through(findings, one)]
+    absent = [one.name for one in others if not results.get(one.name)]
+    ill = [one for one in others if one.name not in (*well, *absent)]
+    checks = [_cut_off(findings, other) for other in ill[:CUT_OFF_MAX]]
     if well:
-        checks.insert(0, Check("others", "ok", f"reaches {', '.join(well)}"))
+        checks.insert(0, Check("others", "ok", f"gets through to {', '.join(well)}"))
+    if rest := [one.name for one in ill[CUT_OFF_MAX:]]:
+        checks.append(Check("others", "wrong", f"nor does it get through to {', '.join(rest)}"))
+    if absent:
+        says = f"not tested towards {', '.join(absent)}, which did not listen"
+        checks.append(Check("others", "untested", says))
     return checks
 
 
-def _with_source(result: dict[str, Any], findings: Findings) -> dict[str, Any]:
-    """Return a result with the address that the packets came from, if it is known."""
-    return {**result, "source": result.get("source") or _first(findings)}
+def _gets_through(findings: Findings, other: Findings) -> bool:
+    """Return whether a node reaches another where MiniRay would."""
+    tried = findings.fact("peers").get(other.name) or {"": {"how": ""}}
+    return bool(next(iter(tried.values()))["how"] == "ok")
+
+
+def _cut_off(findings: Findings, other: Findings) -> Check:
+    tried = findings.fact("peers")[other.name]
+    first, port = next(iter(tried)), other.facts["listening"]["port"]
+    way = next((address for address, one in tried.items() if one["how"] == "ok"), None)
+    says = f"does not get through to {other.name} at {first}:{port}: {_how(tried[first])}"
+    if _gets_through(other, findings):
+        says += f", though {other.name} does to it"
+    # Where the packets came from, as far as that is known.
+    result = {**tried[first], "source": tried[first].get("source") or _first(findings)}
+    return Check("others", "wrong", says, _let_in(other, result, findings.name, way, False))
 
 
 def check_tunnel(findings: Findings, world: World) -> list[Check]:

@@ -165,10 +165,19 @@ class Visit:
         own = {"marker": self._marker, "token": self._token, "life_s": int(limits.total_s) + 10}
         own["import_s"] = max(1.0, limits.left(limits.end_s) - 1.0)
         settings = json.dumps({**self._settings, **own})
-        source = source_of(doctor_probe)
-        self._write(f"exec({source!a})\n{settings}\n")
-        needed = ("listening", "system", "network")
-        self._read_until(lambda: all(one in findings.facts for one in needed), limits.meet_s)
+        self._write(f"exec({source_of(doctor_probe)!a})\n{settings}\n")
+        with contextlib.suppress(TimeoutError):  # what has not come by then is missing in the facts
+            self._meet_the_others()
+        self._meeting.bring(findings.name, [])
+        self._meeting.part(findings.name)
+        self.doing = "importing " + ", ".join(self._settings["modules"])
+        places = [f"place{number}" for number in range(len(self._settings["places"]))]
+        self._wait_for_facts(*places, "memory", "gpus", "modules", step_s=limits.end_s)
+        self._read_until(lambda: not self._tries() and self._meeting.is_over(), limits.end_s)
+
+    def _meet_the_others(self) -> None:
+        findings, limits = self.findings, self._limits
+        self._wait_for_facts("listening", "system", "network", step_s=limits.meet_s)
         self._ask_for_clock()
         self._try_from_here()
         self._meeting.bring(findings.name, self._describe_to_peers())
@@ -177,13 +186,11 @@ class Visit:
         self.doing = "reaching the others"
         peers = self._meeting.others(findings.name)
         self._ask("peers", {"peers": peers, "limit_s": limits.try_s})
-        self._read_until(lambda: "peers" in findings.facts, limits.end_s)
-        self._meeting.part(findings.name)
-        self.doing = "importing " + ", ".join(self._settings["modules"])
-        places = [f"place{number}" for number in range(len(self._settings["places"]))]
-        for name in (*places, "memory", "gpus", "modules"):
-            self._read_until(lambda name=name: name in findings.facts, limits.end_s)  # type: ignore[misc]
-        self._read_until(lambda: not self._tries() and self._meeting.is_over(), limits.end_s)
+        self._wait_for_facts("peers", step_s=limits.end_s)
+
+    def _wait_for_facts(self, *names: str, step_s: float) -> None:
+        facts = self.findings.facts
+        self._read_until(lambda: all(name in facts for name in names), step_s)
 
     def _tries(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
@@ -203,7 +210,7 @@ class Visit:
         findings = self.findings
         before, started = time.time(), time.monotonic()
         self._ask("clock")
-        self._read_until(lambda: "clock" in findings.facts, self._limits.end_s)
+        self._wait_for_facts("clock", step_s=self._limits.meet_s)
         took = self._got - started
         findings.clock_ahead_s = findings.facts["clock"]["time"] - (before + took / 2)
         findings.clock_error_s = took / 2
@@ -236,13 +243,12 @@ class Visit:
             return []
         peer = {"name": findings.name, "port": port, "token": self._token}
         peers = [{**peer, "addresses": findings.addresses()[: OTHER_ADDRESSES_MAX + 1]}]
-        for variable, text in findings.fact("network").get("variables", {}).items():
-            chosen = [one for one in findings.fact("network")["interfaces"] if chooses(text, one)]
-            addresses = [one["addresses"][0] for one in chosen if one["addresses"]][:1]
-            if addresses:
-                peers.append(
-                    {**peer, "name": f"{findings.name}/{variable}", "addresses": addresses}
-                )
+        for variable in findings.fact("network").get("variables", {}):
+            addresses = [
+                address for one in findings.chosen_by(variable) for address in one["addresses"]
+            ]
+            name = f"{findings.name}/{variable}"
+            peers.append({**peer, "name": name, "addresses": addresses[:1]})
         return peers
 
     def _read_until(self, is_done: Callable[[], bool], step_s: float) -> None:
@@ -320,19 +326,6 @@ class Visit:
 
     def _is_closed(self, stream: str) -> bool:
         return bool(getattr(self._process, stream).closed)
-
-
-def chooses(variable: str, interface: dict[str, Any]) -> bool:
-    """Return whether NCCL would take an interface: "eth" is a beginning, "=eth0" a name, "^" not.
-
-    gloo takes whole names only, which are beginnings, too.
-    """
-    text = variable.removeprefix("^")
-    is_exact, text = text.startswith("="), text.removeprefix("=")
-    name = interface["name"]
-    names = [one.partition(":")[0] for one in text.split(",")]
-    found = any(name == one if is_exact else name.startswith(one) for one in names if one)
-    return found != variable.startswith("^")
 
 
 def with_limit(config: NodeConfig, connect_s: int) -> NodeConfig:
