@@ -236,11 +236,13 @@ class TestOverNodes:
     def test_ways_that_lead_nowhere(self, sick: Doctor) -> None:
         lines = (
             f"{alias('refuses')}  Port 2222\nHost absent\n  HostName 10.77.0.99\n"
-            f"{alias('odd')}  Port 2223\n"
+            f"{alias('odd')}  Port 2223\nHost hidden\n  HostName 10.77.0.98\n  ProxyJump node1\n"
         )
         config = sick.config("Host *\n", f"{lines}Host *\n")
         with answering(sick, port=2223):
-            seen = sick.run("node1,absent,nonesuch,refuses,odd", "--limit", "20", config=config)
+            seen = sick.run(
+                "node1,absent,nonesuch,refuses,odd,hidden", "--limit", "20", config=config
+            )
         (wrong,) = seen.wrong("absent")
         assert wrong.startswith("ssh: no way to 10.77.0.99 port 22: no route to host")
         (wrong,) = seen.wrong("nonesuch")
@@ -249,6 +251,8 @@ class TestOverNodes:
         assert wrong.startswith("ssh: 10.77.0.11 port 2222 refuses")
         (wrong,) = seen.wrong("odd")
         assert wrong.startswith("ssh: something answers at 10.77.0.11 port 2223, and it is no sshd")
+        (wrong,) = seen.wrong("hidden")
+        assert wrong.startswith("ssh: the host in between does not get through to hidden: ")
         assert not seen.wrong("node1")
 
     @pytest.mark.slow
@@ -439,6 +443,8 @@ class TestOverNodes:
             r"does to it -> on node2: .*10\.77\.0\.11",
             others,
         )
+        if Path("/proc/net/if_inet6").exists():  # tried last, when node2 has long been done
+            assert others.endswith("or name it fd77::12, which works: -H [fd77::12]:2")
         assert not seen.wrong("node2")
 
     def test_a_network_that_loses_large_packets(self, sick: Doctor) -> None:
@@ -546,7 +552,7 @@ class TestItsEnd:
         """It comes while a module's import hangs, and one node does not answer at all."""
         (sick.folder / "modules/hangs.py").write_text("import signal\nsignal.pause()\n")
         nodes = sick.nodes
-        words = sick.words("node1,node2,10.77.0.99", "--need", "hangs")
+        words = sick.words("node1,node2,10.77.0.99", "--need", "hangs", "--limit", "1000")
         with nodes.popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             poll.until(lambda: any(map(is_importing, nodes.pids("node1"))), timeout_s=LIMIT_S)
             process.send_signal(number)

@@ -38,6 +38,14 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     going = findings.find(r"Connecting to (\S+) (?:\[(.*?)\] )?port (\d+)")
     proxy = findings.find(r"Executing proxy command: (.*)")
     where = f"{going[2] or going[1]} port {going[3]}" if going else host
+    beyond = findings.find(r"open failed: (.*)|(stdio forwarding failed)")
+    if proxy and beyond and not findings.has_shell:
+        return Check(
+            "ssh",
+            "wrong",
+            f"the host in between does not get through to {host}: {beyond[1] or beyond[2]}",
+            "is it switched on, and is its HostName, in ~/.ssh/config, the one that it has there?",
+        )
     alive = findings.find(r"Remote protocol version|Server host key:|Authenticated to ")
     if alive or findings.has_shell:
         return Check("ssh", "ok", f"through another host: {proxy[1][:60]}" if proxy else where)
