@@ -38,12 +38,11 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     going = findings.find(r"Connecting to (\S+) (?:\[(.*?)\] )?port (\d+)")
     proxy = findings.find(r"Executing proxy command: (.*)")
     where = f"{going[2] or going[1]} port {going[3]}" if going else host
-    beyond = findings.find(r"open failed: (.*)|(stdio forwarding failed)")
-    if proxy and beyond and not findings.has_shell:
+    if proxy and (why := _why_cut_off(findings, proxy[1], limit_s)):
         return Check(
             "ssh",
             "wrong",
-            f"the host in between does not get through to {host}: {beyond[1] or beyond[2]}",
+            f"the host in between does not get through to {host}: {why}",
             "is it switched on, and is its HostName, in ~/.ssh/config, the one that it has there?",
         )
     alive = findings.find(r"Remote protocol version|Server host key:|Authenticated to ")
@@ -98,6 +97,22 @@ def _check_way(findings: Findings, limit_s: float) -> Check:
     if findings.exit_status == 127 and last.startswith("cannot run ssh"):
         return wrong(last, "install OpenSSH's client on this machine")
     return wrong(f"ssh did not get there: {last}", f"try it by hand, with -v: {by_hand}")
+
+
+def _why_cut_off(findings: Findings, proxy: str, limit_s: float) -> str:
+    """Return why nothing has come from behind a host in between; "" if something has.
+
+    If that host is reached by ssh, which -W tells, its own lines are among ours.
+    """
+    if findings.has_shell:
+        return ""
+    is_ssh = " -W " in proxy
+    if is_ssh and not findings.find("^Authenticated to "):
+        return ""  # it is about the host in between itself
+    if failed := findings.find(r"open failed: (.*)"):
+        return failed[1]
+    answered = sum("Remote protocol version" in line for line in findings.said)
+    return "" if answered > is_ssh else f"no answer within {limit_s:.0f} s"
 
 
 def _check_host_key(findings: Findings, limit_s: float) -> Check:

@@ -136,15 +136,13 @@ class Visit:
     def _start(self) -> None:
         """Start a session as a cluster would, its pacemaker included, and a tunnel with it."""
         config = self.findings.config
-        more, away = [], ""
+        more = []
         self._settings["socket"] = ""
         if config.launcher is None:
             # In /tmp, as a cluster's: a socket's path is short.
             self._socket = f"/tmp/miniray-{secrets.token_hex(8)}/server"
             self._settings["socket"] = f"/tmp/miniray-{secrets.token_hex(16)}/server"
             more = ["-v", f"-L{self._socket}:{self._settings['socket']}"]
-        else:
-            away = "SSH_CONNECTION"  # what a launcher starts is not where our own session arrived
         command = with_limit(config, self._limits.connect_s).shell(
             _line(config, self._number), *more
         )
@@ -155,7 +153,6 @@ class Visit:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name != away},
         )
 
     def _go_through(self) -> None:
