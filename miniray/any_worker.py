@@ -35,6 +35,11 @@ class AnyWorker(Channel):
         """Return, as the error that `recv` raises, how the process ended; None while it runs."""
         raise NotImplementedError
 
+    def why_it_ended(self) -> Exception:
+        for omen in self.omens():  # what was read of this one may be a consequence
+            omen.settle()
+        return super().why_it_ended()
+
     def call(
         self, function: str | AnyFunction, *args: Any, timeout: float | None = None, **kwargs: Any
     ) -> Any:

@@ -44,8 +44,7 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
     comes meanwhile gets another. Raises OSError, in words, if that cannot be done; what has arrived
     by then need not come again.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    above = Path(cache, "miniray", "sync")
+    above = _folder_of_copies()
     try:
         above.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_if_others_write(above.parent, above)
@@ -68,6 +67,15 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
         problem = f"cannot copy the folder to {above} there: {error}"
         raise OSError(f"{problem}; NodeConfig(env={{'XDG_CACHE_HOME': ...}}) moves it") from error
     return str(folder)
+
+
+def files_of_copy(folder: Path) -> list[str]:
+    """Return the files of a copy that came from its coordinator; none if it is no copy."""
+    return list(_Record(folder).files) if folder.parent == _folder_of_copies().resolve() else []
+
+
+def _folder_of_copies() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "miniray/sync")
 
 
 def _refuse_if_others_write(*folders: Path) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from miniray.remote_worker import RemoteWorker
 
 SETTLE_S = 2.0
-HEAR_S = 0.05
+HEAR_S = 0.05  # for all who talk, in turn
 ANSWER_S = 0.1  # what an explanation may take though the deadline is near
 FAILURES = (WorkerDied, WorkerFailed)
 # How well a failure explains the others, which are its consequences: a collective fails when a
@@ -102,14 +102,18 @@ class Group(Source):
             if self.culprit is None:
                 try:
                     self._settler = threading.get_ident()
-                    culprit = self._find_culprit(deadline)
+                    self.culprit = self._find_culprit(deadline)
+                    for one in self.workers:
+                        one.ended = self.culprit
+                        one.hang_up(self.culprit)
                 finally:
                     self._settler = None
-                self.culprit = culprit
-                for one in self.workers:
-                    one.ended = culprit
-                    one.hang_up(culprit)
             return self.culprit
+
+    def settle(self) -> None:
+        if self._settler not in (None, threading.get_ident()):
+            with self._settling:
+                pass
 
     def _find_culprit(self, deadline: float) -> WorkerError:
         """Hear everybody's last word, until there is one that is no consequence."""
@@ -122,7 +126,8 @@ class Group(Source):
             # may talk for ever.
             for worker in sorted(heard, key=lambda one: one not in gone):
                 choose = max if worker in gone else min
-                worker.read_to_the_end(choose(until, deadline_after(HEAR_S)), keep=False)
+                heard_by = choose(until, deadline_after(HEAR_S / len(heard)))
+                worker.read_to_the_end(heard_by, keep=False)
             if self._best() <= OWN_FAILURE or not time_left(until):
                 break
             patience = time_left(until)

@@ -52,8 +52,9 @@ class Node:
         with self._starting:
             if self._stopping.is_set():  # somebody ends its session at this moment
                 raise Fault("the start was broken off")
-            if self._session is not None:  # lost
-                self._session.end(deadline_after(0.0))
+            if self._session is not None:  # lost; its ranks may be there yet, and new ones wait
+                self._session.begin_end(0.0)
+                self._session.end(deadline_after(min(CONNECT_S, time_left(deadline))))
             session = self.start_session(settings, luggage, deadline)
             self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
 
@@ -110,9 +111,7 @@ class Node:
             if self._stopping.is_set():
                 raise Fault("the start was broken off")
             log = NodeLog(self.label, self._log)
-            session = self._session = Session(
-                config, log, marker=marker, remote_socket=remote_socket
-            )
+            session = self._session = Session(config, log, marker=marker, socket_path=remote_socket)
             if self._stopping.is_set():
                 session.kill()
             try:

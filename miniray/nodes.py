@@ -38,34 +38,37 @@ class Nodes:
         A node that takes part already ends its old ranks, and its server forks new ones. A node
         that is new, or was lost, gets a server first. One that is not named any more ends. Raises
         ClusterError, with every node's fault, if not all ranks start; but with `without_lost` a
-        node that cannot be brought up is left out, unless there is no other. If `stop` comes in
-        between, from another thread or a signal handler, that is a ClusterError as well.
+        node that cannot be brought up is left out, and the log says why, unless there is no other.
+        If `stop` comes in between, from another thread or a signal handler, that is a ClusterError
+        as well.
         """
         began, deadline = time.monotonic(), deadline_after(timeout)
-        is_first = not self.all
+        left = "no rank runs" if self.all else "nothing was left running"
         self._choose(configs)
         faults = self._side_by_side(
             lambda node: node.bring_up(self._settings, self._luggage, deadline),
             deadline,
             in_any_case=without_lost,
         )
+        self._check()
         if without_lost and len(faults) < len(self.all):
+            if faults:
+                said = self._sum_up(faults, began, "the others go on")
+                print(f"[cluster] {said}", file=self._log, flush=True)
             self._leave_out([*faults], [node for node in self.all if node not in faults])
             deadline = max(deadline, deadline_after(FORK_S))  # a lost one may have taken all of it
-        else:
-            self._refuse(faults, began, is_first)
-        first_ranks, rank = {}, 0
-        for node in self.all:
-            first_ranks[node] = rank
-            rank += node.config.num_workers
+        elif faults:
+            raise ClusterError(self._sum_up(faults, began, left))
+        ranks = itertools.accumulate((node.config.num_workers for node in self.all), initial=0)
+        first_ranks = dict(zip(self.all, ranks, strict=False))
         faults = self._side_by_side(
             lambda node: node.fork_ranks(first_ranks[node], deadline), deadline
         )
+        self._check()
         if faults:
             for node in self.all:  # those that have forked theirs
                 node.close_workers()
-        self._refuse(faults, began, is_first)
-        self._check()
+            raise ClusterError(self._sum_up(faults, began, left))
         return [worker for node in self.all for worker in node.workers]
 
     def _choose(self, configs: Sequence[NodeConfig]) -> None:
@@ -75,6 +78,8 @@ class Nodes:
         """
         there, chosen = list(self.all), list[Node | None]()
         for config in configs:
+            if not isinstance(config, NodeConfig):
+                raise TypeError(f"a node is a NodeConfig, not {config!r}: [NodeConfig('node1')]")
             same = [node for node in there if node.config == config and node not in self._given_up]
             chosen.append(same[0] if same else None)
             there = [node for node in there if node is not chosen[-1]]
@@ -122,15 +127,11 @@ class Nodes:
         finally:
             self._given_up.discard(node)
 
-    def _refuse(
-        self, faults: dict[Node, BaseException | None], began: float, is_first: bool
-    ) -> None:
-        if not faults:
-            return
-        self._check()
+    def _sum_up(
+        self, faults: dict[Node, BaseException | None], began: float, what_is_left: str
+    ) -> str:
         seconds, modules = time.monotonic() - began, list_modules(self._luggage.code)
-        left = "nothing was left running" if is_first else "no rank runs, and the others wait"
-        raise ClusterError(list_faults(self.all, faults, seconds, modules, what_is_left=left))
+        return list_faults(self.all, faults, seconds, modules, what_is_left=what_is_left)
 
     def _check(self) -> None:
         if self._is_stopped:

@@ -1,5 +1,6 @@
 """What goes along to a node: the code, in a zip, and if asked for a copy of a whole folder."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from miniray import inherited
 from miniray.errors import ClusterError
-from miniray.folder_copy import Facts, facts_of
+from miniray.folder_copy import Facts, facts_of, files_of_copy
 from miniray.node_config import NodeConfig
 from miniray.sources import find_code, pack
 
@@ -53,17 +54,17 @@ class Luggage:
         folder = self.folder
         if folder is None or config.workdir is not None:
             return {"workdir": config.workdir, "copy": None, "import_paths": []}, self._all_code
-        copy = None
-        if not config.is_local():
-            copy = {"name": folder.name_for(label), "files": folder.files}
-        workdir = str(folder.path) if copy is None else None
-        settings = {"workdir": workdir, "copy": copy, "import_paths": folder.import_paths}
-        return settings, self._code_elsewhere
+        there = {"name": folder.name_for(label), "files": folder.files}
+        place: dict[str, Any] = {"workdir": None, "copy": there}
+        if config.is_local():
+            place = {"workdir": str(folder.path), "copy": None}
+        return {**place, "import_paths": folder.import_paths}, self._code_elsewhere
 
 
 class Folder:
     """A folder of this machine as it is now: what git knows of, or nearly all where it has no git.
 
+    Of a copy, from which a detached run is coordinated, it is what came with it, and no output.
     `code` is what will be imported: what of that is in the folder goes along in any case. Raises
     ClusterError for a folder that cannot be listed, or is too large.
     """
@@ -113,7 +114,7 @@ class Folder:
             raise ClusterError(
                 f"{self.path} is too large for sync: {much}, and the limit is {limit}; the largest "
                 f"are {named}. Name in .gitignore what the nodes do not need, or copy the folder "
-                "yourself, once, and set NodeConfig(workdir=...)"
+                "yourself, once, and name it: NodeConfig(workdir=...), or miniray run --workdir"
             )
 
     def nbytes_of(self, paths: Iterable[str]) -> int:
@@ -141,12 +142,9 @@ class Folder:
             member.type, member.linkname = tarfile.SYMTYPE, link
             archive.addfile(member)
             return
-        try:
-            with open(self.path / path, "rb") as file:
-                member.size = os.fstat(file.fileno()).st_size
-                archive.addfile(member, file)
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(FileNotFoundError), open(self.path / path, "rb") as file:
+            member.size = os.fstat(file.fileno()).st_size
+            archive.addfile(member, file)
 
 
 class _Chunks(io.RawIOBase):
@@ -167,7 +165,7 @@ class _Chunks(io.RawIOBase):
 
 def _list(folder: Path) -> Iterator[str]:
     """Yield the paths, relative to a folder, of the files and links that go along."""
-    listed = _ask_git(folder) or list(_walk(folder))
+    listed = files_of_copy(folder) or _ask_git(folder) or list(_walk(folder))
     environments = {os.path.dirname(path) for path in listed if path.endswith("pyvenv.cfg")}
     for path in listed:
         above = [path, *(parent.as_posix() for parent in Path(path).parents)]

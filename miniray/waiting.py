@@ -13,6 +13,7 @@ LOST_PEER_S = 15
 LOOK_S = 2.0
 FOREVER_S = 1e6  # twelve days; poll() takes not much more
 ASK_S = 0.02
+OVERTIME_S = 0.02  # for what is here already; a message that flows on and on is late
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 ERROR = select.POLLHUP | select.POLLERR | select.POLLNVAL  # poll says so unasked
 HANG_UP = ERROR | getattr(select, "POLLRDHUP", 0)
@@ -45,6 +46,9 @@ class Source:
 
     def heed(self, descriptor: int, deadline: float) -> None:
         """Find out, of an omen, what an event means for whoever it concerns."""
+
+    def settle(self) -> None:
+        """Wait, of an omen, while another thread finds out why all end that it concerns."""
 
     def look(self, deadline: float) -> None:
         """Ask what no descriptor tells; called when `look_due` has come."""
@@ -125,6 +129,11 @@ class Receiver(Source):
         """Return whether `recv` will not wait, having taken in what has arrived so far."""
         raise NotImplementedError
 
+    def wait_for_more(self, deadline: float) -> bool:
+        """Wait for more of a message; return False once it is late, though there may be more."""
+        found = wait_until({self: READABLE}, deadline)
+        return bool(found) and time.monotonic() <= deadline + OVERTIME_S
+
 
 AnyReceiver = TypeVar("AnyReceiver", bound=Receiver)
 
@@ -141,6 +150,8 @@ def wait(channels: Iterable[AnyReceiver], timeout: float | None = None) -> list[
     while wanted and (found := wait_until(wanted, deadline)):
         if ready := {channel for channel in found if channel.holds_message()}:
             return [channel for channel in channels if channel in ready]
+        if time.monotonic() > deadline + OVERTIME_S:
+            break
     return []
 
 

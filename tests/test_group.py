@@ -15,11 +15,13 @@ from miniray import (
     Channel,
     RemoteWorker,
     WorkerDied,
+    WorkerError,
     WorkerExited,
     WorkerFailed,
     wait,
 )
 from miniray.group import SETTLE_S, Group
+from miniray.waiting import deadline_after
 from tests.support import poll
 from tests.support.servers import Server, serving
 
@@ -139,7 +141,8 @@ def test_a_cause_is_heard_though_somebody_waits_for_that_very_rank(
         poll.until(lambda: not ranks[2].turn_to_receive.is_free(), timeout_s=T)
         ranks[1].send(["collective"])
         poll.until(lambda: group._settler is not None, timeout_s=T)
-        ranks[2].send(["raise", 7])
+        with contextlib.suppress(WorkerFailed):  # its failure may be heard before send returns
+            ranks[2].send(["raise", 7])
 
     thread = threading.Thread(target=fail)
     thread.start()
@@ -147,6 +150,35 @@ def test_a_cause_is_heard_though_somebody_waits_for_that_very_rank(
         ranks[2].recv(T)
     thread.join(T)
     assert_all_end_with(ranks, WorkerFailed, "rank 2 raised ValueError")
+
+
+def test_who_asks_while_the_culprit_is_looked_for_hears_of_him_and_of_nobody_else(
+    ranks: list[RemoteWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread finds out, and has read already what is only a consequence."""
+    find, errors = Group._find_culprit, []
+
+    def find_slowly(group: Group, deadline: float) -> WorkerError:
+        ranks[3].read_to_the_end(deadline_after(T), keep=False)
+        second.start()
+        second.join(0.2)  # it has the time to hear what is wrong
+        ranks[2].send(["raise", 7])
+        return find(group, deadline)
+
+    def ask(rank: RemoteWorker) -> None:
+        with pytest.raises(WorkerError) as caught:
+            rank.recv(T)
+        errors.append(str(caught.value).partition("\n")[0])
+
+    monkeypatch.setattr(Group, "_find_culprit", find_slowly)
+    for number in (1, 3):
+        ranks[number].send(["collective"])
+        poll.until(lambda number=number: not ranks[number].is_alive(), timeout_s=T)
+    first, second = (threading.Thread(target=ask, args=[ranks[number]]) for number in (1, 3))
+    first.start()
+    first.join(T)
+    second.join(T)
+    assert errors == ["rank 2 raised ValueError: no such batch: 7"] * 2
 
 
 def test_the_earliest_of_two_failures_is_the_culprit(ranks: list[RemoteWorker]) -> None:
@@ -226,14 +258,15 @@ def test_an_explanation_takes_no_longer_than_the_timeout(
 
 @pytest.mark.parametrize("receiver", [1, 2])
 def test_a_culprit_is_not_looked_for_beyond_the_timeout(
-    ranks: list[RemoteWorker], receiver: int
+    ranks: list[RemoteWorker], receiver: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("miniray.group.SETTLE_S", 60.0)
     ranks[1].send(["collective"])
     poll.until(lambda: not ranks[1].is_alive(), timeout_s=T)
     began = time.monotonic()
     with pytest.raises(WorkerFailed, match="rank 1 raised RuntimeError: Connection closed by peer"):
-        ranks[receiver].recv(timeout=0.3)
-    assert time.monotonic() - began < SETTLE_S - 0.5
+        ranks[receiver].recv(timeout=1.0)
+    assert time.monotonic() - began < 30.0
 
 
 @pytest.mark.parametrize("attempt", range(5))

@@ -70,6 +70,19 @@ class TestRestart:
         cluster.restart()
         assert not psutil.pid_exists(old[1])
 
+    def test_ranks_of_a_server_that_hangs_are_ended_before_there_are_new_ones(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("miniray.node.CONNECT_S", 2.0)
+        with Cluster(NODES) as cluster:
+            for worker in cluster.start("tests.work.obey"):
+                worker.send("hang", T)
+                assert worker.recv(T) == "hanging"
+            old = pids(cluster)
+            os.kill(servers(cluster)[1], signal.SIGSTOP)
+            cluster.restart()
+            assert not any(map(psutil.pid_exists, old))
+
     def test_a_lost_server_is_replaced(self, cluster: Cluster) -> None:
         first, second = servers(cluster)
         os.kill(second, signal.SIGKILL)
@@ -91,7 +104,7 @@ class TestRestart:
         poll.until(lambda: not psutil.pid_exists(second))
 
     def test_a_node_that_is_gone_for_good_is_left_out_on_request(self, cluster: Cluster) -> None:
-        with pytest.raises(ClusterError, match=r"1 of 2 nodes .* others wait:\n  nowhere: false"):
+        with pytest.raises(ClusterError, match=r"1 of 2 nodes .* no rank runs:\n  nowhere: false"):
             cluster.restart([NODES[0], NOWHERE])
         assert cluster.workers == []
         before = servers(cluster)[:1]
@@ -271,15 +284,19 @@ class TestRun:
         assert 0.0 < seen[0] <= 1000.0
 
     def test_run_resilient_goes_on_without_a_lost_node(self, tmp_path: Path) -> None:
-        lost = tmp_path / "lost"
+        lost, log = tmp_path / "lost", tmp_path / "log"
         launcher = ("/bin/sh", "-c", f'[ -e {lost} ] && exit 1; exec sh -c "$1"', "launcher")
         nodes = [NODES[0], NodeConfig.local(2, host="b", launcher=launcher)]
-        with Cluster(nodes) as cluster:
+        with open(log, "w") as file, Cluster(nodes, log=file) as cluster:
             results = cluster.run_resilient(
                 "tests.work.lose_node", str(lost), without_lost=True, timeout=60.0
             )
             assert results == [2, 2]
             assert cluster.nodes == nodes[:1]
+        said = log.read_text()
+        assert (
+            "[cluster] 1 of 2 nodes failed to start; the others go on:\n  b: sh exited wi" in said
+        )
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -106,7 +107,9 @@ def add_how(how: Any) -> None:
     """Add to a parser's group the options that say how nodes are reached, and what is there."""
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
-    how.add_argument("--encrypt", action="store_true", help="encrypt what goes from here to ranks")
+    how.add_argument(
+        "--encrypt", "--tls", action="store_true", help="encrypt what goes from here to ranks"
+    )
     how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
     how.add_argument("--workdir", metavar="DIR", help="run in this directory of the nodes' own")
     how.add_argument(
@@ -121,8 +124,11 @@ def add_how(how: Any) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run it; return the exit status of the rank that failed first, or 0."""
+def run(options: argparse.Namespace, when_up: Callable[[], None] = lambda: None) -> int:
+    """Run it; return the exit status of the rank that failed first, or 0.
+
+    `when_up` is called whenever all ranks are up.
+    """
     try:
         plan = make_plan(options)
         only = parse_ranks(options.only_rank, plan.num_ranks) if options.only_rank else None
@@ -139,10 +145,18 @@ def run(options: argparse.Namespace) -> int:
         return USAGE_ERROR
     with contextlib.closing(screen):
         try:
-            with ended_by_signals():
-                return launch(plan, screen, options.start_timeout, fake_gpus=options.fake_gpus)
+            with ended_by_signals(screen):
+                return launch(
+                    plan,
+                    screen,
+                    options.start_timeout,
+                    fake_gpus=options.fake_gpus,
+                    when_up=when_up,
+                )
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Ended) else signal.SIGINT
+            if not screen.is_read:  # as by `head`: there this ends any other command
+                number = signal.SIGPIPE
             screen.say(f"ended by {signal.Signals(number).name}; nothing was left running")
             return 128 + number
 
@@ -155,11 +169,18 @@ class Ended(KeyboardInterrupt):
         self.number = number
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM, and SIGHUP of a closed terminal, end a block as Ctrl-C does.
+def end_by_sigterm() -> None:
+    """Interrupt the main thread, whatever it waits for, from any thread."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
 
-    Whoever ignores one of them, as nohup does, goes on ignoring it.
+
+@contextlib.contextmanager
+def ended_by_signals(screen: Screen | None = None) -> Iterator[None]:
+    """Have SIGTERM, a closed terminal and a reader who leaves end a block as Ctrl-C does.
+
+    Whoever ignores a signal, as nohup does SIGHUP, goes on ignoring it.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -171,7 +192,11 @@ def ended_by_signals() -> Iterator[None]:
         if signal.getsignal(number) is signal.SIG_DFL
     }
     try:
+        if screen is not None:
+            screen.when_unread = end_by_sigterm
         yield
     finally:
+        if screen is not None:
+            screen.when_unread = None
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,30 +1,35 @@
 """The runs that were started with --detach: a folder each, which says what became of it.
 
 ~/.miniray/runs/ID has run.json (what was to be run), process.json (the coordinator), log (all that
-it printed) and, once it has ended, status.
+it printed), up (once its ranks were, how long the log was) and, once it has ended, status.
 """
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 KEPT_RUNS = 20  # of those that have ended
+STATUS_CHARS = 8
 CHUNK_BYTES = 48 * 1024
 LOOK_AGAIN_S = 0.05
 RUNNING, ELSEWHERE = "running", "on"
 
 
 def folder_of_runs() -> Path:
-    """Return where all runs of this user are."""
-    return Path("~/.miniray/runs").expanduser()
+    """Return where all runs of this user are; raises OSError for a user who has no home."""
+    try:
+        return Path("~/.miniray/runs").expanduser()
+    except RuntimeError:
+        raise OSError("runs are kept at home, and this user has none: set HOME") from None
 
 
 class Run:
@@ -33,12 +38,17 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder, self.id = folder, folder.name
         self.log = folder / "log"
+        self._new_status = folder / "status.new"
 
     @classmethod
     def create(cls, facts: dict[str, Any]) -> "Run":
         """Make the folder of a new run, whose id is the next number; drop the oldest ones."""
         above = folder_of_runs()
-        above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot keep runs in {above}: {error.strerror}"
+            raise OSError(f"{problem}; HOME says where that is") from error
         number = max((int(run.id) for run in all_runs()), default=0)
         while True:
             number += 1
@@ -47,6 +57,7 @@ class Run:
                 run.folder.mkdir(mode=0o700)
                 break
         run.log.touch(mode=0o600)
+        run._new_status.write_text(" " * STATUS_CHARS)
         run._write("run.json", {**facts, "host": socket.gethostname(), "began": time.time()})
         _prune()
         return run
@@ -64,9 +75,25 @@ class Run:
         """Note that this process is the run's coordinator."""
         self._write("process.json", {"pid": os.getpid(), "started": start_of(os.getpid())})
 
+    def note_up(self) -> None:
+        """Note that all ranks are up, for the first time."""
+        if self._up_at() is None:
+            self._write("up", self.log.stat().st_size)
+
+    def _up_at(self) -> int | None:
+        try:
+            return int((self.folder / "up").read_text())
+        except FileNotFoundError:
+            return None
+
     def note_status(self, status: int) -> None:
-        """Note the exit status: the run has ended."""
-        self._write("status", status)
+        """Note the exit status: the run has ended.
+
+        It has had its place from the beginning: a run may end because the disk is full.
+        """
+        with open(self._new_status, "r+") as file:
+            file.write(str(status))
+        self._new_status.replace(self.folder / "status")
 
     def _write(self, name: str, value: object) -> None:
         new = self.folder / f"{name}.new"
@@ -130,18 +157,41 @@ class Run:
                 yield b""
                 time.sleep(LOOK_AGAIN_S)
 
+    def follow_start(self, deadline: float) -> Generator[bytes, None, bool]:
+        """Yield what the run prints until its ranks are up; return whether they are.
+
+        It may end before, or take longer than until `deadline`, of time.monotonic().
+        """
+        with open(self.log, "rb") as log:
+            while True:
+                is_over = time.monotonic() > deadline or self.state() != RUNNING
+                up_at = self._up_at()  # second: who has ended has noted it by now
+                end = math.inf if up_at is None else up_at
+                while data := log.read(int(min(CHUNK_BYTES, end - log.tell()))):
+                    yield data
+                if is_over or up_at is not None:
+                    return up_at is not None
+                yield b""
+                time.sleep(LOOK_AGAIN_S)
+
 
 def _start_of_tail(log: Path, lines: int) -> int:
     """Return where the last lines of a file begin."""
     with open(log, "rb") as file:
         size = position = file.seek(0, os.SEEK_END)
-        data = b""
-        while position and data.count(b"\n") <= lines:
+        ends = lines  # of the lines before, so many from the end
+        while position and lines:
             begin = max(position - CHUNK_BYTES, 0)
             file.seek(begin)
-            data, position = file.read(position - begin) + data, begin
-    kept = data.removesuffix(b"\n").split(b"\n")[-lines:] if lines else []
-    return size - len(b"\n".join(kept)) - (data.endswith(b"\n") and lines > 0)
+            data = file.read(position - begin)
+            if position == size and data.endswith(b"\n"):
+                ends += 1  # that of the last line
+            if (found := data.count(b"\n")) >= ends:
+                for _ in range(ends):
+                    position = begin + data.rindex(b"\n", 0, position - begin)
+                return position + 1
+            ends, position = ends - found, begin
+        return position if lines else size
 
 
 def all_runs() -> list[Run]:
