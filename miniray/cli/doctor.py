@@ -17,7 +17,8 @@ from miniray.cli.common import port_number
 from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Findings, Wanted
 from miniray.cli.doctor_report import as_json, as_text
-from miniray.cli.doctor_visit import Limits, Meeting, Visit
+from miniray.cli.doctor_session import Limits
+from miniray.cli.doctor_visit import Meeting, Visit
 from miniray.cli.run import USAGE_ERROR, Ended, add_how, add_where, ended_by_signals
 from miniray.cli.run_plan import find_hosts, make_nodes
 from miniray.node import PYTHON_MIN

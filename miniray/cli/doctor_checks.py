@@ -7,8 +7,8 @@ from miniray.cli.doctor_gpus import check_gpus
 from miniray.cli.doctor_machine import check_clock, check_disk, check_memory
 from miniray.cli.doctor_network import check_interface, check_others, check_ports, check_tunnel
 from miniray.cli.doctor_python import check_module, check_python
+from miniray.cli.doctor_session import ANSWER
 from miniray.cli.doctor_ssh import check_session
-from miniray.cli.doctor_visit import ANSWER
 
 
 def judge(nodes: Sequence[Findings], here: Findings, wanted: Wanted) -> list[list[Check]]:
