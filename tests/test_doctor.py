@@ -457,9 +457,12 @@ class TestOverNodes:
     def test_tunnels_that_are_forbidden(self, sick: Doctor) -> None:
         with (
             sick.nodes.other_server("node1", settings="AllowStreamLocalForwarding no\n"),
-            sick.nodes.other_server("node2", settings="DisableForwarding yes\n"),
+            sick.nodes.other_server("node2", settings="AllowTcpForwarding no\n"),
         ):
             without, seen = sick.run(), sick.run("--tunnel")
+        with sick.nodes.other_server("node1", settings="DisableForwarding yes\n"):
+            (wrong,) = sick.run("node1", "--tunnel").wrong("node1")
+            assert wrong.startswith("tunnel: its sshd forbids it")
         assert without.status == 0, "nobody has asked for one"
         for node in ("node1", "node2"):
             (note,) = without.checks(node, "note")

@@ -239,7 +239,8 @@ def check_tunnel(findings: Findings, world: World) -> list[Check]:
     if any(re.match(r"channel \d+: open failed", line) for line in findings.said):
         says = "its sshd forbids it"
     fix = (
-        "in its sshd_config: `AllowStreamLocalForwarding yes`, and no DisableForwarding; then "
+        "in its sshd_config: `AllowStreamLocalForwarding yes` and `AllowTcpForwarding yes`, "
+        "without which it forbids the other, too, and no DisableForwarding; then "
         "`sudo systemctl reload ssh`"
     )
     options = [line for line in findings.said if "key options:" in line]
