@@ -82,7 +82,7 @@ class NodeConfig:
         Every login shell understands the one line that it gets: sh takes over from there.
         """
         # -S: it needs nothing that is installed, and what site sets up takes as long as the rest.
-        python = f'exec {_quote_path(self.python)} -Sc "{program}"'
+        python = f'exec {quote_path(self.python)} -Sc "{program}"'
         return self.shell(python, *([f"-L{forward}"] if forward else []))
 
     def shell(self, line: str, *more_options: str) -> list[str]:
@@ -96,10 +96,10 @@ class NodeConfig:
         """Return a line for a terminal that asks as `command` does; "" for a launcher."""
         if self.launcher is not None:
             return ""
-        line = f"{_quote_path(self.python)} --version"
+        line = f"{quote_path(self.python)} --version"
         return shlex.join(["ssh", *self.ssh_options, "-oBatchMode=yes", "--", self.host, line])
 
 
-def _quote_path(path: str) -> str:
+def quote_path(path: str) -> str:
     """Quote a path for sh, but leave a leading ~/ to it."""
     return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)

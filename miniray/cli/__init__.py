@@ -12,6 +12,7 @@ CLOSE = 0.8  # of 1: --locl is as close to --local, and --steps is no slip for -
 COMMANDS = {
     "run": "run a torchrun-style script on many machines, or on many ranks here",
     "attach": "see a run that was detached, up to its end; or end it",
+    "doctor": "say of each node whether a run would work there, and if not, what to do",
     "demo": "train a small GPT with FSDP on 2 nodes x 4 fake GPUs",
     "serve": "start a worker server on this machine",
     "status": "list a server's workers and how each ended",

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from miniray.cli.detach import detach
 from miniray.cli.run_attempts import launch
@@ -46,38 +47,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = "%(prog)s [where] [options] [--] SCRIPT|-m MODULE|MODULE:FUNCTION [ARGUMENT ...]"
     parser.epilog = EXAMPLES
-    where = parser.add_argument_group("where (in a Slurm allocation, there)")
-    where.add_argument("-H", "--hosts", metavar="HOST:N,...", help="N ranks on each, over ssh")
-    where.add_argument("--hostfile", metavar="FILE", help="the same, a line each: node1 slots=4")
-    where.add_argument("--local", metavar="N|MxN", help="N ranks here, or M nodes of N ranks")
-    where.add_argument(
-        "--per-node",
-        "--nproc-per-node",
-        type=int,
-        metavar="N",
-        help="ranks on each host that names no number",
-    )
+    add_where(parser)
     how = parser.add_argument_group("how")
     how.add_argument("-m", "--module", action="store_true", help="as python -m: a module's name")
-    how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
-    how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
-    how.add_argument(
-        "--encrypt", "--tls", action="store_true", help="encrypt what goes from here to ranks"
-    )
-    how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
+    add_how(how)
     how.add_argument(
         "--sync", metavar="DIR", help='give each node a copy of it to run in; over ssh: "."'
-    )
-    how.add_argument("--workdir", metavar="DIR", help="run in this directory of the nodes' own")
-    how.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="set it for all ranks; without a value: the one that it has here",
-    )
-    how.add_argument(
-        "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
     )
     how.add_argument("--start-timeout", type=float, default=START_S, metavar="SECONDS")
     again = parser.add_argument_group("after a death")
@@ -111,6 +86,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--dry-run", action="store_true", help="say what would run where")
     parser.add_argument("target", metavar="SCRIPT", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where ranks are."""
+    where = parser.add_argument_group("where (in a Slurm allocation, there)")
+    where.add_argument("-H", "--hosts", metavar="HOST:N,...", help="N ranks on each, over ssh")
+    where.add_argument("--hostfile", metavar="FILE", help="the same, a line each: node1 slots=4")
+    where.add_argument("--local", metavar="N|MxN", help="N ranks here, or M nodes of N ranks")
+    where.add_argument(
+        "--per-node",
+        "--nproc-per-node",
+        type=int,
+        metavar="N",
+        help="ranks on each host that names no number",
+    )
+
+
+def add_how(how: Any) -> None:
+    """Add to a parser's group the options that say how nodes are reached, and what is there."""
+    how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
+    how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
+    how.add_argument(
+        "--encrypt", "--tls", action="store_true", help="encrypt what goes from here to ranks"
+    )
+    how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
+    how.add_argument("--workdir", metavar="DIR", help="run in this directory of the nodes' own")
+    how.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="set it for all ranks; without a value: the one that it has here",
+    )
+    how.add_argument(
+        "--ssh-option", action="append", default=[], metavar="OPTION", help="such as -p2222"
+    )
 
 
 def run(options: argparse.Namespace, when_up: Callable[[], None] = lambda: None) -> int:
@@ -166,7 +177,7 @@ def end_by_sigterm() -> None:
 
 
 @contextlib.contextmanager
-def ended_by_signals(screen: Screen) -> Iterator[None]:
+def ended_by_signals(screen: Screen | None = None) -> Iterator[None]:
     """Have SIGTERM, a closed terminal and a reader who leaves end a block as Ctrl-C does.
 
     Whoever ignores a signal, as nohup does SIGHUP, goes on ignoring it.
@@ -181,9 +192,11 @@ def ended_by_signals(screen: Screen) -> Iterator[None]:
         if signal.getsignal(number) is signal.SIG_DFL
     }
     try:
-        screen.when_unread = end_by_sigterm
+        if screen is not None:
+            screen.when_unread = end_by_sigterm
         yield
     finally:
-        screen.when_unread = None
+        if screen is not None:
+            screen.when_unread = None
         for number, handler in before.items():
             signal.signal(number, handler)

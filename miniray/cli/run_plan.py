@@ -81,13 +81,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if folder := sync or (is_here and workdir):
         script = find_target(task, Path(os.path.abspath(os.path.expanduser(folder))), sync)
         preload = find_torch_imports(script, Path(folder))
-    nodes = [make_node(host, options, workdir, preload) for host in hosts]
-    if is_here and options.local is None:
-        found = run_slurm.addresses([name for name, _ in hosts])
-        nodes = [
-            dataclasses.replace(node, address=address, launcher=run_slurm.launcher(node.host))
-            for node, address in zip(nodes, found, strict=True)
-        ]
+    nodes = make_nodes(hosts, options, workdir, preload)
     if address := getattr(options, "own_address", None):
         nodes[0] = make_own_node(nodes[0], address)
     check_restarts(options, len(nodes))
@@ -219,6 +213,20 @@ def check_goes_along(file: Path, workdir: Path, sync: str | None) -> None:
             f"{name} is not in the copy of {workdir} that the nodes get: git ignores it, or it "
             f"belongs to a virtual environment; git add -f {name} has it go along"
         )
+
+
+def make_nodes(
+    hosts: Hosts, options: argparse.Namespace, workdir: str | None, preload: list[str]
+) -> list[NodeConfig]:
+    """Return the nodes of the run; those of an allocation are reached by srun."""
+    nodes = [make_node(host, options, workdir, preload) for host in hosts]
+    if options.hosts is None and options.hostfile is None and options.local is None:
+        found = run_slurm.addresses([name for name, _ in hosts])
+        nodes = [
+            dataclasses.replace(node, address=address, launcher=run_slurm.launcher(node.host))
+            for node, address in zip(nodes, found, strict=True)
+        ]
+    return nodes
 
 
 def make_node(

@@ -214,13 +214,37 @@ class Nodes:
             self.servers[host].close()
             self._start_server(host)
 
-    def _start_server(self, host: str, directory: Path | None = None) -> None:
+    @contextlib.contextmanager
+    def other_server(
+        self, host: str, *, settings: str = "", force_command: str | None = None
+    ) -> Iterator[None]:
+        """Let the node have an sshd with these settings within a `with` block."""
+        self.servers[host].close()
+        try:
+            self._start_server(host, settings=settings, force_command=force_command)
+            yield
+        finally:
+            self.servers[host].close()
+            self._start_server(host)
+
+    def on(self, host: str, *argv: str) -> str:
+        """Run a command on a node, where its sshd's mounts are, and return what it printed."""
+        pid = str(self.servers[host].process.pid)
+        done = subprocess.run(
+            ["nsenter", "--target", pid, "--mount", "--net", *argv], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise OSError(f"{' '.join(argv)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def _start_server(self, host: str, directory: Path | None = None, **options: Any) -> None:
         self.servers[host] = ssh.Server(
             self.identity,
             directory=directory or self._directory / host,
             address=None,
             port=22,
             prefix=self.in_namespace([], node=host),
+            **options,
         )
 
 
