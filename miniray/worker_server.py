@@ -172,7 +172,7 @@ class WorkerServer:
             "workers_max": self._max_workers,
             "workers_started": self._workers_started,
         }
-        return {"server": server, "workers": [record.describe() for record in records]}
+        return {"server": server, "workers": [record.describe(request) for record in records]}
 
     def _fork_worker(
         self, sock: socket.socket, request: auth.Message, welcome: Welcome
@@ -191,7 +191,7 @@ class WorkerServer:
             name = f"{name} ({number})"  # two that print under one name could not be told apart
 
         def run() -> int:
-            output.take_over()
+            output.take_over(str(request.get("title") or name), self._work_fn)
             store.take_over()
             reply = {"worker": number, "pid": os.getpid(), "rendezvous": store.address}
             line = self._greeter.greet(sock, welcome, reply, STRANGER_S)

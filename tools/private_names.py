@@ -11,6 +11,7 @@ from tools.count_lines import PACKAGE
 FOREIGN = {
     "os": {"_exit"},
     # What Python does at its end, without the end; multiprocessing does so in its children.
+    "sys": {"_current_frames"},
     "threading": {"_shutdown"},
     "atexit": {"_run_exitfuncs"},
     "turn": {"_is_owned"},  # of a lock, and the only way to ask it; threading.Condition does, too

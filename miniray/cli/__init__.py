@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from miniray import __version__
-from miniray.cli import attach, completion, demo, record, run, serve, status
+from miniray.cli import attach, completion, demo, record, run, serve, stacks, status
 from miniray.cli.common import run_command
 
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("demo", demo, "train a small GPT with FSDP on 2 nodes x 4 fake GPUs"),
         ("serve", serve, "start a worker server on this machine"),
         ("status", status, "list a server's workers and how each ended"),
+        ("stacks", stacks, "say where every rank is, and who is behind"),
         ("record", record, "run a script, and record what its channels do"),
         ("completion", completion, "print a script for your shell that completes all this"),
     ):

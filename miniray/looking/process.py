@@ -1,0 +1,122 @@
+"""What a node's server can tell of a worker without the worker's help: it asks the kernel."""
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from miniray import window
+from miniray.worker_record import WorkerRecord
+
+# Two who look at the same moment read the same stacks.
+SAME_LOOK_S = 0.2
+# What a stopped process gets to say where it is, before it is stopped again.
+WAKE_S = 0.05
+THREADS_MAX = 64
+_TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
+_STATE, _USER_TIME, _SYSTEM_TIME, _THREADS, _PAGES = 0, 11, 12, 17, 21
+# Of Linux's struct tcp_info, from byte 44 on: milliseconds since data was sent and received; and
+# from byte 120 on, how many bytes the other side has acknowledged and how many came from there.
+_SINCE, _BYTES = struct.Struct("=I4xI"), struct.Struct("=QQ")
+_TCP_INFO_BYTES = 136
+_asked: dict[int, float] = {}
+
+
+def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the kernel knows of a running worker, in numbers and short words.
+
+    With `look` "ask" it is asked to write its stacks down, and with "read" they come along.
+    """
+    pid, through = record.process.pid, record.output.window.descriptor
+    facts = {"clock_s": time.monotonic(), **of_process(pid), **_of_connection(record.sock)}
+    if through >= 0:
+        _, *facts["fake_gpu_bytes"] = window.read_facts(through)
+        if request["look"] == "ask" and time.monotonic() - _asked.get(pid, 0.0) > SAME_LOOK_S:
+            _asked[pid] = time.monotonic()
+            window.clear(through)
+            if can_be_asked(pid, through):
+                _ask(record, facts["state"] if request.get("wake") else "")
+        if request["look"] == "read":
+            facts["stacks"] = window.read_stacks(through)
+    return facts
+
+
+def of_process(pid: int) -> dict[str, Any]:
+    """Return what /proc says of a process; little elsewhere than on Linux."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+    except OSError:
+        return {"state": "", "title": ""}
+    return {
+        "state": fields[_STATE],
+        "cpu_s": (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) * _TICKS_S,
+        "queued_s": _queued_s(pid),
+        "threads": int(fields[_THREADS]),
+        "memory_bytes": int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"),
+        "title": title.decode(errors="replace"),
+    }
+
+
+def _queued_s(pid: int) -> float:
+    """Return how long the threads of a process have waited for a core that was others'."""
+    waited_ns = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):  # not every kernel counts it
+        for task in os.listdir(f"/proc/{pid}/task")[:THREADS_MAX]:
+            waited_ns += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[1])
+    return waited_ns / 1e9
+
+
+def can_be_asked(pid: int, through: int) -> bool:
+    """Return whether a process has a handler for the signal, which would otherwise end it."""
+    if not window.read_facts(through)[0]:
+        return False
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (window.LOOK_SIGNAL - 1) & 1)
+    return False
+
+
+def _ask(record: WorkerRecord, state: str) -> None:
+    """Have a worker write down where it is; one in state "T" is woken, and stopped again."""
+    pidfd = record.process.descriptor()
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(pidfd, window.LOOK_SIGNAL)
+        if state != "T":
+            return
+        # The first thing that it does is to heed the signal that is there already.
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        until, before = time.monotonic() + WAKE_S, ""
+        while time.monotonic() < until:
+            stacks = window.read_stacks(record.output.window.descriptor)
+            if stacks and stacks == before:
+                break
+            before = stacks
+            time.sleep(0.0005)
+        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+
+
+def _of_connection(sock: socket.socket) -> dict[str, Any]:
+    """Return how much the worker has sent to the coordinator, received from it, and left unread."""
+    facts: dict[str, Any] = {}
+    if sys.platform != "linux" or sock.fileno() < 0:
+        return facts
+    import fcntl
+    import termios
+
+    waiting = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * 4)
+    facts["unread_bytes"] = int.from_bytes(waiting, sys.byteorder)
+    if sock.family != socket.AF_UNIX:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        sent_ms, received_ms = _SINCE.unpack_from(info, 44)
+        facts |= {"sent_s_ago": sent_ms / 1000, "received_s_ago": received_ms / 1000}
+        if len(info) == _TCP_INFO_BYTES:
+            facts["sent_bytes"], facts["received_bytes"] = _BYTES.unpack_from(info, 120)
+    return facts
