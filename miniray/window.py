@@ -2,7 +2,8 @@
 
 When LOOK_SIGNAL comes, the stack of each of its threads goes to a file without a name. Python's
 faulthandler writes it in the signal's own handler, and asks nobody: so it comes out of a loop in C
-that holds the GIL, of a collective and of a `recv` alike.
+that holds the GIL, of a collective and of a `recv` alike. HOLD_SIGNAL's handler writes to a pipe:
+if somebody has filled that, it waits, and a stopped process that is woken to answer stays there.
 """
 
 import faulthandler
@@ -14,8 +15,10 @@ import struct
 
 from miniray import inherited
 
-# A real-time signal: SIGUSR1 and SIGUSR2 are users', Slurm's and torch's. macOS has none.
+# Real-time signals: SIGUSR1 and SIGUSR2 are users', Slurm's and torch's. macOS has none. If both
+# wait for a process, the handler of the higher one runs first.
 LOOK_SIGNAL = signal.SIGRTMAX - 7 if hasattr(signal, "SIGRTMAX") else 0
+HOLD_SIGNAL = LOOK_SIGNAL - 1
 CAN_LOOK = bool(LOOK_SIGNAL) and hasattr(os, "memfd_create")
 STACKS_BYTES_MAX = 64 * 1024
 _PAGE_BYTES = mmap.PAGESIZE  # the facts are before it, and the stacks behind
@@ -24,16 +27,17 @@ _FACTS = struct.Struct("=3Q")
 
 
 class Window:
-    """A file without a name: one process opens it, and writes there; another looks through.
+    """A file without a name, and a pipe: one process opens them, and another looks through.
 
     It is made before the fork. Both may be the same process, if a third one looks.
     """
 
     def __init__(self) -> None:
-        self.descriptor = self.inner = -1
+        self.descriptor = self.inner = self.brake = self._inner_brake = -1
         if CAN_LOOK:
             with inherited.lock:
                 self.descriptor = os.memfd_create("miniray-window", os.MFD_CLOEXEC)
+                self.brake, self._inner_brake = os.pipe()
                 inherited.own(self)
             os.truncate(self.descriptor, _PAGE_BYTES)
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, os.O_APPEND)
@@ -42,37 +46,44 @@ class Window:
     def open(self) -> None:
         """From now on, write where this process is whenever somebody looks.
 
-        But not if the user's code has a use for the signal.
+        But not if the user's code has a use for the signals.
         """
         global _facts
-        if CAN_LOOK and signal.getsignal(LOOK_SIGNAL) == signal.SIG_DFL:
+        signals = (LOOK_SIGNAL, HOLD_SIGNAL)
+        if CAN_LOOK and all(signal.getsignal(one) == signal.SIG_DFL for one in signals):
             _facts = mmap.mmap(self.inner, _PAGE_BYTES)
             _FACTS.pack_into(_facts, 0, True, 0, 0)
+            faulthandler.register(HOLD_SIGNAL, file=self._inner_brake, all_threads=False)
             faulthandler.register(LOOK_SIGNAL, file=self.inner, all_threads=True)
 
     def shut(self) -> None:
         """Be seen no more, in the process that has opened it."""
         if CAN_LOOK:
             faulthandler.unregister(LOOK_SIGNAL)
+            faulthandler.unregister(HOLD_SIGNAL)
         self.leave_to_child()
 
     def leave_to_child(self) -> None:
-        """Close the end that the other process has."""
-        inner, self.inner = self.inner, -1
-        if inner >= 0:
-            os.close(inner)
+        """Close the ends that the other process has."""
+        descriptors, self.inner, self._inner_brake = (self.inner, self._inner_brake), -1, -1
+        _close(*descriptors)
 
     def close(self) -> None:
         """Look no more."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        descriptors, self.descriptor, self.brake = (self.descriptor, self.brake), -1, -1
+        _close(*descriptors)
 
     abandon = close  # in a forked child
 
     def __del__(self) -> None:
         self.leave_to_child()
         self.close()
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 _facts: mmap.mmap | None = None

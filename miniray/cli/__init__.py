@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from miniray import __version__
-from miniray.cli import attach, completion, demo, record, run, serve, stacks, status
+from miniray.cli import attach, completion, demo, record, run, serve, stacks, status, top
 from miniray.cli.common import run_command
 
 
@@ -20,8 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("attach", attach, "see a run that was detached, up to its end; or end it"),
         ("demo", demo, "train a small GPT with FSDP on 2 nodes x 4 fake GPUs"),
         ("serve", serve, "start a worker server on this machine"),
-        ("status", status, "list a server's workers and how each ended"),
+        ("status", status, "list the workers that run here, or a server's, and how each ended"),
         ("stacks", stacks, "say where every rank is, and who is behind"),
+        ("top", top, "show all ranks, again and again: state, CPU, memory, GPU"),
         ("record", record, "run a script, and record what its channels do"),
         ("completion", completion, "print a script for your shell that completes all this"),
     ):

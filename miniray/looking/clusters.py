@@ -37,6 +37,25 @@ def find_clusters() -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: float(one["posted"]))
 
 
+def by_hand(host: str, port: int) -> dict[str, Any]:
+    """Return a server that was started by hand as a cluster of its own, with the key file's key."""
+    node = {"node": f"{host}:{port}", "host": host, "port": port, "key": "", "ranks": 0}
+    return {"work": "", "nodes": [node]}
+
+
+def describe(cluster: Mapping[str, Any]) -> str:
+    """Return a cluster in one line."""
+    nodes = cluster["nodes"]
+    if "pid" not in cluster:
+        return f"the server at {nodes[0]['node']}"
+    ranks = sum(node["ranks"] for node in nodes)
+    places = ", ".join(f"{node['ranks']} on {node['node']}" for node in nodes)
+    plural = "s" * (ranks != 1)
+    return (
+        f"{cluster['work']}: {ranks} rank{plural} ({places}), coordinated by pid {cluster['pid']}"
+    )
+
+
 class Coordinator:
     """The process that coordinates a cluster, as its notice names it."""
 

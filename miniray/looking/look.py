@@ -85,12 +85,13 @@ def _look(
     cluster: Mapping[str, Any], coordinator: Callable[[], Seen | None], *, wake: bool
 ) -> Look:
     nodes, began = cluster["nodes"], time.monotonic()
-    first = ask_all(nodes, {"look": "ask", "wake": int(wake)})
+    first = last = ask_all(nodes, {"look": "ask", "wake": int(wake)})
     while True:
         time.sleep(ASK_AGAIN_S)
-        last = ask_all(nodes, {"look": "read"})
+        before, last = last, ask_all(nodes, {"look": "read"})
         passed = time.monotonic() - began
-        if passed >= WINDOW_S and (_all_have_written(last) or passed >= ANSWER_S):
+        is_settled = _written(last) is not None and _written(last) == _written(before)
+        if passed >= (WINDOW_S if is_settled else ANSWER_S):
             break
     ranks, process = put_together(nodes, first, last), coordinator()
     for one in (*ranks, *([] if process is None else [process])):
@@ -136,10 +137,13 @@ def ask_all(
         return list(pool.map(ask, nodes))
 
 
-def _all_have_written(answers: Iterable[dict[str, Any] | str]) -> bool:
+def _written(answers: Iterable[dict[str, Any] | str]) -> list[str] | None:
+    """Return what all have written so far, or None if somebody who could has not begun."""
     rows = [row for one in answers if not isinstance(one, str) for row in one["workers"]]
     looks = [row["look"] for row in rows if row["state"] == "running"]
-    return all(one.get("stacks") or one["state"] in ("T", "t", "D", "Z", "") for one in looks)
+    if any(not one.get("stacks") and one["state"] in ("R", "S") for one in looks):
+        return None
+    return [one.get("stacks", "") for one in looks]
 
 
 def put_together(

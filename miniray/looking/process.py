@@ -1,23 +1,28 @@
 """What a node's server can tell of a worker without the worker's help: it asks the kernel."""
 
 import contextlib
+import ctypes
+import mmap
 import os
 import signal
 import socket
 import struct
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from miniray import window
+from miniray.looking import gpus
+from miniray.looking.stacks import is_complete
 from miniray.worker_record import WorkerRecord
 
 # Two who look at the same moment read the same stacks.
 SAME_LOOK_S = 0.2
 # What a stopped process gets to say where it is, before it is stopped again.
-WAKE_S = 0.05
+WAKE_S = 0.2
 THREADS_MAX = 64
 _TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 _STATE, _USER_TIME, _SYSTEM_TIME, _THREADS, _PAGES = 0, 11, 12, 17, 21
@@ -25,7 +30,9 @@ _STATE, _USER_TIME, _SYSTEM_TIME, _THREADS, _PAGES = 0, 11, 12, 17, 21
 # from byte 120 on, how many bytes the other side has acknowledged and how many came from there.
 _SINCE, _BYTES = struct.Struct("=I4xI"), struct.Struct("=QQ")
 _TCP_INFO_BYTES = 136
-_asked: dict[int, float] = {}
+_asked: "weakref.WeakKeyDictionary[WorkerRecord, float]" = weakref.WeakKeyDictionary()
+# Stopped ones that wait in the handler of HOLD_SIGNAL.
+_held: "weakref.WeakSet[WorkerRecord]" = weakref.WeakSet()
 
 
 def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,13 +42,15 @@ def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     pid, through = record.process.pid, record.output.window.descriptor
     facts = {"clock_s": time.monotonic(), **of_process(pid), **_of_connection(record.sock)}
+    if gpu := gpus.of_process(pid):
+        facts["gpu"] = gpu
     if through >= 0:
         _, *facts["fake_gpu_bytes"] = window.read_facts(through)
-        if request["look"] == "ask" and time.monotonic() - _asked.get(pid, 0.0) > SAME_LOOK_S:
-            _asked[pid] = time.monotonic()
+        if request["look"] == "ask" and time.monotonic() - _asked.get(record, 0.0) > SAME_LOOK_S:
+            _asked[record] = time.monotonic()
             window.clear(through)
             if can_be_asked(pid, through):
-                _ask(record, facts["state"] if request.get("wake") else "")
+                _ask(record, facts, wake=bool(request.get("wake")))
         if request["look"] == "read":
             facts["stacks"] = window.read_stacks(through)
     return facts
@@ -84,23 +93,61 @@ def can_be_asked(pid: int, through: int) -> bool:
     return False
 
 
-def _ask(record: WorkerRecord, state: str) -> None:
-    """Have a worker write down where it is; one in state "T" is woken, and stopped again."""
-    pidfd = record.process.descriptor()
-    with contextlib.suppress(OSError):
-        signal.pidfd_send_signal(pidfd, window.LOOK_SIGNAL)
-        if state != "T":
-            return
-        # The first thing that it does is to heed the signal that is there already.
-        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-        until, before = time.monotonic() + WAKE_S, ""
-        while time.monotonic() < until:
-            stacks = window.read_stacks(record.output.window.descriptor)
-            if stacks and stacks == before:
-                break
-            before = stacks
-            time.sleep(0.0005)
-        signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+def _ask(record: WorkerRecord, facts: Mapping[str, Any], *, wake: bool) -> None:
+    """Have a worker write down where it is; a stopped one only if it is to be woken."""
+    if facts["state"] != "T":
+        _send(record.process.pid, window.LOOK_SIGNAL)
+    elif wake:
+        with contextlib.suppress(OSError):  # no descriptors are left, say
+            _wake(record)
+
+
+def _send(pid: int, number: int) -> None:
+    """Send a signal to the main thread of a child, whose number is its own until it is reaped."""
+    ctypes.CDLL(None).tgkill(pid, pid, number)
+
+
+def _wake(record: WorkerRecord) -> None:
+    """Have a stopped worker write down where it is, and stop it again before it does anything.
+
+    Both signals are there when it wakes: it answers the first, and waits in the second's handler,
+    because the pipe is full. Once it has been stopped again, there is room for it to go on. Its
+    other threads run for that moment, as far as they do not want the GIL.
+    """
+    pid, through, brake = (
+        record.process.pid,
+        record.output.window.descriptor,
+        record.output.window.brake,
+    )
+    os.set_blocking(brake, False)
+    if _drain(brake):  # it has gone on since the last time, and written what it had to
+        _held.discard(record)
+    with open(f"/proc/self/fd/{brake}", "wb", 0, opener=_open_without_waiting) as pipe:
+        while pipe.write(bytes(mmap.PAGESIZE)):
+            pass
+    if record not in _held:
+        _held.add(record)
+        _send(pid, window.HOLD_SIGNAL)
+    _send(pid, window.LOOK_SIGNAL)
+    os.kill(pid, signal.SIGCONT)
+    until = time.monotonic() + WAKE_S
+    while time.monotonic() < until and not is_complete(window.read_stacks(through)):
+        time.sleep(0.0005)
+    os.kill(pid, signal.SIGSTOP)
+    _drain(brake)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _drain(pipe: int) -> bool:
+    """Take out all that is in a pipe; return whether there was anything."""
+    found = False
+    with contextlib.suppress(BlockingIOError):
+        while os.read(pipe, 1 << 16):
+            found = True
+    return found
 
 
 def _of_connection(sock: socket.socket) -> dict[str, Any]:

@@ -63,6 +63,11 @@ def read(text: str) -> list[Stack]:
     return [tuple(one) for one in reversed(stacks) if one]  # the main thread is the oldest
 
 
+def is_complete(text: str) -> bool:
+    """Return whether the stacks of all threads are there: the main one's comes last."""
+    return text.endswith((" in <module>\n", "  ...\n"))
+
+
 def users_place(stack: Sequence[Frame]) -> Frame | None:
     """Return the innermost frame of the user's, which is where he would look."""
     return next((frame for frame in stack if frame.is_users), None)
