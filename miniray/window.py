@@ -58,6 +58,8 @@ class Window:
 
     def shut(self) -> None:
         """Be seen no more, in the process that has opened it."""
+        global _facts
+        _facts = None  # which has a descriptor of its own
         if CAN_LOOK:
             faulthandler.unregister(LOOK_SIGNAL)
             faulthandler.unregister(HOLD_SIGNAL)

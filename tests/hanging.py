@@ -1,4 +1,4 @@
-"""Ranks that hang, each in its own way, and a coordinator that waits for them.
+"""Ranks that hang, each in its own way, and a coordinator that waits for one of them.
 
 python -m tests.hanging HOW OPTIONS starts four ranks on two nodes, and prints the ranks' pids once
 they are about to hang. OPTIONS are those of every NodeConfig, in JSON; with "local" both nodes are
@@ -10,16 +10,16 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from miniray import Channel, Cluster, NodeConfig, process_group
+from miniray import Channel, Cluster, NodeConfig
 
 CULPRIT = 2
+NODES = ("node1", "node2")
 
 
 def loop() -> None:
@@ -35,61 +35,74 @@ def sleep() -> None:
     threading.Event().wait()  # here: sleep
 
 
-def skip() -> None:
-    dist.barrier()  # here: skip
-
-
 def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)  # here: stop
 
 
-WAYS = {one.__name__: one for one in (loop, loop_in_c, sleep, skip, stop)}
+WAYS = {one.__name__: one for one in (loop, loop_in_c, sleep, stop)}
 
 
-def train(channel: Channel) -> None:
-    """Meet the others, and hang with them, if this is the culprit in its own way."""
+def hang(channel: Channel) -> None:
+    """Wait for a second message, for which the coordinator does not think; the culprit hangs."""
     how, place = channel.recv()
-    with process_group(place) as device:
-        dist.all_reduce(torch.ones(1, device=device))
-        channel.send(os.getpid())
-        if how == "two_ranks_recv":
-            swap()
-        elif dist.get_rank() == CULPRIT:
-            WAYS[how]()
-        dist.all_reduce(torch.ones(1, device=device))  # here: wait
-
-
-def swap() -> None:
-    """Have ranks 1 and 2 each wait for a tensor of the other's; the rest goes on."""
-    ours = torch.zeros(1)
-    if dist.get_rank() == 1:
-        dist.recv(ours, src=2)  # here: recv of rank 1
-    if dist.get_rank() == 2:
-        dist.recv(ours, src=1)  # here: recv of rank 2
-
-
-def wait_for_word(channel: Channel) -> None:
-    """Wait for a second message, for which the coordinator does not think."""
-    channel.recv()
     channel.send(os.getpid())
+    if place["rank"] == CULPRIT and how in WAYS:
+        WAYS[how]()
+        channel.send("went on")
     channel.recv()  # here: recv of a rank
 
 
-def main(how: str, options: dict[str, Any]) -> None:
-    names = ("node1", "node2")
+def become_sleep(channel: Channel) -> None:
+    """Become another program, which has no handler for any signal."""
+    channel.send(os.getpid())
+    os.execvp("sleep", ["sleep", "600"])
+
+
+def be_busy_in_threads(channel: Channel) -> None:
+    """Have calls come and go in many threads, and wait for a message in the first."""
+
+    def call(depth: int) -> int:
+        return depth if depth == 0 else call(depth - 1)
+
+    def calls() -> None:
+        while True:
+            eval(compile("call(20)", "made.py", "eval"), {"call": call})
+
+    for _ in range(4):
+        threading.Thread(target=calls, daemon=True).start()
+    channel.send(os.getpid())
+    channel.recv()
+    channel.send("yes")
+
+
+def own_title() -> str:
+    """Return what ps shows."""
+    return Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+def tell_environment(channel: Channel) -> None:
+    """Send this process's pid and its environment, as a new program would have it."""
+    read = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+    channel.send(
+        [os.getpid(), dict(line.split("=", 1) for line in read.splitlines() if "=" in line)]
+    )
+    channel.recv()
+
+
+def main(work_fn: str, how: str, options: dict[str, Any]) -> None:
+    """Start the ranks, and wait for the culprit."""
     if options.pop("local", False):
-        nodes = [NodeConfig.local(2, host=name, **options) for name in names]
+        nodes = [NodeConfig.local(2, host=name, **options) for name in NODES]
     else:
-        nodes = [NodeConfig(name, 2, python=sys.executable, **options) for name in names]
+        nodes = [NodeConfig(name, 2, python=sys.executable, **options) for name in NODES]
     with Cluster(nodes, fake_gpus=True) as cluster:
-        work_fn = "wait_for_word" if how == "recv_and_recv" else "train"
-        workers = cluster.start(f"tests.hanging.{work_fn}")
-        places = cluster.nccl_configs()
-        for worker, place in zip(workers, places, strict=True):
+        workers = cluster.start(work_fn)
+        for worker, place in zip(workers, cluster.nccl_configs(), strict=True):
             worker.send([how, place.__dict__])
-        print(json.dumps([worker.recv(30.0) for worker in workers]), flush=True)
-        workers[CULPRIT].recv()  # here: recv of the coordinator
+        print(json.dumps([worker.recv(60.0) for worker in workers]), flush=True)
+        print(workers[CULPRIT].recv(), flush=True)  # here: recv of the coordinator
+        threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main("tests.hanging.hang", sys.argv[1], json.loads(sys.argv[2]))

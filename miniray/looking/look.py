@@ -16,7 +16,7 @@ from typing import Any
 from miniray.connection import server_status
 from miniray.errors import MiniRayError
 from miniray.looking import show
-from miniray.looking.activity import ASKS, Activity, find_activity
+from miniray.looking.activity import ASKS, LOST, Activity, find_activity
 from miniray.looking.clusters import Coordinator, source_of
 from miniray.looking.seen import Seen
 from miniray.looking.stacks import Frame, users_place
@@ -88,7 +88,7 @@ def _look(
     first = last = ask_all(nodes, {"look": "ask", "wake": int(wake)})
     while True:
         time.sleep(ASK_AGAIN_S)
-        before, last = last, ask_all(nodes, {"look": "read"})
+        before, last = last, ask_all(nodes, {"look": "read"}, last)
         passed = time.monotonic() - began
         is_settled = _written(last) is not None and _written(last) == _written(before)
         if passed >= (WINDOW_S if is_settled else ANSWER_S):
@@ -120,11 +120,18 @@ def _this_process() -> Seen:
 
 
 def ask_all(
-    nodes: Sequence[Mapping[str, Any]], request: Mapping[str, Any]
+    nodes: Sequence[Mapping[str, Any]],
+    request: Mapping[str, Any],
+    before: Sequence[dict[str, Any] | str] = (),
 ) -> list[dict[str, Any] | str]:
-    """Ask all servers side by side; return what each says, or why it does not."""
+    """Ask all servers side by side; return what each says, or why it does not.
 
-    def ask(node: Mapping[str, Any]) -> dict[str, Any] | str:
+    Who has not answered `before` is not asked again.
+    """
+
+    def ask(node: Mapping[str, Any], said: dict[str, Any] | str) -> dict[str, Any] | str:
+        if isinstance(said, str):
+            return said
         key = node["key"].encode() if node["key"] else None
         try:
             return server_status(node["host"], node["port"], key=key, timeout=SERVER_S, **request)
@@ -134,7 +141,7 @@ def ask_all(
     if not nodes:
         return []
     with futures.ThreadPoolExecutor(len(nodes)) as pool:
-        return list(pool.map(ask, nodes))
+        return list(pool.map(ask, nodes, before or [{}] * len(nodes)))
 
 
 def _written(answers: Iterable[dict[str, Any] | str]) -> list[str] | None:
@@ -157,7 +164,10 @@ def put_together(
         known = len(ranks)
         if isinstance(after, str):
             expected = range(known, known + (node["ranks"] or 0))
-            ranks += [Seen(f"rank {one}", node["node"], one, problem=after) for one in expected]
+            lost = Activity(LOST)
+            ranks += [
+                Seen(f"rank {one}", node["node"], one, problem=after, does=lost) for one in expected
+            ]
             continue
         earlier = {} if isinstance(before, str) else {row["id"]: row for row in before["workers"]}
         newest: dict[str, dict[str, Any]] = {}

@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,8 @@ def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
         _, *facts["fake_gpu_bytes"] = window.read_facts(through)
         if request["look"] == "ask" and time.monotonic() - _asked.get(record, 0.0) > SAME_LOOK_S:
             _asked[record] = time.monotonic()
-            window.clear(through)
-            if can_be_asked(pid, through):
-                _ask(record, facts, wake=bool(request.get("wake")))
+            with contextlib.suppress(OSError):  # no descriptors are left, say
+                _ask(record, facts["state"], wake=bool(request.get("wake")))
         if request["look"] == "read":
             facts["stacks"] = window.read_stacks(through)
     return facts
@@ -93,12 +92,20 @@ def can_be_asked(pid: int, through: int) -> bool:
     return False
 
 
-def _ask(record: WorkerRecord, facts: Mapping[str, Any], *, wake: bool) -> None:
+def _ask(record: WorkerRecord, state: str, *, wake: bool) -> None:
     """Have a worker write down where it is; a stopped one only if it is to be woken."""
-    if facts["state"] != "T":
-        _send(record.process.pid, window.LOOK_SIGNAL)
-    elif wake:
-        with contextlib.suppress(OSError):  # no descriptors are left, say
+    through, brake = record.output.window.descriptor, record.output.window.brake
+    os.set_blocking(brake, False)
+    # It has gone on since it was held the last time, or else is where it was, as is written there.
+    if _drain(brake) or state != "T":
+        _held.discard(record)
+    if record in _held:
+        return
+    window.clear(through)
+    if can_be_asked(record.process.pid, through):
+        if state != "T":
+            _send(record.process.pid, window.LOOK_SIGNAL)
+        elif wake:
             _wake(record)
 
 
@@ -114,27 +121,26 @@ def _wake(record: WorkerRecord) -> None:
     because the pipe is full. Once it has been stopped again, there is room for it to go on. Its
     other threads run for that moment, as far as they do not want the GIL.
     """
-    pid, through, brake = (
-        record.process.pid,
-        record.output.window.descriptor,
-        record.output.window.brake,
-    )
-    os.set_blocking(brake, False)
-    if _drain(brake):  # it has gone on since the last time, and written what it had to
-        _held.discard(record)
+    pid, through = record.process.pid, record.output.window.descriptor
+    brake = record.output.window.brake
     with open(f"/proc/self/fd/{brake}", "wb", 0, opener=_open_without_waiting) as pipe:
         while pipe.write(bytes(mmap.PAGESIZE)):
             pass
-    if record not in _held:
-        _held.add(record)
-        _send(pid, window.HOLD_SIGNAL)
+    _held.add(record)
+    _send(pid, window.HOLD_SIGNAL)
     _send(pid, window.LOOK_SIGNAL)
     os.kill(pid, signal.SIGCONT)
-    until = time.monotonic() + WAKE_S
-    while time.monotonic() < until and not is_complete(window.read_stacks(through)):
-        time.sleep(0.0005)
+    _wait_briefly(lambda: is_complete(window.read_stacks(through)))
     os.kill(pid, signal.SIGSTOP)
+    _wait_briefly(lambda: of_process(pid)["state"] == "T")  # before there is room to go on
     _drain(brake)
+
+
+def _wait_briefly(is_done: Callable[[], bool]) -> None:
+    """Wait for something that should come in a moment: the server does nothing else meanwhile."""
+    until = time.monotonic() + WAKE_S
+    while not is_done() and time.monotonic() < until:
+        time.sleep(0.0005)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

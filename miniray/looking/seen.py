@@ -48,9 +48,7 @@ class Seen:
     def conclude(self) -> None:
         """Say what it does, from all that has been seen."""
         state = self.facts.get("state", "")
-        if self.problem:
-            self.does = Activity(activity.LOST)
-        elif self.row.get("state") == "ended":
+        if self.row.get("state") == "ended":
             self.does = Activity(activity.ENDED)
         else:
             self.stacks = read(self.facts.get("stacks", ""))
