@@ -23,8 +23,8 @@ NODES = ("node1", "node2")
 
 
 def loop() -> None:
-    for _ in itertools.count():
-        pass  # here: loop
+    for _ in itertools.count():  # here: loop
+        pass  # here: body of loop
 
 
 def loop_in_c() -> None:

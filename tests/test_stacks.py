@@ -1,6 +1,5 @@
 """Ranks that hang are seen from elsewhere: where they are, who is behind, and without harm."""
 
-import contextlib
 import json
 import os
 import re
@@ -8,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from miniray.looking.clusters import find_clusters
 from miniray.looking.look import look_at
 from tests import hanging
 from tests.support import poll, processes
+from tests.support.hung import check_verdict, hung, line_of, miniray, state_of, verdict_of
 from tests.support.namespaces import Nodes
 from tests.support.servers import serving
 
@@ -34,65 +34,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Hung:
-    """A coordinator in a process of its own, and its four ranks, which hang."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        assert process.stdout is not None
-        self.pids: list[int] = json.loads(process.stdout.readline())
-
-    def next_line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-
-@contextlib.contextmanager
-def hung(
-    module: str, how: str, options: dict[str, Any], nodes: Nodes | None = None
-) -> Iterator[Hung]:
-    words = [sys.executable, "-m", module, how, json.dumps(options)]
-    more: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(words, **more) if nodes is None else nodes.popen(words, **more)
-    try:
-        yield Hung(process)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=T)
-
-
-def miniray(*words: str, nodes: Nodes | None = None) -> str:
-    """Return what a command prints in another terminal."""
-    argv = [sys.executable, "-m", "miniray", *words]
-    env = {**os.environ, "COLUMNS": "400"}
-    if nodes is not None:
-        done = nodes.run(argv, env=env)
-    else:
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=T)
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def line_of(what: str, module: str = "hanging") -> str:
-    """Return a line of a hanging rank's as `stacks` names it."""
-    lines = Path(hanging.__file__).with_name(f"{module}.py").read_text().splitlines()
-    (number,) = (n for n, line in enumerate(lines, 1) if line.endswith(f"# here: {what}"))
-    return f"tests/{module}.py:{number} "
-
-
-def verdict_of(said: str) -> str:
-    return said.splitlines()[1]
-
-
-LOOP = f"tests/hanging.py:{int(line_of('loop').split(':')[1]) - 1} ", line_of("loop")
-
-
 class TestWhoHangs:
     @pytest.mark.parametrize(
         ("how", "does", "places"),
         [
-            ("loop", "runs", LOOP),
+            ("loop", "runs", (line_of("loop"), line_of("body of loop"))),
             ("loop_in_c", "runs", (line_of("loop_in_c"),)),
             ("sleep", "waits", (line_of("sleep"),)),
             ("stop", "is stopped", (line_of("stop"),)),
@@ -100,8 +46,7 @@ class TestWhoHangs:
     )
     def test_is_named_with_its_line(self, how: str, does: str, places: Sequence[str]) -> None:
         with hung("tests.hanging", how, dict(LOCAL)) as ranks:
-            if how == "stop":
-                poll.until(lambda: state_of(ranks.pids[2]) == "T", timeout_s=T)
+            ranks.wait_until_they_hang(how)
             verdict = verdict_of(miniray("stacks"))
         assert verdict.startswith(f"Rank 2 is behind: it {does} at {verdict.split(' at ')[1][:6]}")
         assert any(f" at {place}" in verdict.partition(", while ")[0] for place in places)
@@ -159,10 +104,6 @@ class TestWhoHangs:
             said = miniray("stacks", server.host, str(server.port))
         assert "Worker 1 waits at" in said
         assert "signal.pause()" in said
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class TestALook:
@@ -251,61 +192,24 @@ class TestALook:
 class TestInACollective:
     """On two nodes with an sshd each, from another terminal, while the coordinator waits."""
 
-    @pytest.mark.parametrize("way", [{}, {"tunnel": True}, {"encrypt": True}], ids=str)
-    @pytest.mark.parametrize("how", ["loop", "loop_in_c", "stop", "skip", "two_ranks_recv"])
+    @pytest.mark.parametrize(
+        ("how", "way"),
+        [
+            *((how, {}) for how in ("loop", "loop_in_c", "stop", "skip", "two_ranks_recv")),
+            ("skip", {"tunnel": True}),
+            ("loop", {"encrypt": True}),
+        ],
+        ids=str,
+    )
     def test_who_is_not_in_it_is_named_with_its_line(
         self, netns_nodes: Nodes, how: str, way: dict[str, Any]
     ) -> None:
-        if way and how != "skip":
-            pytest.skip("one of them is enough over each")
         options = {"ssh_options": netns_nodes.ssh_options, **way}
         with hung("tests.hanging_torch", how, options, netns_nodes) as ranks:
-            if how == "stop":
-                poll.until(lambda: state_of(ranks.pids[2]) == "T", timeout_s=T)
-            wait_until_all_wait(ranks, how)
+            ranks.wait_until_they_hang(how)
             verdict = verdict_of(miniray("stacks", nodes=netns_nodes))
         check_verdict(how, verdict)
         netns_nodes.wait_until_empty()
-
-
-def wait_until_all_wait(ranks: Hung, how: str) -> None:
-    """Wait until those that are to wait for the others are asleep, and have been for a moment."""
-    waiting = [pid for rank, pid in enumerate(ranks.pids) if rank != hanging.CULPRIT]
-
-    def cpu() -> list[str]:
-        return [Path(f"/proc/{pid}/schedstat").read_text().split()[0] for pid in waiting]
-
-    last = [""]
-
-    def is_quiet() -> bool:
-        before, last[:] = list(last), cpu()
-        return before == last
-
-    poll.until(is_quiet, timeout_s=T)
-
-
-def check_verdict(how: str, verdict: str) -> None:
-    """Raise AssertionError if a verdict does not name whoever hangs, with the line."""
-    behind, _, others = verdict.partition(", while ")
-    if how == "two_ranks_recv":
-        assert behind.startswith(
-            "Ranks 1-2 wait in recv for each other, and nobody sends: rank 1 at"
-        )
-        assert line_of("recv of rank 1", "hanging_torch") in behind
-        assert line_of("recv of rank 2", "hanging_torch") in behind
-        return
-    wait = line_of("wait", "hanging_torch")
-    assert others.startswith(f"ranks 0-1, 3 wait in all_reduce at {wait}")
-    if how == "skip":
-        assert behind.startswith(
-            "Rank 2 is in another call than the others: it waits in barrier at"
-        )
-        assert line_of("skip", "hanging_torch") in behind
-    elif how == "loop":
-        assert any(behind.startswith(f"Rank 2 is behind: it runs at {place}") for place in LOOP)
-    else:
-        does = "is stopped" if how == "stop" else "runs"
-        assert behind.startswith(f"Rank 2 is behind: it {does} at {line_of(how)}")
 
 
 class TestANotice:
