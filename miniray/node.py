@@ -213,8 +213,9 @@ class Node:
 
     def whereabouts(self) -> dict[str, Any]:
         """Return where its server is and how to ask it, for whoever wants to look at the ranks."""
-        server = {"node": self.label, "host": self.host, "port": self.port}
-        return server | {"key": self._key.decode(), "ranks": self.config.num_workers}
+        config, where = self.config, {"node": self.label, "host": self.host, "port": self.port}
+        ask = {"key": self._key.decode(), "encrypt": config.encrypt}
+        return where | ask | {"ranks": config.num_workers}
 
     def status(self, timeout: float = 5.0, **request: int | str) -> dict[str, Any]:
         """Ask this node's server for its status."""

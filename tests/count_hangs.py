@@ -5,6 +5,7 @@ line for each way to hang says how often it was named, and how long the command 
 """
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ def main(rounds: int) -> int:
     """Hang so many times in each way; return 1 if somebody was not named."""
     if reason := namespaces.missing():
         sys.exit(reason)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     failed = 0
     with tempfile.TemporaryDirectory(prefix="hangs-") as folder:
         os.environ["HOME"] = folder

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from miniray import Channel, Cluster, NodeConfig
+from miniray import Channel, Cluster, NodeConfig, window
 
 CULPRIT = 2
 NODES = ("node1", "node2")
@@ -73,6 +73,13 @@ def be_busy_in_threads(channel: Channel) -> None:
     channel.send(os.getpid())
     channel.recv()
     channel.send("yes")
+
+
+def hold_memory(channel: Channel) -> None:
+    """Hold 3 MiB, as a fake GPU's account would say."""
+    window.show_memory(3 << 20, 64 << 20)
+    channel.send("holding")
+    channel.recv()
 
 
 def own_title() -> str:

@@ -1,25 +1,33 @@
 """Ranks that hang are seen from elsewhere: where they are, who is behind, and without harm."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from miniray import Cluster, NodeConfig, window
+from miniray import Cluster, MiniRayError, NodeConfig, window
+from miniray.connection import server_status
 from miniray.looking.clusters import find_clusters
 from miniray.looking.look import look_at
 from tests import hanging
 from tests.support import poll, processes
 from tests.support.hung import check_verdict, hung, line_of, miniray, state_of, verdict_of
 from tests.support.namespaces import Nodes
+from tests.support.proxy import Proxy
 from tests.support.servers import serving
 
 T = 60.0
@@ -319,3 +327,143 @@ class TestStatus:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=T)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"miniray {command}: no cluster runs on this machine\n"
+
+
+class TestWhatGoesOverTheNetwork:
+    def test_is_encrypted_where_the_ranks_are(self) -> None:
+        heard: list[bytes] = []
+
+        def listen(is_up: bool, chunk: bytes) -> bytes:
+            heard.append(chunk)
+            return chunk
+
+        with serving("tests.work.obey", encrypt=True) as server:
+            with Proxy((server.host, server.port), edit=listen) as proxy:
+                with server.worker(encrypt=True) as worker:
+                    worker.send("hang")
+                    assert worker.recv(T) == "hanging"
+                    said = miniray("stacks", "--encrypt", "127.0.0.1", str(proxy.port))
+        assert "tests/work.py" in said
+        assert b"welcome" not in b"".join(heard)
+        assert b"proof" in b"".join(heard)
+        assert b"work.py" not in b"".join(heard)
+
+    def test_is_refused_in_clear_by_a_server_that_encrypts(self) -> None:
+        with serving("tests.work.obey", encrypt=True) as server:
+            argv = [sys.executable, "-m", "miniray", "stacks", server.host, str(server.port)]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=T)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "it has been started with encrypt=True; connect with the same" in done.stderr
+            assert server.status()["workers"] == []  # what is no secret, it tells as ever
+
+    @pytest.mark.parametrize("cut", [1, 200, 1500])
+    def test_that_ends_in_the_midst_costs_the_server_nothing(self, cut: int) -> None:
+        with serving("tests.work.obey", encrypt=True) as server:
+            with server.worker(encrypt=True) as worker:
+                for _ in range(3):
+                    with Proxy((server.host, server.port), down_bytes_max=cut) as proxy:
+                        with pytest.raises((OSError, MiniRayError)):
+                            server_status(server.host, proxy.port, look="read", encrypt=1)
+                worker.send("pid")
+                assert worker.recv(T) == worker.pid
+                status = server_status(server.host, server.port, look="read", encrypt=1)
+                assert status["workers"][0]["look"]["state"] in "RS"
+
+
+class TestTop:
+    def test_is_one_table_where_nobody_sits_in_front_of_it(self) -> None:
+        with hung("tests.hanging", "loop", dict(LOCAL)) as ranks:
+            lines = miniray("top").splitlines()
+        assert lines[0].startswith("tests.hanging.hang: 4 ranks (2 on node1, 2 on node2), ")
+        assert lines[1].split() == ["rank", "node", "pid", "state", "CPU", "memory", "GPU", *ENDS]
+        rows = [line.split() for line in lines[2:]]
+        assert [row[:4] for row in rows] == [
+            [str(rank), f"node{1 + rank // 2}", str(pid), "runs" if rank == 2 else "waits"]
+            for rank, pid in enumerate(ranks.pids)
+        ]
+
+    @pytest.mark.parametrize("way_out", [b"q", b"\x03", signal.SIGTERM])
+    def test_leaves_a_terminal_that_was_resized_as_it_was(self, way_out: bytes | int) -> None:
+        with hung("tests.hanging", "recv", dict(LOCAL)), terminal(80, 20) as (ours, theirs):
+            before = termios.tcgetattr(theirs)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "miniray", "top", "--every", "0.1"],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+                start_new_session=True,
+            )
+            read_until(ours, b"node2")
+            assert termios.tcgetattr(theirs)[3] & termios.ICANON == 0
+            set_size(ours, 30, 4)
+            seen = read_until(ours, b"rank  node   pid")  # cut at column 30, and at row 4
+            read_until(ours, b"\x1b[H")
+            if isinstance(way_out, int):
+                process.send_signal(way_out)
+            else:
+                os.write(ours, way_out)
+            seen = read_until(ours, b"\x1b[?1049l")
+            assert process.wait(T) == 0
+            assert b"\x1b[?25h" in seen
+            assert b"Traceback" not in seen
+            assert termios.tcgetattr(theirs) == before
+
+    def test_shows_what_a_fake_gpu_holds(self) -> None:
+        with Cluster([NodeConfig.local(1)], fake_gpus=True) as cluster:
+            (worker,) = cluster.start("tests.hanging.hold_memory")
+            assert worker.recv(T) == "holding"
+            assert "fake: 3.0 MiB of 64 MiB" in miniray("top")
+
+    def test_shows_what_nvidia_smi_says(self, tmp_path: Path) -> None:
+        """A stand-in for it answers, as slowly as it does, and names its parent's children."""
+        smi = tmp_path / "bin" / "nvidia-smi"
+        smi.parent.mkdir()
+        smi.write_text(NVIDIA_SMI.format(python=sys.executable))
+        smi.chmod(0o700)
+        path = f"{smi.parent}:{os.environ['PATH']}"
+        with Cluster([NodeConfig.local(1, env={"PATH": path})]) as cluster:
+            (worker,) = cluster.start("tests.work.echo")
+            (tmp_path / "pid").write_text(str(worker.pid))
+
+            def shown() -> bool:
+                return "1: 93% 1.2 GiB of 80 GiB" in miniray("top")
+
+            poll.until(shown, timeout_s=T)
+
+
+ENDS = ("sent", "received")
+NVIDIA_SMI = """#!{python}
+import pathlib, sys
+if "--query-gpu" in sys.argv[1]:
+    print("GPU-aa, 0, 12, 81559\\nGPU-bb, 1, 93, 81559")
+else:
+    pid = pathlib.Path(sys.argv[0]).parent.with_name("pid").read_text()
+    print(f"GPU-bb, {{pid}}, 1262\\nGPU-cc, 1, [N/A]")
+"""
+
+
+@contextlib.contextmanager
+def terminal(columns: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield the two ends of a terminal of a size: ours, and that of the program in it."""
+    ours, theirs = pty.openpty()
+    set_size(ours, columns, rows)
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def set_size(ours: int, columns: int, rows: int) -> None:
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+
+def read_until(ours: int, what: bytes) -> bytes:
+    """Return what a program has written until something is in it."""
+    seen = b""
+    while what not in seen:
+        ready, _, _ = select.select([ours], [], [], T)
+        assert ready, seen
+        seen += os.read(ours, 1 << 16)
+    return seen

@@ -34,6 +34,10 @@ def run(options: argparse.Namespace) -> int:
         print("miniray stacks: no cluster runs on this machine", file=sys.stderr)
         return 1
     for number, cluster in enumerate(clusters):
+        look = look_at(cluster, wake=not options.no_wake)
+        if options.host is not None and (problem := "".join(one.problem for one in look.ranks)):
+            print(f"miniray stacks: {problem}", file=sys.stderr)
+            return 1
         print("\n" * bool(number) + describe(cluster))
-        print(look_at(cluster, wake=not options.no_wake))
+        print(look)
     return 0

@@ -30,6 +30,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     """Add what names one server; without it, it is all clusters of this machine."""
     parser.add_argument("host", nargs="?", help="a server's; without it: all clusters here")
     parser.add_argument("port", nargs="?", type=port_number)
+    parser.add_argument("--encrypt", "--tls", action="store_true", help="it is one that encrypts")
 
 
 def find_clusters(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def find_clusters(options: argparse.Namespace) -> list[dict[str, Any]]:
         return clusters.find_clusters()
     if options.port is None:
         options.parser.error("a server is HOST PORT; without both, it is all clusters here")
-    return [clusters.by_hand(options.host, options.port)]
+    return [clusters.by_hand(options.host, options.port, encrypt=options.encrypt)]
 
 
 def run(options: argparse.Namespace) -> int:

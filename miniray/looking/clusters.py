@@ -15,6 +15,8 @@ from miniray import window
 from miniray.looking.process import can_be_asked, of_process
 from miniray.notice import folder_of_notices
 
+RUN = "miniray.cli.run_rank.run_rank"  # what the ranks of `miniray run` run
+
 
 def find_clusters() -> list[dict[str, Any]]:
     """Return what the notices of all clusters say that live here, the oldest first.
@@ -37,10 +39,10 @@ def find_clusters() -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: float(one["posted"]))
 
 
-def by_hand(host: str, port: int) -> dict[str, Any]:
+def by_hand(host: str, port: int, *, encrypt: bool) -> dict[str, Any]:
     """Return a server that was started by hand as a cluster of its own, with the key file's key."""
     node = {"node": f"{host}:{port}", "host": host, "port": port, "key": "", "ranks": 0}
-    return {"work": "", "nodes": [node]}
+    return {"work": "", "nodes": [node | {"encrypt": encrypt}]}
 
 
 def describe(cluster: Mapping[str, Any]) -> str:
@@ -48,12 +50,12 @@ def describe(cluster: Mapping[str, Any]) -> str:
     nodes = cluster["nodes"]
     if "pid" not in cluster:
         return f"the server at {nodes[0]['node']}"
-    ranks = sum(node["ranks"] for node in nodes)
+    ranks, work = sum(node["ranks"] for node in nodes), cluster["work"]
+    if work == RUN:  # which says nothing: the command line does
+        work = " ".join(["miniray", *cluster["command"][1:]])
     places = ", ".join(f"{node['ranks']} on {node['node']}" for node in nodes)
     plural = "s" * (ranks != 1)
-    return (
-        f"{cluster['work']}: {ranks} rank{plural} ({places}), coordinated by pid {cluster['pid']}"
-    )
+    return f"{work}: {ranks} rank{plural} ({places}), coordinated by pid {cluster['pid']}"
 
 
 class Coordinator:

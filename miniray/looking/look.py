@@ -75,7 +75,7 @@ def look_at(cluster: Mapping[str, Any], *, wake: bool = True) -> Look:
             row = {"state": "running", "look": process.read()}
             seen = Seen("coordinator", cluster["host"], pid=process.pid, row=row)
             seen.measure({"look": before})
-            seen.conclude()
+            seen.conclude(cluster["folder"])
             return seen
 
         return _look(cluster, coordinator, wake=wake)
@@ -93,7 +93,7 @@ def _look(
         is_settled = _written(last) is not None and _written(last) == _written(before)
         if passed >= (WINDOW_S if is_settled else ANSWER_S):
             break
-    ranks, process = put_together(nodes, first, last), coordinator()
+    ranks, process = put_together(nodes, first, last, cluster.get("folder", "")), coordinator()
     for one in (*ranks, *([] if process is None else [process])):
         if place := one.does.place:
             one.source = source_of(place.file, place.short_file, place.line, cluster)
@@ -108,7 +108,7 @@ def _this_process() -> Seen:
     seen = Seen("coordinator", socket.gethostname(), pid=os.getpid(), row={"state": "running"})
     seen.stacks = [
         tuple(
-            Frame(frame.f_code.co_filename, line, frame.f_code.co_name)
+            Frame(frame.f_code.co_filename, line, frame.f_code.co_name, os.getcwd())
             for frame, line in traceback.walk_stack(frames[one])
         )
         for one in order
@@ -133,8 +133,9 @@ def ask_all(
         if isinstance(said, str):
             return said
         key = node["key"].encode() if node["key"] else None
+        options = {"key": key, "timeout": SERVER_S, "encrypt": int(node["encrypt"]), **request}
         try:
-            return server_status(node["host"], node["port"], key=key, timeout=SERVER_S, **request)
+            return server_status(node["host"], node["port"], **options)
         except (OSError, ValueError, MiniRayError) as error:
             return str(error)
 
@@ -157,14 +158,17 @@ def put_together(
     nodes: Sequence[Mapping[str, Any]],
     first: Sequence[dict[str, Any] | str],
     last: Sequence[dict[str, Any] | str],
+    root: str = "",
 ) -> list[Seen]:
     """Return every rank that there is, or should be, from what the servers have said twice."""
     ranks: list[Seen] = []
     for node, before, after in zip(nodes, first, last, strict=True):
         known = len(ranks)
         if isinstance(after, str):
-            expected = range(known, known + (node["ranks"] or 0))
-            lost = Activity(LOST)
+            expected, lost = range(known, known + node["ranks"]), Activity(LOST)
+            if not node["ranks"]:  # nobody has said how many there are
+                name = f"the server at {node['node']}"
+                ranks.append(Seen(name, node["node"], problem=after, does=lost))
             ranks += [
                 Seen(f"rank {one}", node["node"], one, problem=after, does=lost) for one in expected
             ]
@@ -179,6 +183,6 @@ def put_together(
             name = row["name"] if rank is None else f"rank {rank}"
             seen = Seen(name, node["node"], rank, row["pid"], row=row)
             seen.measure(earlier.get(row["id"], {}))
-            seen.conclude()
+            seen.conclude(root)
             ranks.append(seen)
     return ranks

@@ -45,13 +45,13 @@ class Seen:
             queued = 100.0 * (new["queued_s"] - old["queued_s"]) / seconds
             self.is_busy = self.cpu_percent + queued >= BUSY_PERCENT
 
-    def conclude(self) -> None:
-        """Say what it does, from all that has been seen."""
+    def conclude(self, root: str = "") -> None:
+        """Say what it does, from all that has been seen; the user's code is below `root`."""
         state = self.facts.get("state", "")
         if self.row.get("state") == "ended":
             self.does = Activity(activity.ENDED)
         else:
-            self.stacks = read(self.facts.get("stacks", ""))
+            self.stacks = read(self.facts.get("stacks", ""), root)
             if self.stacks:
                 self.does = find_activity(self.stacks, is_busy=self.is_busy)
             if state in ("T", "t"):

@@ -22,6 +22,7 @@ class Frame:
     file: str
     line: int
     function: str
+    root: str = dataclasses.field(default="", compare=False)  # the user's folder
 
     @property
     def is_ours(self) -> bool:
@@ -39,7 +40,8 @@ class Frame:
         """The file's name as its author knows it."""
         if self.is_ours:
             return "/".join(Path(self.file).parts[-2:])
-        return _INSTALLED.sub("", _UNPACKED.sub("", self.file)) or self.file
+        bare = _INSTALLED.sub("", _UNPACKED.sub("", self.file)) or self.file
+        return bare.removeprefix(f"{self.root}/") if self.root else bare
 
     def __str__(self) -> str:
         return f"{self.short_file}:{self.line} in {self.function}"
@@ -48,7 +50,7 @@ class Frame:
 Stack = tuple[Frame, ...]
 
 
-def read(text: str) -> list[Stack]:
+def read(text: str, root: str = "") -> list[Stack]:
     """Return each thread's stack, the innermost call first; the main thread is the first one.
 
     A dump may be cut off, or be of a Python that says more: what is no frame is passed over.
@@ -59,7 +61,7 @@ def read(text: str) -> list[Stack]:
             stacks.append([])
         elif stacks and (found := _FRAME.fullmatch(line)):
             number = 0 if found[2] == "???" else int(found[2])
-            stacks[-1].append(Frame(found[1], number, found[3]))
+            stacks[-1].append(Frame(found[1], number, found[3], root))
     return [tuple(one) for one in reversed(stacks) if one]  # the main thread is the oldest
 
 

@@ -9,7 +9,6 @@ from miniray.looking.activity import (
     BUSY,
     COLLECTIVE,
     ENDED,
-    IDLE,
     LOST,
     PEER,
     RECV,
@@ -147,41 +146,36 @@ def place(one: Seen) -> str:
     return f"{one.does.place}" + (f": `{one.source}`" if one.source else "")
 
 
-def tell(ranks: Sequence[Seen]) -> str:
+def tell(ranks: Sequence[Seen], *, with_place: bool = True) -> str:
     """Say what some do that all do the same, in words that continue their names."""
     one, many = ranks[0], len(ranks) > 1
-    does, at = one.does, f" at {place(one)}" if one.does.place else ""
+    does = one.does
+    at = f" at {place(one)}" if does.place and with_place else ""
     wait = "wait" if many else "waits"
     if does.kind == LOST:
         return f"cannot be asked: {one.problem}"
     if does.kind == ENDED:
-        ended = str(one.row.get("ended"))
-        return "returned" if one.row.get("exit_code") == 0 else ended
+        return "returned" if one.row.get("exit_code") == 0 else str(one.row.get("ended"))
     if does.kind == STOPPED:
         how = "traced by a debugger" if one.facts.get("state") == "t" else "stopped"
         return f"{'are' if many else 'is'} {how}{at}"
     if does.kind == STUCK:
-        return "waits in the kernel, which no signal ends (state D: a disk, or a network's)"
+        return f"{wait} in the kernel, which no signal ends (for a disk, or a file system's server)"
     if does.kind == SILENT:
-        return "does not say where it is"
-    if does.kind in (COLLECTIVE, PEER):
-        return f"{wait} in {does.call}{at}"
+        return f"{'do' if many else 'does'} not say where {'they are' if many else 'it is'}"
+    if does.kind in (COLLECTIVE, PEER, SEND):
+        return f"{wait} in {does.call or 'send'}{at}"
     if does.kind == RECV:
-        if one.rank is None and one.name == "coordinator":
-            return f"{wait} in {does.call}{at}"
-        return f"{wait} for a message{at}" if at else f"{wait} for a call"
+        if one.name == "coordinator":
+            return f"{wait} in {does.call}{at}" if does.place else f"{wait} for the ranks"
+        return f"{wait} for a message{at}" if does.place else f"{wait} for a call"
     if does.kind == ASKS:
         return f"asks{at}"
-    if does.kind == SEND:
-        return f"{wait} in send{at}"
     if does.kind == BUSY:
-        return f"{'run' if many else 'runs'}{at}" + (
-            "" if many else f" ({one.cpu_percent:.0f}% CPU)"
-        )
-    assert does.kind == IDLE
-    return (
-        f"{wait}{at or ' outside of the code of the user'}, and {'use' if many else 'uses'} no CPU"
-    )
+        use = "" if many or one.cpu_percent is None else f" ({one.cpu_percent:.0f}% CPU)"
+        return f"{'run' if many else 'runs'}{at}{use}"
+    where = at or ("" if does.place else " outside of the user's code")
+    return f"{wait}{where}, and {'use' if many else 'uses'} no CPU"
 
 
 def names(ranks: Iterable[Seen]) -> str:
