@@ -4,6 +4,7 @@ miniray run --local 2x2 examples/stuck.py --how loop
 """
 
 import argparse
+import itertools
 import os
 import signal
 import time
@@ -31,10 +32,8 @@ def main() -> None:
 
 
 def loop() -> None:
-    """Look for something that is not there."""
-    number = 1
-    while number:
-        number += 1
+    """Add up all numbers."""
+    sum(itertools.count())
 
 
 def sleep() -> None:

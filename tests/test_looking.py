@@ -117,7 +117,7 @@ class TestAVerdict:
         [
             (
                 rank(2, LOOP, "R", 99.0),
-                f"rank 2 is behind: it runs at train.py:31 in spin (99% CPU), while {REST}",
+                f"rank 2 is behind: it runs at train.py:31 in spin, while {REST}",
             ),
             (
                 rank(2, LOOP),
@@ -197,7 +197,7 @@ class TestAVerdict:
             f"train, and {wait}"
         )
         assert judge(ranks, coordinator(LOOP, 99.0)).text == (
-            f"the coordinator is behind: it runs at train.py:31 in spin (99% CPU), while {wait}"
+            f"the coordinator is behind: it runs at train.py:31 in spin, while {wait}"
         )
         assert judge(ranks, None).text == f"{wait}; where the coordinator is, it does not say"
 

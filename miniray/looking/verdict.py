@@ -172,8 +172,8 @@ def tell(ranks: Sequence[Seen], *, with_place: bool = True) -> str:
     if does.kind == ASKS:
         return f"asks{at}"
     if does.kind == BUSY:
-        use = "" if many or one.cpu_percent is None else f" ({one.cpu_percent:.0f}% CPU)"
-        return f"{'run' if many else 'runs'}{at}{use}"
+        use = f" ({one.cpu_percent:.0f}% CPU)" if one.cpu_percent is not None else ""
+        return f"{'run' if many else 'runs'}{at}{'' if many or with_place else use}"
     where = at or ("" if does.place else " outside of the user's code")
     return f"{wait}{where}, and {'use' if many else 'uses'} no CPU"
 
