@@ -52,7 +52,7 @@ class Notice:
                 new = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                 before, self._descriptor = self._descriptor, new
             self._path = path
-            fcntl.flock(new, fcntl.LOCK_EX)
+            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else has it yet
             os.write(new, json.dumps(about_us | facts).encode())
             draft.replace(path)  # all of it, and locked
             if before >= 0:

@@ -105,6 +105,19 @@ class TestWhoHangs:
             assert repr(look) == f"<Look: {look.verdict}>"
             assert "<b>Ranks 0-1 wait for a message" in look._repr_html_()
 
+    def test_is_none_of_those_before_a_restart(self) -> None:
+        with Cluster([NodeConfig.local(2, host="a"), NodeConfig.local(2, host="b")]) as cluster:
+            workers = cluster.start("tests.work.echo")
+            os.kill(workers[3].pid, signal.SIGKILL)
+            workers[3].how_it_ended()
+            poll.until(lambda: cluster.stacks().behind == ("rank 3",), timeout_s=T)
+            cluster.restart([NodeConfig.local(2, host="b"), NodeConfig.local(1, host="a")])
+            look = cluster.stacks()
+            assert [(one.name, one.node) for one in look.ranks] == [
+                *(("rank 0", "b"), ("rank 1", "b"), ("rank 2", "a")),
+            ]
+            assert all(one.does.kind == "recv" for one in look.ranks)
+
     def test_is_a_worker_of_a_server_that_was_started_by_hand(self) -> None:
         with serving("tests.work.obey") as server, server.worker() as worker:
             worker.send("hang")

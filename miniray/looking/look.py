@@ -161,28 +161,31 @@ def put_together(
     root: str = "",
 ) -> list[Seen]:
     """Return every rank that there is, or should be, from what the servers have said twice."""
-    ranks: list[Seen] = []
+    everybody, first_rank = list[Seen](), 0
     for node, before, after in zip(nodes, first, last, strict=True):
-        known = len(ranks)
+        expected = range(first_rank, first_rank + node["ranks"])
+        first_rank = expected.stop
         if isinstance(after, str):
-            expected, lost = range(known, known + node["ranks"]), Activity(LOST)
-            if not node["ranks"]:  # nobody has said how many there are
-                name = f"the server at {node['node']}"
-                ranks.append(Seen(name, node["node"], problem=after, does=lost))
-            ranks += [
-                Seen(f"rank {one}", node["node"], one, problem=after, does=lost) for one in expected
-            ]
+            everybody += _lost(node, expected, after)
             continue
         earlier = {} if isinstance(before, str) else {row["id"]: row for row in before["workers"]}
-        newest: dict[str, dict[str, Any]] = {}
+        newest: dict[int, Seen] = {}  # of each rank: those before a restart have the same name
         for row in after["workers"]:
-            newest[row["name"] if node["ranks"] else str(row["id"])] = row
-        for row in newest.values():
-            match = _RANK.fullmatch(row["name"])
-            rank = int(match[1]) if match and node["ranks"] else None
+            match = _RANK.fullmatch(row["name"]) if expected else None
+            rank = int(match[1]) if match else None
+            if expected and rank not in expected:  # of a restart with more ranks, or others
+                continue
             name = row["name"] if rank is None else f"rank {rank}"
             seen = Seen(name, node["node"], rank, row["pid"], row=row)
             seen.measure(earlier.get(row["id"], {}))
             seen.conclude(root)
-            ranks.append(seen)
-    return ranks
+            newest[row["id"] if rank is None else rank] = seen
+        everybody += newest.values()
+    return sorted(everybody, key=lambda one: one.rank or 0)
+
+
+def _lost(node: Mapping[str, Any], expected: Iterable[int], problem: str) -> list[Seen]:
+    """Return the ranks of a node whose server does not answer, or what stands for them."""
+    lost, where = Activity(LOST), node["node"]
+    ranks = [Seen(f"rank {one}", where, one, problem=problem, does=lost) for one in expected]
+    return ranks or [Seen(f"the server at {where}", where, problem=problem, does=lost)]

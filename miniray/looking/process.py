@@ -56,19 +56,21 @@ def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_process(pid: int) -> dict[str, Any]:
-    """Return what /proc says of a process; little elsewhere than on Linux."""
+    """Return what /proc says of a process; nothing elsewhere than on Linux.
+
+    Only files that the kernel fills in at once: others, such as `cmdline`, wait for a process that
+    is stuck in the kernel.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
     except OSError:
-        return {"state": "", "title": ""}
+        return {"state": ""}
     return {
         "state": fields[_STATE],
         "cpu_s": (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) * _TICKS_S,
         "queued_s": _queued_s(pid),
         "threads": int(fields[_THREADS]),
         "memory_bytes": int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"),
-        "title": title.decode(errors="replace"),
     }
 
 

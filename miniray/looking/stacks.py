@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import miniray
+from miniray.worker_log import printable
 
 _THREAD = re.compile(r"(?:Current thread|Thread) 0x[0-9a-f]+ .*\(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
@@ -56,7 +57,7 @@ def read(text: str, root: str = "") -> list[Stack]:
     A dump may be cut off, or be of a Python that says more: what is no frame is passed over.
     """
     stacks: list[list[Frame]] = []
-    for line in text.splitlines():
+    for line in map(printable, text.splitlines()):
         if _THREAD.fullmatch(line):
             stacks.append([])
         elif stacks and (found := _FRAME.fullmatch(line)):
