@@ -480,3 +480,32 @@ def read_until(ours: int, what: bytes) -> bytes:
         assert ready, seen
         seen += os.read(ours, 1 << 16)
     return seen
+
+
+class TestARunOfAScript:
+    def test_is_found_and_named_by_its_command_line(self, tmp_path: Path) -> None:
+        script = tmp_path / "wait.py"
+        script.write_text("import time\nprint('waiting', flush=True)\ntime.sleep(600)\n")
+        words = [sys.executable, "-m", "miniray", "run", "--local", "2", str(script)]
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            for _ in range(2):
+                assert "waiting" in process.stdout.readline()
+            said = miniray("stacks").splitlines()
+            pids = re.findall(r"rank\d +(\d+)", miniray("status"))
+            titles = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=T)
+        assert said[0].startswith(f"miniray run --local 2 {script}: 2 ranks (2 on local), ")
+        assert said[1].startswith(f"Ranks 0-1 wait at {script}:3 in <module>: `time.sleep(600)`, ")
+        expected = [f"miniray rank {rank} of 2: {script}".encode() for rank in range(2)]
+        for title, whole in zip(titles, expected, strict=True):
+            assert title.rstrip(b"\0") == whole[: len(title) - 1]

@@ -84,13 +84,16 @@ def _queued_s(pid: int) -> float:
 
 
 def can_be_asked(pid: int, through: int) -> bool:
-    """Return whether a process has a handler for the signal, which would otherwise end it."""
+    """Return whether a process has a handler for the signal, which would otherwise end it.
+
+    One that is being debugged is not asked: its debugger would stop it on any signal.
+    """
     if not window.read_facts(through)[0]:
         return False
     with contextlib.suppress(OSError, ValueError, IndexError):
         status = Path(f"/proc/{pid}/status").read_text()
-        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-        return bool(caught >> (window.LOOK_SIGNAL - 1) & 1)
+        tracer, caught = (status.partition(one)[2].split()[0] for one in ("TracerPid:", "SigCgt:"))
+        return tracer == "0" and bool(int(caught, 16) >> (window.LOOK_SIGNAL - 1) & 1)
     return False
 
 
@@ -113,7 +116,10 @@ def _ask(record: WorkerRecord, state: str, *, wake: bool) -> None:
 
 def _send(pid: int, number: int) -> None:
     """Send a signal to the main thread of a child, whose number is its own until it is reaped."""
-    ctypes.CDLL(None).tgkill(pid, pid, number)
+    try:
+        ctypes.CDLL(None).tgkill(pid, pid, number)
+    except AttributeError:  # a C library without it: whichever thread gets it will do
+        os.kill(pid, number)
 
 
 def _wake(record: WorkerRecord) -> None:
