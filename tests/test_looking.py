@@ -186,8 +186,20 @@ class TestAVerdict:
             judge(loops, None).text
             == "ranks 0-2 run at train.py:31 in spin: none waits for another"
         )
-        others = [*loops, rank(3, in_torch("x", 1).replace("distributed_c10d", "y"), "R", 99.0)]
+        elsewhere = LOOP.replace("line 31", "line 35")
+        others = [*loops, *(rank(one, elsewhere, "R", 99.0) for one in (3, 4, 5))]
         assert judge(others, None).text.endswith("run, each on its own: none waits for another")
+
+    def test_names_who_is_elsewhere_if_nobody_is_seen_to_wait(self) -> None:
+        """With NCCL a rank waits at whatever wants to see a result, and may keep a core busy."""
+        item = calls((USER, 40, "step"))
+        ranks = [rank(one, LOOP if one == 2 else item, "R", 99.0) for one in range(4)]
+        verdict = judge(ranks, None)
+        assert verdict.behind == ("rank 2",)
+        assert verdict.text == (
+            "rank 2 is elsewhere than the others: it runs at train.py:31 in spin, while "
+            "ranks 0-1, 3 run at train.py:40 in step"
+        )
 
     def test_looks_at_the_coordinator_if_all_wait_for_it(self) -> None:
         ranks = [rank(one, RECV) for one in range(2)]

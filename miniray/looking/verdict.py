@@ -52,9 +52,7 @@ def judge(ranks: Sequence[Seen], coordinator: Seen | None) -> Verdict:
         return _blame(others, waiting)
     if not others:
         return _judge_coordinator(coordinator, waiting)
-    if len({_place(one) for one in others}) == 1:
-        return Verdict(f"{names(others)} {tell(others)}: none waits for another")
-    return Verdict(f"{names(others)} run, each on its own: none waits for another")
+    return _judge_runners(others)
 
 
 def _has_left(one: Seen) -> bool:
@@ -87,6 +85,24 @@ def _judge_collectives(together: Sequence[Seen]) -> Verdict:
     most = rest[-1]
     return Verdict(
         f"{names(few)} {'is' if len(few) == 1 else 'are'} in another call than the others: "
+        f"{_it(few)} {tell(few)}, while {names(most)} {tell(most)}",
+        tuple(one.name for one in few),
+    )
+
+
+def _judge_runners(ranks: Sequence[Seen]) -> Verdict:
+    """Judge ranks none of which is seen to wait for another, as on GPUs, where one waits later."""
+    groups: dict[object, list[Seen]] = {}
+    for one in ranks:
+        groups.setdefault((one.does.kind, _place(one)), []).append(one)
+    most = max(groups.values(), key=len)
+    if len(groups) == 1:
+        return Verdict(f"{names(most)} {tell(most)}: none waits for another")
+    few = [one for one in ranks if one not in most]
+    if len(most) <= len(few) or len({_place(one) for one in few}) > 1:
+        return Verdict(f"{names(ranks)} run, each on its own: none waits for another")
+    return Verdict(
+        f"{names(few)} {'is' if len(few) == 1 else 'are'} elsewhere than the others: "
         f"{_it(few)} {tell(few)}, while {names(most)} {tell(most)}",
         tuple(one.name for one in few),
     )
