@@ -1,7 +1,7 @@
 """Count how often `miniray stacks` names who hangs, with the line, on two nodes with an sshd each.
 
-python -m tests.count_hangs [ROUNDS]: needs root, network namespaces and sshd, as the tests do. A
-line for each way to hang says how often it was named, and how long the command took at most.
+python -m tests.count_hangs [ROUNDS [WAY ...]]: it needs root, network namespaces and sshd.
+A line for each way to hang says how often it was named, and how long the command took at most.
 """
 
 import os
@@ -9,14 +9,15 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support import hung, namespaces
 
-WAYS = ("loop", "loop_in_c", "stop", "skip", "two_ranks_recv")
+WAYS = ("loop", "loop_in_c", "stop", "skip", "two_ranks_recv", "recv")
 
 
-def main(rounds: int) -> int:
+def main(rounds: int, ways: Sequence[str]) -> int:
     """Hang so many times in each way; return 1 if somebody was not named."""
     if reason := namespaces.missing():
         sys.exit(reason)
@@ -26,7 +27,7 @@ def main(rounds: int) -> int:
         os.environ["HOME"] = folder
         nodes = namespaces.Nodes(Path(folder))
         try:
-            for how in (*WAYS, "recv"):
+            for how in ways:
                 failed += count(how, rounds, nodes)
         finally:
             nodes.close()
@@ -67,4 +68,4 @@ def check(how: str, verdict: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20))
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:] or WAYS))

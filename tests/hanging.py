@@ -102,7 +102,7 @@ def main(work_fn: str, how: str, options: dict[str, Any]) -> None:
         nodes = [NodeConfig.local(2, host=name, **options) for name in NODES]
     else:
         nodes = [NodeConfig(name, 2, python=sys.executable, **options) for name in NODES]
-    with Cluster(nodes, fake_gpus=True) as cluster:
+    with Cluster(nodes, fake_gpus=True, start_timeout=120.0) as cluster:
         workers = cluster.start(work_fn)
         for worker, place in zip(workers, cluster.nccl_configs(), strict=True):
             worker.send([how, place.__dict__])
