@@ -7,6 +7,7 @@ this machine.
 
 import itertools
 import json
+import mmap
 import os
 import re
 import signal
@@ -50,6 +51,16 @@ def hang(channel: Channel) -> None:
         WAYS[how]()
         channel.send("went on")
     channel.recv()  # here: recv of a rank
+
+
+def stop_and_count(channel: Channel) -> None:
+    """Stop, and then count up in a file, from the first instruction on."""
+    path = channel.recv()
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 8) as counter:
+        channel.send(os.getpid())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for number in itertools.count(1):
+            counter[:] = number.to_bytes(8, "little")
 
 
 def become_sleep(channel: Channel) -> None:
