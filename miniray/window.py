@@ -1,6 +1,6 @@
 """What a process lets others see, whatever it does: where it is, and what its fake GPU holds.
 
-When LOOK_SIGNAL comes, the stack of each of its threads goes to a file without a name. Python's
+When LOOK_SIGNAL comes, the stack of its main thread goes to a file without a name. Python's
 faulthandler writes it in the signal's own handler, and asks nobody: so it comes out of a loop in C
 that holds the GIL, of a collective and of a `recv` alike. HOLD_SIGNAL's handler writes to a pipe:
 if somebody has filled that, it waits, and a stopped process that is woken to answer stays there.
@@ -54,7 +54,8 @@ class Window:
             _facts = mmap.mmap(self.inner, _PAGE_BYTES)
             _FACTS.pack_into(_facts, 0, True, 0, 0)
             faulthandler.register(HOLD_SIGNAL, file=self._inner_brake, all_threads=False)
-            faulthandler.register(LOOK_SIGNAL, file=self.inner, all_threads=True)
+            # Not all threads: another one may run meanwhile, and reading its calls has crashed.
+            faulthandler.register(LOOK_SIGNAL, file=self.inner, all_threads=False)
 
     def shut(self) -> None:
         """Be seen no more, in the process that has opened it."""

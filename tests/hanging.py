@@ -20,6 +20,7 @@ from typing import Any
 from miniray import Channel, Cluster, NodeConfig, window
 
 CULPRIT = 2
+CALLS_S = 2.0
 NODES = ("node1", "node2")
 
 
@@ -70,20 +71,23 @@ def become_sleep(channel: Channel) -> None:
 
 
 def be_busy_in_threads(channel: Channel) -> None:
-    """Have calls come and go in many threads, and wait for a message in the first."""
+    """Have calls come and go in many threads; in the first one in answer to each message."""
 
     def call(depth: int) -> int:
         return depth if depth == 0 else call(depth - 1)
 
-    def calls() -> None:
-        while True:
+    def calls(until: threading.Event) -> None:
+        while not until.is_set():
             eval(compile("call(20)", "made.py", "eval"), {"call": call})
 
     for _ in range(4):
-        threading.Thread(target=calls, daemon=True).start()
+        threading.Thread(target=calls, args=[threading.Event()], daemon=True).start()
     channel.send(os.getpid())
-    channel.recv()
-    channel.send("yes")
+    for _ in channel:
+        enough = threading.Event()
+        threading.Timer(CALLS_S, enough.set).start()
+        calls(enough)
+        channel.send("still here")
 
 
 def hold_memory(channel: Channel) -> None:

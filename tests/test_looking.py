@@ -79,6 +79,7 @@ class TestStacks:
         [
             "Current thread 0x00007f6d [MainThread] (most recent call first):",  # of 3.14
             "Thread 0x00007f6d (most recent call first):",
+            "Stack (most recent call first):",
         ],
     )
     def test_of_every_python_are_read(self, head: str) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miniray import window
-from miniray.looking.process import can_be_asked, of_process
+from miniray.looking.process import can_be_asked, of_process, send
 from miniray.notice import folder_of_notices
 
 RUN = "miniray.cli.run_rank.run_rank"  # what the ranks of `miniray run` run
@@ -73,11 +72,7 @@ class Coordinator:
             if "miniray-window" in os.readlink(f"/proc/self/fd/{self._through}"):
                 window.clear(self._through)
                 if can_be_asked(self.pid, self._through):
-                    pidfd = os.pidfd_open(self.pid)
-                    try:
-                        signal.pidfd_send_signal(pidfd, window.LOOK_SIGNAL)
-                    finally:
-                        os.close(pidfd)
+                    send(self.pid, window.LOOK_SIGNAL)
         return {"clock_s": time.monotonic(), **of_process(self.pid)}
 
     def read(self) -> dict[str, Any]:

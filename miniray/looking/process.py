@@ -109,13 +109,16 @@ def _ask(record: WorkerRecord, state: str, *, wake: bool) -> None:
     window.clear(through)
     if can_be_asked(record.process.pid, through):
         if state != "T":
-            _send(record.process.pid, window.LOOK_SIGNAL)
+            send(record.process.pid, window.LOOK_SIGNAL)
         elif wake:
             _wake(record)
 
 
-def _send(pid: int, number: int) -> None:
-    """Send a signal to the main thread of a child, whose number is its own until it is reaped."""
+def send(pid: int, number: int) -> None:
+    """Send a signal to the main thread of a process, and to no other.
+
+    A child's number is its own until it is reaped.
+    """
     try:
         ctypes.CDLL(None).tgkill(pid, pid, number)
     except AttributeError:  # a C library without it: whichever thread gets it will do
@@ -135,8 +138,8 @@ def _wake(record: WorkerRecord) -> None:
         while pipe.write(bytes(mmap.PAGESIZE)):
             pass
     _held.add(record)
-    _send(pid, window.HOLD_SIGNAL)
-    _send(pid, window.LOOK_SIGNAL)
+    send(pid, window.HOLD_SIGNAL)
+    send(pid, window.LOOK_SIGNAL)
     os.kill(pid, signal.SIGCONT)
     _wait_briefly(lambda: is_complete(window.read_stacks(through)))
     os.kill(pid, signal.SIGSTOP)

@@ -8,7 +8,7 @@ from pathlib import Path
 import miniray
 from miniray.worker_log import printable
 
-_THREAD = re.compile(r"(?:Current thread|Thread) 0x[0-9a-f]+ .*\(most recent call first\):")
+_THREAD = re.compile(r"(?:Stack|(?:Current thread|Thread) 0x.*) \(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 # Where the code that came along is on a node; and the copy of a folder.
 _UNPACKED = re.compile(r".*?/miniray-\w+/|.*/\.cache/miniray/sync/[^/]+/")
