@@ -217,6 +217,7 @@ class TestALook:
                 send(pid, window.LOOK_SIGNAL)
                 wait([worker], timeout=0.0005)
             assert worker.recv(T) == "still here"
+            assert len(cluster.stacks().ranks[0].stacks) == 1  # of five threads
 
 
 @pytest.mark.thorough

@@ -8,7 +8,7 @@ from pathlib import Path
 import miniray
 from miniray.worker_log import printable
 
-_THREAD = re.compile(r"(?:Stack|(?:Current thread|Thread) 0x.*) \(most recent call first\):")
+_THREAD = re.compile(r"(?:Current thread|Thread) 0x.* \(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 # Where the code that came along is on a node; and the copy of a folder.
 _UNPACKED = re.compile(r".*?/miniray-\w+/|.*/\.cache/miniray/sync/[^/]+/")
@@ -58,7 +58,9 @@ def read(text: str, root: str = "") -> list[Stack]:
     """
     stacks: list[list[Frame]] = []
     for line in map(printable, text.splitlines()):
-        if _THREAD.fullmatch(line):
+        if line.startswith("Stack "):  # of a thread alone: if there are several, the last is now
+            stacks = [[]]
+        elif _THREAD.fullmatch(line):
             stacks.append([])
         elif stacks and (found := _FRAME.fullmatch(line)):
             number = 0 if found[2] == "???" else int(found[2])
