@@ -13,6 +13,7 @@ from typing import Any
 from miniray.channel import Channel
 from miniray.errors import ProtocolError, WorkerError
 from miniray.rendezvous import NCCLConfig, environment
+from miniray.title import set_title
 from miniray.waiting import deadline_after, time_left, wait
 from miniray.work_fn import AnyFunction, load_work_fn, name_of
 
@@ -26,12 +27,16 @@ def answer_calls(channel: Channel) -> None:
     A function that raises ends the worker, as always. One that says sys.exit(0) returns None.
     """
     place: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    who = ""
     for message in channel:
         if type(message) is not dict or not message.keys() & {"call", "place"}:
             raise TypeError(f"this worker answers calls, and got {message!r:.{SHOWN_CHARS}}")
         if "place" in message:  # that of the next call
-            place = environment(NCCLConfig(**message["place"]))
+            config = NCCLConfig(**message["place"])
+            place, who = environment(config), f"rank {config.rank} of {config.world_size}"
             continue
+        if who:
+            set_title(who, message["call"])
         with place:
             result = _call(message["call"], message["args"], message["kwargs"])
         place = contextlib.nullcontext()

@@ -110,8 +110,10 @@ class Cluster(Crew):
         """Return each server's status: what runs, how long it is silent, how each worker ended."""
         if self.group is not None:
             self.group.check()
-        nodes = [] if self._running is None else self._running.all
-        return [node.status() for node in nodes if node.host]  # the others never came up
+        return [] if self._running is None else self._running.status()
+
+    def whereabouts(self) -> dict[str, Any]:
+        return {"nodes": []} if self._running is None else self._running.whereabouts()
 
     def nccl_configs(self, backend: str | None = None) -> list[nccl.NCCLConfig]:
         """Return one config a rank, with an address of node 0 and a port that rank 0 holds there.

@@ -1,5 +1,6 @@
 """Workers that are spoken to together: one message to all, one from each, a call of all of them."""
 
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,13 @@ from miniray.work_fn import AnyFunction
 
 if TYPE_CHECKING:
     from miniray.group import Group
+    from miniray.looking.look import Look
     from miniray.remote_worker import RemoteWorker
+
+
+def _looking(module: str) -> Any:
+    """Return one of the modules that are for looking at a cluster, and that nothing else needs."""
+    return importlib.import_module(f"miniray.looking.{module}")
 
 
 class Crew:
@@ -38,6 +45,30 @@ class Crew:
     def stop(self) -> None:
         """End the workers, and all that they were started from."""
         raise NotImplementedError
+
+    def whereabouts(self) -> dict[str, Any]:
+        """Return what runs, and where each node's server is: all that it takes to look at it."""
+        raise NotImplementedError
+
+    def stacks(self, *, wake: bool = True) -> "Look":
+        """Return where every rank is, however it hangs, and who of them is behind; print it.
+
+        The nodes' servers are asked, and the kernel there: it needs nothing of the ranks' own code,
+        and any thread may call it while others wait. A stopped rank is woken for the milliseconds
+        that it takes to say where it is, and stopped again, unless `wake` is False. It takes less
+        than a second if all servers answer.
+
+        >>> print(cluster.stacks())
+        Rank 3 is behind: it runs at train.py:31 in step ...
+        """
+        look: Look = _looking("look").look_here(self.whereabouts(), wake=wake)
+        return look
+
+    def __repr__(self) -> str:
+        return str(_looking("reprs").of_cluster(self))
+
+    def _repr_html_(self) -> str:
+        return str(_looking("reprs").of_cluster_in_html(self))
 
     def say(self, text: str) -> None:
         """Write to the log."""

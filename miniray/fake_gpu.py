@@ -21,6 +21,7 @@ from miniray.holdings import (
     saved_for_backward,
     tensors_in,
 )
+from miniray.window import show_memory
 
 if TYPE_CHECKING:
     import torch
@@ -202,6 +203,7 @@ class _Memory:
                 "or raise MINIRAY_FAKE_GPU_MEMORY"
             )
         self.peak_bytes = max(self.peak_bytes, total)
+        show_memory(total, self._limit_bytes)
 
 
 _current: _Memory | None = None

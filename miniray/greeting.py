@@ -7,7 +7,7 @@ from typing import Any
 from miniray import auth, wire
 from miniray.errors import ProtocolError
 from miniray.frames import FrameSocket
-from miniray.strangers import Welcome
+from miniray.strangers import Talk, Welcome
 from miniray.waiting import deadline_after
 
 
@@ -47,7 +47,31 @@ class Greeter:
             print(f"closed the connection: {error}", file=sys.stderr)
             return None
 
+    def tell(self, welcome: Welcome, request: auth.Message, message: Any) -> bytes | Talk:
+        """Return a welcome and a message that nobody can change on its way.
 
-def tell(welcome: Welcome, message: Any) -> bytes:
-    """Return a welcome and, in clear, a message that nobody can change on its way."""
-    return welcome({"digest": auth.digest(message)}) + wire.encode(wire.MESSAGE, message).head
+        It goes in clear, unless the request says `encrypt`; and what says where ranks are goes in
+        no other way, if nobody is to read what goes over the network.
+        """
+        if "look" in request and (problem := self.why_not(request)):
+            return welcome({"error": problem})
+        frame, reply = wire.encode(wire.MESSAGE, message).head, {"digest": auth.digest(message)}
+        if request.get("encrypt") and self._encrypt:
+            session = auth.make_nonce()
+            return self._tell_secretly(session, welcome({**reply, "session": session}), frame)
+        return welcome(reply) + frame
+
+    def _tell_secretly(self, session: str, opening: bytes, frame: bytes) -> Talk:
+        """Do the server's part of `encrypt`, without I/O, and say one frame."""
+        from miniray.tls import Tls
+
+        tls, out, told = Tls(is_server=True), opening, b""
+        while not tls.has_begun:
+            out = tls.begin((yield out))
+        ours, theirs = auth.prove_same_view(self._key, session, tls.view(), is_server=True)
+        out += tls.seal(ours)
+        while len(told) < len(theirs):
+            tls.put((yield out))
+            told, out = told + tls.read(), b""
+        auth.check_same_view(told[: len(theirs)], theirs)
+        return tls.seal(frame)

@@ -70,7 +70,7 @@ class Node:
                 time.sleep(ASK_AGAIN_S)
         return False
 
-    def fork_ranks(self, first_rank: int, deadline: float) -> None:
+    def fork_ranks(self, first_rank: int, world_size: int, deadline: float) -> None:
         """Have the server fork the workers, the first of which is rank `first_rank`.
 
         Raises Fault, TimeoutError or another OSError that says in words what is wrong.
@@ -79,7 +79,7 @@ class Node:
             assert self._session is not None
             try:
                 for rank in range(first_rank, first_rank + self.config.num_workers):
-                    self._connect(self._session, rank, deadline)
+                    self._connect(self._session, rank, f"rank {rank} of {world_size}", deadline)
             finally:
                 if self._stopping.is_set():  # meanwhile, so nobody else knows of them
                     self.close_workers()
@@ -180,14 +180,14 @@ class Node:
         own = report["address"] if self.config.tunnel else report["host"]
         self._rendezvous = [self.config.address or own, own]
 
-    def _connect(self, session: Session, rank: int, deadline: float) -> None:
+    def _connect(self, session: Session, rank: int, title: str, deadline: float) -> None:
         session.log.heard.clear()
         timeout = min(CONNECT_S, time_left(deadline))
         try:
             worker = RemoteWorker(
                 self.host, self.port, key=self._key, name=f"rank{rank}", timeout=timeout,
                 rendezvous=() if rank else self._rendezvous,
-                encrypt=self.config.encrypt,
+                encrypt=self.config.encrypt, title=title,
             )  # fmt: skip
         except (OSError, MiniRayError) as error:
             raise Fault(self._why_no_worker(session, error)) from error
@@ -209,6 +209,12 @@ class Node:
             tunnel = "" if self.config.launcher else ", or tunnel=True"
             problem += f"; set NodeConfig(address=...) to where the coordinator reaches it{tunnel}"
         return problem
+
+    def whereabouts(self) -> dict[str, Any]:
+        """Return where its server is and how to ask it, for whoever wants to look at the ranks."""
+        config, where = self.config, {"node": self.label, "host": self.host, "port": self.port}
+        ask = {"key": self._key.decode(), "encrypt": config.encrypt}
+        return where | ask | {"ranks": config.num_workers}
 
     def status(self, timeout: float = 5.0, **request: int | str) -> dict[str, Any]:
         """Ask this node's server for its status."""

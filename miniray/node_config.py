@@ -72,6 +72,15 @@ class NodeConfig:
         options = {"launcher": LOCAL_LAUNCHER, "python": sys.executable, **options}
         return cls(host, num_workers, **options)
 
+    def __repr__(self) -> str:
+        usual, maker = NodeConfig("?"), "NodeConfig"
+        if self.is_local():
+            usual, maker = NodeConfig.local(), "NodeConfig.local"
+        ours, theirs = dict(vars(self)), vars(usual)
+        ours["env"] = dict.fromkeys(self.env, "...")  # a log is no place for a token
+        shown = (f"{name}={value!r}" for name, value in ours.items() if value != theirs[name])
+        return f"{maker}({', '.join(shown)})"
+
     def is_local(self) -> bool:
         """Return whether this is such a node, so that its files are this machine's."""
         return self.launcher is not None and tuple(self.launcher) == LOCAL_LAUNCHER

@@ -10,6 +10,7 @@ from miniray.errors import ClusterError
 from miniray.faults import list_faults
 from miniray.node import Node
 from miniray.node_config import NodeConfig
+from miniray.notice import Notice
 from miniray.remote_worker import RemoteWorker
 from miniray.sources import list_modules
 from miniray.sync import Luggage
@@ -29,6 +30,7 @@ class Nodes:
         # Not to be used again: still at a step that nobody waits for, or about to be ended.
         self._given_up: set[Node] = set()
         self._is_stopped = False
+        self._notice = Notice()
 
     def start(
         self, configs: Sequence[NodeConfig], timeout: float, *, without_lost: bool = False
@@ -60,16 +62,27 @@ class Nodes:
         elif faults:
             raise ClusterError(self._sum_up(faults, began, left))
         ranks = itertools.accumulate((node.config.num_workers for node in self.all), initial=0)
-        first_ranks = dict(zip(self.all, ranks, strict=False))
+        *first, world_size = ranks
+        first_ranks = dict(zip(self.all, first, strict=True))
         faults = self._side_by_side(
-            lambda node: node.fork_ranks(first_ranks[node], deadline), deadline
+            lambda node: node.fork_ranks(first_ranks[node], world_size, deadline), deadline
         )
         self._check()
         if faults:
             for node in self.all:  # those that have forked theirs
                 node.close_workers()
             raise ClusterError(self._sum_up(faults, began, left))
+        self._notice.post(self.whereabouts())
         return [worker for node in self.all for worker in node.workers]
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return the status of each server; a node that never came up has none."""
+        return [node.status() for node in self.all if node.host]
+
+    def whereabouts(self) -> dict[str, Any]:
+        """Return what runs, and where each node's server is: all that it takes to look at it."""
+        nodes = [node.whereabouts() for node in self.all if node.host]
+        return {"work": self._settings["work_fn"], "nodes": nodes}
 
     def _choose(self, configs: Sequence[NodeConfig]) -> None:
         """Have `all` be these nodes, in this order; those that are there already stay.
@@ -140,6 +153,7 @@ class Nodes:
     def stop(self, timeout: float) -> None:
         """End everything on all nodes within `timeout` seconds, and start nothing more."""
         self._is_stopped = True
+        self._notice.remove()
         # Goodbyes first: a worker that hears one ends by itself, and in silence.
         for node in self.all:
             node.close_workers()

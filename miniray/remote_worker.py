@@ -38,7 +38,8 @@ class RemoteWorker(AnyWorker):
     on the way reads or changes what is sent. It is connected and authenticated on return; raises
     ConnectionError or TimeoutError if no server answers there, AuthenticationError if it holds
     another key. With `rendezvous`, addresses of that machine, the worker holds a port of the first
-    that it has, `self.rendezvous`, and is where the ranks of a process group meet as rank 0.
+    that it has, `self.rendezvous`, and is where the ranks of a process group meet as rank 0. `ps`
+    there shows it as "miniray TITLE", or else by its name.
 
     >>> worker = RemoteWorker("localhost", 10000)
     >>> worker.send({"cmd": "hello"})
@@ -55,6 +56,7 @@ class RemoteWorker(AnyWorker):
         timeout: float = 10.0,
         encrypt: bool = False,
         rendezvous: Sequence[str] = (),
+        title: str = "",
     ) -> None:
         self.host, self.port = host, port
         self._key = auth.load_key(make=False) if key is None else key
@@ -62,7 +64,7 @@ class RemoteWorker(AnyWorker):
         self.session: Session | None = None
         self.group: Group | None = None
         request: auth.Message = {"type": "worker", "name": name or "", "encrypt": int(encrypt)}
-        request["rendezvous"] = " ".join(rendezvous)
+        request |= {"rendezvous": " ".join(rendezvous), "title": title}
         try:
             sock, reply = open_connection(host, port, self._key, request, timeout)
         except ConnectionError as error:
@@ -109,11 +111,9 @@ class RemoteWorker(AnyWorker):
         """Return what the server has on record of this worker; raise WorkerDied if it is lost."""
         if self.session is not None and (words := self.session.how_it_ended()):
             raise WorkerDied(f"{self.name} is lost: {words}")
+        request: dict[str, Any] = {"worker": self.worker_id, "timeout": time_left(deadline)}
         try:
-            status = server_status(
-                self.host, self.port, key=self._key, timeout=time_left(deadline),
-                worker=self.worker_id,
-            )  # fmt: skip
+            status = server_status(self.host, self.port, key=self._key, **request)
         except (OSError, ProtocolError, WorkerError) as error:
             words = self.session.how_it_ended(SESSION_S) if self.session is not None else None
             silence = words or f"its server does not answer ({error})"

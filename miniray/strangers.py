@@ -5,7 +5,7 @@ import random
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,18 @@ from miniray.worker_log import WorkerLog
 
 STRANGERS_MAX = 64
 STRANGER_S = 5.0
+TALK_BYTES = 16 * 1024
 REFUSALS_S = 1.0  # from one line on the log to the next
 
 # What a welcome proves: the key, and the three messages before it.
 Proofs = tuple[bytes, auth.Message, auth.Message, auth.Message]
 # Puts the server's reply to a request into a frame, with its proof.
 Welcome = Callable[[auth.Message], bytes]
-# Does what a request asks for; returns what to say before hanging up, or None to keep the socket.
-Admit = Callable[[socket.socket, auth.Message, Welcome], bytes | None]
+# A talk before hanging up: yields what to say, is sent what was heard, returns what to say last.
+Talk = Generator[bytes, bytes, bytes]
+# What to say before hanging up, or None to keep the socket; `Admit` does what a request asks for.
+Farewell = bytes | Talk | None
+Admit = Callable[[socket.socket, auth.Message, Welcome], Farewell]
 
 
 @dataclass(eq=False)
@@ -38,6 +42,7 @@ class Stranger:
     decoder: Decoder = field(default_factory=lambda: Decoder(auth_only=True))
     opening: tuple[auth.Message, auth.Message] | None = None  # its hello and our challenge
     farewell: bytes = b""
+    talk: Talk | None = None
 
 
 class Strangers:
@@ -129,16 +134,33 @@ class Strangers:
         with inherited.lock:  # nobody owns the connection while a worker is forked that keeps it
             self._forget(stranger)
             farewell = self._admit(stranger.sock, request, welcome)
-        if farewell is not None:
-            stranger.farewell = farewell
-            self._strangers.add(stranger)
-            self._watch(stranger, select.POLLOUT, self._bid_farewell)
+        if farewell is None:
+            return
+        if not isinstance(farewell, bytes):
+            stranger.talk, farewell = farewell, next(farewell)
+        stranger.farewell = farewell
+        self._strangers.add(stranger)
+        self._watch(stranger, select.POLLOUT, self._bid_farewell)
 
     def _bid_farewell(self, stranger: Stranger) -> None:
         stranger.farewell = stranger.farewell[stranger.sock.send(stranger.farewell) :]
-        if not stranger.farewell:
+        if not stranger.farewell and stranger.talk is not None:
+            self._watch(stranger, select.POLLIN, self._go_on)
+        elif not stranger.farewell:
             self._forget(stranger)
             stranger.sock.close()
+
+    def _go_on(self, stranger: Stranger) -> None:
+        """Take in what the stranger says in a talk, and say what comes next."""
+        assert stranger.talk is not None
+        if not (data := stranger.sock.recv(TALK_BYTES)):
+            raise ConnectionError("left in the midst of a talk")
+        try:
+            stranger.farewell = stranger.talk.send(data)
+        except StopIteration as last:
+            stranger.farewell, stranger.talk = last.value, None
+        if stranger.farewell:
+            self._watch(stranger, select.POLLOUT, self._bid_farewell)
 
     def _forget(self, stranger: Stranger) -> None:
         self._strangers.discard(stranger)  # it may have failed while it was let in

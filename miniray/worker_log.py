@@ -10,7 +10,10 @@ from typing import Self
 
 from miniray import inherited
 from miniray.poll_loop import PollLoop
+from miniray.title import set_title
 from miniray.waiting import time_left
+from miniray.window import Window
+from miniray.work_fn import AnyFunction
 
 STDERR = 2
 QUEUE_BYTES_MAX = 1024 * 1024
@@ -102,11 +105,15 @@ class WorkerLog:
 
 
 class WorkerOutput:
-    """The pipe that is one worker's stdout and stderr; the worker is to be forked in its `with`."""
+    """What one worker shows: the pipe that is its stdout and stderr, and a window.
+
+    The worker is to be forked in its `with`.
+    """
 
     def __init__(self, log: WorkerLog, name: str) -> None:
         self._log, self._prefix = log, f"[{name}] ".encode()
         self._line = b""  # the last one, which may go on
+        self.window = Window()
         with inherited.lock:
             read_end, self._write_end = os.pipe()
             self._pipe = open(read_end, "rb", buffering=0)  # noqa: SIM115  # closed by `close`
@@ -121,16 +128,22 @@ class WorkerOutput:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave the worker's end to the worker; close the other one, too, if there is none."""
         os.close(self._write_end)
+        self.window.leave_to_child()
         if kind is not None:
             self.close()
 
-    def take_over(self) -> None:
-        """Give this process, the worker, an empty stdin, and the pipe as stdout and stderr."""
+    def take_over(self, who: str, work_fn: AnyFunction) -> None:
+        """Give this process, the worker, an empty stdin, and the pipe as stdout and stderr.
+
+        From now on it can be looked at, and ps shows who it is and what it runs.
+        """
         nothing = os.open(os.devnull, os.O_RDONLY)
         for descriptor, number in ((nothing, 0), (self._write_end, 1), (self._write_end, 2)):
             os.dup2(descriptor, number)
         os.close(nothing)
         os.close(self._write_end)
+        self.window.open()
+        set_title(who, work_fn)
         # New streams: a notebook or a test runner may have put others in their place.
         sys.stdout, sys.stderr = (
             os.fdopen(number, "w", 1, errors="backslashreplace", closefd=False) for number in (1, 2)
@@ -150,6 +163,7 @@ class WorkerOutput:
         self._log.loop.unwatch(self._pipe.fileno())
         self._log.outputs.remove(self)
         self._pipe.close()
+        self.window.close()
 
     def abandon(self) -> None:
         """Close, in a forked child, the server's end."""

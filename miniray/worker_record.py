@@ -1,9 +1,11 @@
 """One worker as its server sees it: a process, a connection and output."""
 
 import contextlib
+import importlib
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +31,10 @@ class WorkerRecord:
     def __post_init__(self) -> None:
         inherited.own(self)
 
-    def describe(self) -> dict[str, Any]:
-        """Return the worker's row in a status reply."""
+    def describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the worker's row in the reply to a status request, which may ask to look at it."""
         now, code = time.monotonic(), self.process.exit_code
-        return {
+        row = {
             "id": self.number,
             "name": self.name,
             "pid": self.process.pid,
@@ -43,6 +45,10 @@ class WorkerRecord:
             "ended": None if code is None else process.describe(code),
             "ended_s_ago": None if self.ended is None else round(now - self.ended, 3),
         }
+        if "look" in request and self.ended is None:
+            # Imported by name: only who looks needs what is in there.
+            row["look"] = importlib.import_module("miniray.looking.process").look(self, request)
+        return row
 
     def hang_up(self) -> None:
         """End the connection for everybody who holds it, the worker's own children included."""

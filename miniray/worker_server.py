@@ -18,10 +18,10 @@ from typing import Any, Self
 from miniray import __version__, auth, inherited, process
 from miniray.channel import Channel
 from miniray.endings import run_work
-from miniray.greeting import Greeter, tell
+from miniray.greeting import Greeter
 from miniray.listening import Listener
 from miniray.poll_loop import PollLoop
-from miniray.strangers import STRANGER_S, Strangers, Welcome
+from miniray.strangers import STRANGER_S, Farewell, Strangers, Welcome
 from miniray.torch_store import StoreHost
 from miniray.waiting import HANG_UP, deadline_after, time_left, watch_link
 from miniray.work_fn import load_work_fn
@@ -143,7 +143,7 @@ class WorkerServer:
         for record in self._workers.values():
             self._hang_up(record, timeout)
 
-    def _admit(self, sock: socket.socket, request: auth.Message, welcome: Welcome) -> bytes | None:
+    def _admit(self, sock: socket.socket, request: auth.Message, welcome: Welcome) -> Farewell:
         """Do what a client asks for; return what it is told, None if a worker will tell it."""
         kind = request.get("type")
         if kind == "worker":
@@ -153,7 +153,7 @@ class WorkerServer:
             for record in self._workers.values():
                 self._hang_up(record, timeout=0.0)
         if kind in ("status", "end_workers"):
-            return tell(welcome, self._status(request))
+            return self._greeter.tell(welcome, request, self._status(request))
         return welcome({"error": f"there is no request of the type {kind!r}"})
 
     def _status(self, request: auth.Message) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class WorkerServer:
             "workers_max": self._max_workers,
             "workers_started": self._workers_started,
         }
-        return {"server": server, "workers": [record.describe() for record in records]}
+        return {"server": server, "workers": [record.describe(request) for record in records]}
 
     def _fork_worker(
         self, sock: socket.socket, request: auth.Message, welcome: Welcome
@@ -191,7 +191,7 @@ class WorkerServer:
             name = f"{name} ({number})"  # two that print under one name could not be told apart
 
         def run() -> int:
-            output.take_over()
+            output.take_over(str(request.get("title") or name), self._work_fn)
             store.take_over()
             reply = {"worker": number, "pid": os.getpid(), "rendezvous": store.address}
             line = self._greeter.greet(sock, welcome, reply, STRANGER_S)

@@ -237,7 +237,7 @@ class TestWorkers:
                 finally:
                     os.kill(child, signal.SIGKILL)
 
-    def test_a_worker_has_no_descriptor_but_its_streams_and_its_connection(
+    def test_a_worker_has_no_descriptor_but_its_streams_its_connection_and_its_window(
         self, tmp_path: Path
     ) -> None:
         log = tmp_path / "log"
@@ -254,7 +254,7 @@ class TestWorkers:
             with server.worker() as first, server.worker() as second:
                 for worker in (first, second):
                     kinds = [target.partition(":")[0] for target in worker.recv(T)]
-                    assert kinds == ["pipe", "socket"]
+                    assert kinds == ["pipe", "pipe", "socket"]  # the second is the window's brake
 
     def test_a_workers_small_messages_leave_at_once_and_a_lost_client_is_noticed(
         self, tmp_path: Path

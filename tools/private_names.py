@@ -10,6 +10,7 @@ from tools.count_lines import PACKAGE
 # Of Python's own and of objects that are nobody's but the module's.
 FOREIGN = {
     "os": {"_exit"},
+    "sys": {"_current_frames"},  # which the documentation has, for debuggers
     # What Python does at its end, without the end; multiprocessing does so in its children.
     "threading": {"_shutdown"},
     "atexit": {"_run_exitfuncs"},

@@ -15,7 +15,9 @@ COMMANDS = {
     "doctor": "say of each node whether a run would work there, and if not, what to do",
     "demo": "train a small GPT with FSDP on 2 nodes x 4 fake GPUs",
     "serve": "start a worker server on this machine",
-    "status": "list a server's workers and how each ended",
+    "stacks": "say where every rank is, and who is behind",
+    "top": "show all ranks, again and again: state, CPU, memory, GPU",
+    "status": "list the workers that run here, or a server's, and how each ended",
     "record": "run a script, and record what its channels do",
     "completion": "print a script for your shell that completes all this",
 }

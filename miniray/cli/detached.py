@@ -144,6 +144,7 @@ def main(folder: str) -> None:
     run = Run(Path(folder))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     run.note_process()
+    sys.argv = ["miniray", "run", run.facts()["command"]]
     status = 1
     try:
         options = argparse.Namespace(**{"own_address": None, **run.facts()["options"]})

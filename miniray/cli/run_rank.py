@@ -19,6 +19,7 @@ from miniray import Channel, NCCLConfig
 from miniray.fake_gpu import has_fake_gpus, limited_memory
 from miniray.nccl import note_failure
 from miniray.rendezvous import environment
+from miniray.title import set_title
 
 PRELOAD = "MINIRAY_RUN_PRELOAD"  # what a node's server imports before it forks the ranks
 EXIT_S = 5.0  # what a failed rank's exit handlers may take, while the others wait to hear of it
@@ -31,6 +32,7 @@ def run_rank(channel: Channel) -> None:
     if task["restart_count"]:
         print(first_line(task["run_id"], task["restart_count"]))
     config = NCCLConfig(**task["config"])
+    set_title(f"rank {config.rank} of {config.world_size}", task["target"])
     with environment(config), _fake_gpu(config.rank):
         os.environ.update(_torchrun_environment(config, task))
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")

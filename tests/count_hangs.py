@@ -1,0 +1,71 @@
+"""Count how often `miniray stacks` names who hangs, with the line, on two nodes with an sshd each.
+
+python -m tests.count_hangs [ROUNDS [WAY ...]]: it needs root, network namespaces and sshd.
+A line for each way to hang says how often it was named, and how long the command took at most.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support import hung, namespaces
+
+WAYS = ("loop", "loop_in_c", "stop", "skip", "two_ranks_recv", "recv")
+
+
+def main(rounds: int, ways: Sequence[str]) -> int:
+    """Hang so many times in each way; return 1 if somebody was not named."""
+    if reason := namespaces.missing():
+        sys.exit(reason)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="hangs-") as folder:
+        os.environ["HOME"] = folder
+        nodes = namespaces.Nodes(Path(folder))
+        try:
+            for how in ways:
+                failed += count(how, rounds, nodes)
+        finally:
+            nodes.close()
+    return int(failed > 0)
+
+
+def count(how: str, rounds: int, nodes: namespaces.Nodes) -> int:
+    """Hang in one way again and again; print how often it was named, and return how often not."""
+    seconds, failed = [], 0
+    module = "tests.hanging" if how == "recv" else "tests.hanging_torch"
+    options = {"ssh_options": nodes.ssh_options}
+    for _ in range(rounds):
+        with hung.hung(module, how, options, nodes) as ranks:
+            ranks.wait_until_they_hang(how)
+            began = time.monotonic()
+            verdict = hung.verdict_of(hung.miniray("stacks", nodes=nodes))
+            seconds.append(time.monotonic() - began)
+        try:
+            check(how, verdict)
+        except AssertionError:
+            failed += 1
+            print(f"{how}: not named: {verdict}", flush=True)
+        nodes.wait_until_empty()
+    worst, middle = max(seconds), sorted(seconds)[len(seconds) // 2]
+    named = f"{rounds - failed} of {rounds} named with the line"
+    print(f"{how:15} {named}, in {middle:.2f} s (at most {worst:.2f} s)", flush=True)
+    return failed
+
+
+def check(how: str, verdict: str) -> None:
+    """Raise AssertionError if a verdict does not say it."""
+    if how == "recv":
+        assert verdict.startswith("The coordinator and ranks 0-3 wait for each other: ")
+        assert hung.line_of("recv of the coordinator") in verdict
+        assert hung.line_of("recv of a rank") in verdict
+    else:
+        hung.check_verdict(how, verdict)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:] or WAYS))
