@@ -129,6 +129,7 @@ class Crew:
         results: dict[RemoteWorker, list[Any]] = {}
         for worker, place in zip(self.workers, self.nccl_configs(), strict=True):
             worker.send({"place": place.__dict__}, time_left(deadline))
+        calls.send_cells(self.workers, call["call"], time_left(deadline))
         broadcast(self.workers, call, time_left(deadline))
         while pending := [worker for worker in self.workers if not results.get(worker)]:
             try:
