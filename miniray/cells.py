@@ -9,6 +9,7 @@ else that it names stays here, and is refused by its name. On the other side the
 import __future__
 
 import ast
+import builtins
 import contextlib
 import inspect
 import linecache
@@ -72,6 +73,8 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     if name in pieces or name in above or name not in here:  # a builtin, or nothing yet
         return
     value, path = here[name], (*above, name)
+    if inspect.unwrap(value) is getattr(builtins, name, here):  # IPython wraps open
+        return
     if text := _literal(value):
         text = f"{name} = {text}"
     if text := text or _import(name, value):
@@ -83,7 +86,8 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
         remedy = "pass it as an argument, send it, or make it within"
         raise _refuse(path, f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} stays here", remedy)
     if here.get(called) is not value:
-        problem = f"it is {called}, and no longer, or not yet, what that name stands for"
+        known = "a lambda" if "<lambda>" in called else called
+        problem = f"it is {known}" + (called in here) * f", and {called} is something else by now"
         raise _refuse(path, problem, "write it with def, at the top of a cell")
     if called != name:
         _add(called, above, pieces)
