@@ -1,5 +1,6 @@
 """Notebooks, with a real kernel: what cells define, print and leave when they are interrupted."""
 
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes, ssh
-from tests.support.kernels import Kernel, Ran
+from tools.kernel import Kernel, Ran
+from tools.site import blocks, notebooks
 
 pytest.importorskip("ipykernel")
 pytest.importorskip("jupyter_client")
@@ -361,7 +363,7 @@ class TestPrints:
             finally:
                 holds = False
         """
-        assert "has talked\n" in notebook.out(cell)
+        assert "has talked" in notebook.out(cell)
 
     def test_a_worker_that_asks_has_nobody_to_ask(self, notebook: Notebook) -> None:
         notebook.out("def ask(channel):\n    channel.send(input('name? '))")
@@ -463,3 +465,20 @@ class TestEnds:
             else:
                 os.kill(int(notebook.out("print(os.getpid())")), signal.SIGKILL)
             processes.wait_until_gone(pids, timeout_s=30.0)
+
+
+class TestExample:
+    def test_the_guide_shows_what_it_prints_also_after_a_restart(self, tmp_path: Path) -> None:
+        cells = notebooks.read()[1:]
+        shown = notebooks.shown(notebooks.PAGE.read_text()).splitlines()
+        with Kernel(tmp_path) as kernel:
+            for _ in range(2):
+                text = notebooks.as_markdown(cells, notebooks.run(cells, kernel))
+                again = "run: python -m tools.site.notebooks --write"
+                assert blocks.agrees(shown, text.splitlines()), f"{again}\n\n{text}"
+                kernel.restart()
+
+    def test_it_is_kept_without_outputs(self) -> None:
+        for cell in json.loads(notebooks.NOTEBOOK.read_text())["cells"]:
+            assert not cell.get("outputs")
+            assert cell.get("execution_count") is None

@@ -1,6 +1,6 @@
 """A real Jupyter kernel, to run cells in, to interrupt, to restart and to shut down.
 
-Its client is a process of its own: it has sockets and threads that a test would be said to leak.
+Its client is a process of its own: the sockets and threads of that are nobody else's.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 READY_S = 60.0
 
 
@@ -34,7 +34,7 @@ class Kernel:
         env = {name: text for name, text in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
         path = os.pathsep.join(filter(None, [str(REPOSITORY), env.get("PYTHONPATH")]))
         self._client = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.kernels"],
+            [sys.executable, "-m", "tools.kernel"],
             cwd=folder,
             env={**env, **places, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
