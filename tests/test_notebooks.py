@@ -53,10 +53,15 @@ IMPORTS = "from miniray import Cluster, NodeConfig, Worker, wait, as_completed"
 
 @pytest.fixture
 def notebook(kernel: Kernel) -> Iterator[Notebook]:
-    """A notebook in which nothing has been run but the imports; its cluster is not started yet."""
+    """A notebook in which nothing has been run but the imports; its cluster is not started yet.
+
+    Its nodes work elsewhere, and find no file of the notebook's there.
+    """
     notebook = Notebook(kernel)
     kernel.run("%reset -f")
-    notebook.out(f"{IMPORTS}\ncluster = Cluster([NodeConfig.local(2)], start_timeout=60)")
+    notebook.out(
+        f"{IMPORTS}\ncluster = Cluster([NodeConfig.local(2, workdir='/')], start_timeout=60)"
+    )
     yield notebook
     notebook.out("cluster.stop()")
 
@@ -164,8 +169,19 @@ class TestText:
                 return other.number * other.factor
         """)
         assert notebook.out("print(cluster.run(add, Other(2)))") == "[6, 6]\n"
-        called = "with Worker() as worker:\n    print(worker.call(add, Other(3)))"
-        assert notebook.out(called) == "9\n"
+
+    def test_a_function_that_was_written_after_the_worker_was_forked(
+        self, notebook: Notebook
+    ) -> None:
+        notebook.out("def first():\n    pass\nworker, _ = Worker(), cluster.run(first)")
+        notebook.out("from miniray.extras import aio\ndef double(number):\n    return 2 * number")
+        try:
+            assert notebook.out("print(worker.call(double, 1))") == "2\n"
+            notebook.out("def triple(number):\n    return 3 * number")
+            assert notebook.out("print(await aio.call(worker, triple, 2))") == "6\n"
+        finally:
+            notebook.out("worker.close()")
+        assert notebook.out("print(list(cluster.map(triple, [3, 4])))") == "[9, 12]\n"
 
     def test_a_worker_keeps_what_its_function_keeps(self, notebook: Notebook) -> None:
         notebook.out("""
@@ -240,11 +256,6 @@ class TestText:
     def test_an_annotation_that_is_not_evaluated(self, notebook: Notebook) -> None:
         notebook.out("from __future__ import annotations\ndef f() -> Later:\n    return 1")
         assert notebook.out("print(cluster.run(f))") == "[1, 1]\n"
-
-    def test_an_asyncio_call(self, notebook: Notebook) -> None:
-        notebook.out("from miniray.extras import aio\ndef double(x):\n    return 2 * x")
-        cell = "with Worker() as worker:\n    print(await aio.call(worker, double, 4))"
-        assert notebook.out(cell) == "8\n"
 
 
 ECHO = """
