@@ -73,7 +73,8 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     if name in pieces or name in above or name not in here:  # a builtin, or nothing yet
         return
     value, path = here[name], (*above, name)
-    if inspect.unwrap(value) is getattr(builtins, name, here):  # IPython wraps open
+    builtin = getattr(builtins, name, None)
+    if builtin is not None and inspect.unwrap(value) is builtin:  # IPython wraps open
         return
     if text := _literal(value):
         text = f"{name} = {text}"
@@ -84,7 +85,9 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     if getattr(value, "__module__", None) != "__main__" or not isinstance(called, str):
         kind = type(value).__name__
         remedy = "pass it as an argument, send it, or make it within"
-        raise _refuse(path, f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} stays here", remedy)
+        raise _refuse(
+            path, f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind} stays here", remedy
+        )
     if here.get(called) is not value:
         known = "a lambda" if "<lambda>" in called else called
         problem = f"it is {known}" + (called in here) * f", and {called} is something else by now"
@@ -144,8 +147,8 @@ def _definition(value: Any, path: tuple[str, ...]) -> tuple[str, int, str]:
             file = str(inspect.getsourcefile(inspect.unwrap(value)))
             number = _number_of(file, cells)
     except (OSError, TypeError):
-        problem = "its text is not known, as at a plain prompt, in a -c, or below %%time"
-        remedy = "define it in a cell of its own, or save it to a file and import it"
+        problem = "its text is not known: a call made it, or a plain prompt, a -c, or %%time's cell"
+        remedy = "write it with def or class in a cell, or save it to a file and import it"
         raise _refuse(path, problem, remedy) from None
     above = ["from __future__ import annotations\n"]
     above *= main.get("annotations") is __future__.annotations
