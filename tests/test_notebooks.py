@@ -294,11 +294,16 @@ class TestInterrupts:
     def test_a_call_on_all_ranks_ends_them_and_the_next_starts_them(
         self, notebook: Notebook
     ) -> None:
-        notebook.out(f"{textwrap.dedent(ECHO)}\ndef sleep(seconds):\n    time.sleep(seconds)")
+        notebook.out("""
+            import time
+
+            def sleep(seconds):
+                print(f"asleep for {seconds} s")
+                time.sleep(seconds)
+        """)
         notebook.out("cluster.run(sleep, 0)\npids = [worker.pid for worker in cluster.workers]")
-        ran = notebook.run(
-            "print('runs', flush=True)\ncluster.run(sleep, 100)", interrupt_at="runs"
-        )
+        # What a rank prints is on stderr, behind its name.
+        ran = notebook.run("cluster.run(sleep, 100)", interrupt_at="asleep for 100 s")
         assert ran.error == "KeyboardInterrupt: "
         pids = notebook.out("print(*pids)").split()
         processes.wait_until_gone(map(int, pids), timeout_s=20.0)
@@ -308,12 +313,13 @@ class TestInterrupts:
         self, notebook: Notebook, tmp_path: Path
     ) -> None:
         (tmp_path / "slow.py").write_text(
-            "import os, time\nif 'MINIRAY_IMPORTING' in os.environ:\n    time.sleep(100)\n"
+            "import os, sys, time\nif 'MINIRAY_IMPORTING' in os.environ:\n"
+            "    print('imports', file=sys.stderr, flush=True)\n    time.sleep(100)\n"
         )
         notebook.out(f"import sys\nsys.path.append({str(tmp_path)!r})\nimport slow")
         notebook.out("def work(channel):\n    slow\nimport psutil")
-        start = "print('starts', flush=True)\ncluster.start(work)"
-        assert notebook.run(start, interrupt_at="starts").error == "KeyboardInterrupt: "
+        ran = notebook.run("cluster.start(work)", interrupt_at="imports")
+        assert ran.error == "KeyboardInterrupt: "
         assert notebook.out("print(psutil.Process().children(recursive=True))") == "[]\n"
 
     def test_a_worker_goes_on_and_can_be_closed(self, notebook: Notebook) -> None:

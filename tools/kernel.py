@@ -44,7 +44,7 @@ class Kernel:
         self._ask(None)  # it has started the kernel, which thus is not what a test leaves
 
     def run(self, cell: str, *, interrupt_at: str = "", timeout: float = 60.0) -> Ran:
-        """Run a cell; interrupt it once it prints `interrupt_at`."""
+        """Run a cell; interrupt it once it, or a rank, prints `interrupt_at`."""
         ran = self._ask({"cell": cell, "interrupt_at": interrupt_at, "timeout": timeout})
         return Ran(**ran)
 
@@ -121,7 +121,8 @@ def _run(manager: Any, client: Any, cell: str, interrupt_at: str, timeout: float
             said["result"] += content["data"].get("text/plain", "")
         elif kind == "error":
             said["error"] = f"{content['ename']}: {content['evalue']}"
-        if interrupt_at and interrupt_at in said["stdout"] and not interrupted:
+        printed = said["stdout"] + said["stderr"]
+        if interrupt_at and interrupt_at in printed and not interrupted:
             interrupted = True
             manager.interrupt_kernel()
 
