@@ -31,14 +31,17 @@ KEY_CHARS_MIN = 32
 Message = dict[str, Any]
 
 
-def load_key(path: str | os.PathLike[str] | None = None) -> bytes:
+def load_key(path: str | os.PathLike[str] | None = None, *, make: bool = True) -> bytes:
     """Return the key from its file, which is made, for this user alone, if there is none.
 
     The file is `path`, else $MINIRAY_KEY_FILE, else ~/.miniray/key. Raises PermissionError if
-    others may read it and ValueError if what it holds is no key.
+    others may read it, ValueError if what it holds is no key, and FileNotFoundError if there is
+    none and it is not to `make` one: a client's own would open nothing.
     """
     file = Path(path or os.environ.get("MINIRAY_KEY_FILE") or "~/.miniray/key").expanduser()
     if not file.exists():
+        if not make:
+            raise FileNotFoundError(f"there is no key in {file}: copy that of the server there")
         _make_key(file)
     status = file.stat()
     if status.st_mode & 0o077 or status.st_uid != os.geteuid():
@@ -99,7 +102,7 @@ def response(key: bytes, hello: Message, challenge: Message, request: Message) -
 
 def read_response(key: bytes, hello: Message, challenge: Message, response: Message) -> Message:
     """Return the request in a client's response; raise AuthenticationError on a false proof."""
-    request = response.get("request")
+    request = response.get("request") if len(response) == 2 else None
     if type(request) is not dict or not {type(value) for value in request.values()} <= {str, int}:
         raise AuthenticationError("a response without a request")
     _check_proof(response, _prove(key, "client", hello, challenge, request))
@@ -143,19 +146,17 @@ def prove_same_view(
 
     That is on the connection which the server's welcome has called `session`.
     """
-    client, server = (
-        _prove(key, f"{side} began to encrypt", {"session": session}, view).encode()
-        for side in ("client", "server")
-    )
-    return (server, client) if is_server else (client, server)
+    sides = ("server", "client") if is_server else ("client", "server")
+    seen = {"session": session}, view
+    ours, theirs = (_prove(key, f"{side} began to encrypt", *seen).encode() for side in sides)
+    return ours, theirs
 
 
 def check_same_view(proof: bytes, expected: bytes) -> None:
     """Raise AuthenticationError if the other side has seen TLS begin in another way."""
     if not hmac.compare_digest(proof, expected):
-        raise AuthenticationError(
-            "somebody sits between this side and the other: each began to encrypt with him"
-        )
+        who = "somebody sits between this side and the other: each began to encrypt with him"
+        raise AuthenticationError(who)
 
 
 def _check_opening(message: Message, fields: set[str]) -> None:
@@ -175,7 +176,10 @@ def _prove(key: bytes, role: str, *transcript: Message) -> str:
 
 
 def _as_bytes(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()
+    try:
+        return json.dumps(value, sort_keys=True).encode()
+    except (TypeError, ValueError, RecursionError):  # nobody who holds the key says such things
+        raise AuthenticationError("what has come is nothing that has a proof") from None
 
 
 def _check_proof(message: Message, expected: str) -> None:
@@ -184,6 +188,6 @@ def _check_proof(message: Message, expected: str) -> None:
     given = proof.encode("ascii", "replace") if type(proof) is str else b""
     if not hmac.compare_digest(given, expected.encode()):
         raise AuthenticationError(
-            "the other side holds a different key: both must use the same key file "
-            "($MINIRAY_KEY_FILE, else ~/.miniray/key)"
+            "the other side holds a different key: both must use the same; unless one was given, "
+            f"here that is in {os.environ.get('MINIRAY_KEY_FILE') or '~/.miniray/key'}"
         )

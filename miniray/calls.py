@@ -50,9 +50,7 @@ def _call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         function = load_work_fn(name)
     except ImportError as error:
-        along = (
-            "what is imported by the module that a cluster starts with goes along; see sync, too"
-        )
+        along = "what is imported by the module that a cluster starts with goes along; see sync"
         raise ImportError(f"cannot call {name} here: {error} ({along})") from error
     try:
         return function(*args, **kwargs)

@@ -186,7 +186,7 @@ class Channel(Endpoint):
             except BlockingIOError:
                 if gone:  # before we looked a last time
                     self.lose(ConnectionResetError(errno.ECONNRESET, "it has ended"), deadline)
-                elif not self.turn_to_receive.rest(lambda: wait_until({self: READABLE}, deadline)):
+                elif not self.turn_to_receive.rest(lambda: self.wait_for_more(deadline)):
                     raise Late from None
                 gone = self.is_gone()
             except ProtocolError as error:

@@ -83,15 +83,13 @@ def build(mark: str, name: str, content: Any) -> Any:
     if kind is None:
         raise NotHere(_why_not_found(name))
     if mark_of(kind) != mark:
-        raise NotHere(f"{_quote(name)} is no {mark} in this process; the two sides' code differs")
+        raise NotHere(f"{_quote(name)} is no {mark} in this process; the sides' code differs")
     if reason := _obstacle(kind, mark):
         raise NotHere(reason)
     if mark == ENUM:
         member = kind.__members__.get(content)
         if member is None:
-            raise NotHere(
-                f"{_quote(name)} has no {_quote(content)} here; the two sides' code differs"
-            )
+            raise NotHere(f"{_quote(name)} has no {_quote(content)} here; the sides' code differs")
         return member
     fields = _fields_of(kind, mark)
     if content.keys() != set(fields):
@@ -161,7 +159,7 @@ def _why_not_found(name: str) -> str:
             f"{_quote(name)} is not known here: this process has not imported {_quote(module)}; do "
             "that in the module of its work function, or before it forks"
         )
-    return f"{_quote(name)} is not known here; the two sides' code differs"
+    return f"{_quote(name)} is not known here; the sides' code differs"
 
 
 @functools.lru_cache(256)

@@ -24,8 +24,9 @@ def open_connection(
         sock = _connect(host, port, deadline)
     except TimeoutError:
         raise TimeoutError(f"cannot connect to {where}: no answer for {timeout:.1f}s") from None
-    except OSError as error:
-        raise ConnectionError(f"cannot connect to {where}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConnectionError(f"cannot connect to {where}: {reason}") from error
     try:
         watch_link(sock)
         # Who is not authenticated yet gets 4 KiB.
@@ -58,10 +59,11 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
     if not os.path.isabs(host):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         places = [(family, address) for family, _, _, _, address in found]
-    for family, address in places:
+    for number, (family, address) in enumerate(places):
         sock = inherited.OwnedSocket(family)
         try:
-            sock.settimeout(max(time_left(deadline), 0.001))  # 0 would mean not to wait at all
+            share = time_left(deadline) / (len(places) - number)
+            sock.settimeout(max(share, 0.001))  # 0 would mean not to wait at all
             sock.connect(address)
             return sock
         except OSError as error:
@@ -90,12 +92,7 @@ def _shake_hands(
 
 
 def server_status(
-    host: str,
-    port: int,
-    *,
-    key: bytes | None = None,
-    timeout: float = 10.0,
-    **request: int | str,
+    host: str, port: int, *, key: bytes | None = None, timeout: float = 10.0, **request: int | str
 ) -> dict[str, Any]:
     """Ask a server what runs and how each worker ended: {"server": {...}, "workers": [...]}.
 
@@ -103,9 +100,10 @@ def server_status(
     Request and status go in clear; nobody can change them on their way.
     """
     deadline = deadline_after(timeout)
-    key = auth.load_key() if key is None else key
+    key = auth.load_key(make=False) if key is None else key
     sock, reply = open_connection(host, port, key, {"type": "status", **request}, timeout)
     with Channel(sock, name=f"server at {host}:{port}") as channel:
-        status: dict[str, Any] = channel.recv(time_left(deadline))
+        channel.goodbye = ConnectionResetError  # before the status nobody says one
+        status: dict[str, Any] = channel.recv_frame(wire.MESSAGE, time_left(deadline))
         auth.check_digest(reply, status)
         return status

@@ -49,11 +49,16 @@ class Crew:
 
     def broadcast(self, message: Any, timeout: float | None = None) -> None:
         """Send one message to all ranks, side by side; it is encoded once. See `broadcast`."""
-        broadcast(self.workers, message, timeout)
+        broadcast(self._started(), message, timeout)
 
     def gather(self, timeout: float | None = None) -> list[Any]:
         """Return one message from each rank, in rank order. See `gather`."""
-        return gather(self.workers, timeout)
+        return gather(self._started(), timeout)
+
+    def _started(self) -> "list[RemoteWorker]":
+        if not self.workers:
+            raise RuntimeError("this cluster has no workers: start it first")
+        return self.workers
 
     def run(
         self, function: str | AnyFunction, *args: Any, timeout: float | None = None, **kwargs: Any
@@ -87,7 +92,7 @@ class Crew:
         The function begins anew each time: it is to go on from its own last checkpoint. Servers
         that live stay; where one is lost a new one is started, or with `without_lost` its node is
         left out, so that there may be fewer ranks. A restart that fails counts, too, and the next
-        one waits a little longer. Raises what ended the last attempt if there are more than
+        one waits 15 s, 45 s, then 60 s. Raises what ended the last attempt if there are more than
         `restarts` such ends, and TimeoutError if all of it takes longer than `timeout` seconds.
 
         >>> cluster.run_resilient(train, "checkpoints/", restarts=20, without_lost=True)
@@ -111,7 +116,7 @@ class Crew:
                 self,
                 lambda restarted: self._run_once(call, deadline),
                 restarts=restarts,
-                tell=lambda why, count: self.say(f"{why}; restart {count} of {restarts}"),
+                tell=lambda why, what_next: self.say(f"{why}; {what_next}"),
                 deadline=deadline,
                 without_lost=without_lost,
             )
@@ -152,16 +157,14 @@ class Crew:
         [1021, 88, 307]
         """
         self._be_ready(function)
-        return self._stop_if_it_fails(
-            calls.in_order(self.workers, function, tasks, timeout=timeout)
-        )
+        return self._stop_if_failed(calls.in_order(self.workers, function, tasks, timeout=timeout))
 
     def as_completed(
         self, function: str | AnyFunction, tasks: Iterable[Any], *, timeout: float | None = None
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (task, result) for each task, as the results come. Otherwise it is `map`."""
         self._be_ready(function)
-        return self._stop_if_it_fails(
+        return self._stop_if_failed(
             calls.as_completed(self.workers, function, tasks, timeout=timeout)
         )
 
@@ -174,7 +177,7 @@ class Crew:
                 "for calls stop it first, or start it with start(function, calls=True)"
             )
 
-    def _stop_if_it_fails(self, results: Iterator[Any]) -> Iterator[Any]:
+    def _stop_if_failed(self, results: Iterator[Any]) -> Iterator[Any]:
         try:
             yield from results
         except GeneratorExit:  # nobody wants the rest; what is under way will be dropped

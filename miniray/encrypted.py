@@ -13,7 +13,6 @@ from miniray.tls import Tls, make_context
 from miniray.waiting import time_left
 
 PIECE_BYTES = 128 * 1024
-_FLAGS = (DONTWAIT,)
 
 
 def prepare() -> None:
@@ -94,7 +93,7 @@ class EncryptedFrames(FrameSocket):
         self.in_kernel = True
         if patience_ms:
             self.poller.poll(patience_ms)
-        arrived.extend(map(self.sock.recv, (PIECE_BYTES,), _FLAGS))
+        arrived.extend(map(self.sock.recv, (PIECE_BYTES,), (DONTWAIT,)))
         self._tls.put(arrived[0])
         while decoder.memory and (nbytes := self._tls.read_into(decoder.memory)):
             decoder.filled(nbytes)

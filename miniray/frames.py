@@ -6,12 +6,13 @@ import errno
 import math
 import select
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from miniray import wire
 from miniray.decoding import Decoder
-from miniray.waiting import HANG_UP, time_left
+from miniray.waiting import HANG_UP, OVERTIME_S, time_left
 
 SENDMSG_PARTS_MAX = 512  # the kernel takes 1024 at once
 PATIENCE_S = 0.02
@@ -103,18 +104,22 @@ class FrameSocket:
     def receive(self, deadline: float) -> wire.Frame:
         """Return the next frame.
 
-        Raises BlockingIOError if it is not complete at the deadline, or PATIENCE_S after something
-        came, OSError if the other side hung up, and ProtocolError. Whatever else it raises, and any
-        OSError without a number, came from a signal's handler.
+        Raises BlockingIOError if it is not complete at the deadline, though bytes may flow on
+        (-inf stands for all that is here), or PATIENCE_S after something came; OSError if the
+        other side hung up, and ProtocolError. Whatever else it raises, and any OSError without a
+        number, came from a signal's handler.
         """
         self.in_kernel = False
         if self.next is not None:
             frame, self.next = self.next, None
             return frame
         decoder = self.decoder
+        until = math.inf if math.isinf(deadline) else max(deadline, time.monotonic()) + OVERTIME_S
         while True:
             if decoder.may_hold_frame and (whole := decoder.next_frame()) is not None:
                 return whole
+            if until != math.inf and time.monotonic() > until:
+                raise BlockingIOError(errno.EAGAIN, "it is not all here yet")
             self.read(deadline)
 
     def is_whole(self) -> bool:
@@ -128,7 +133,7 @@ class FrameSocket:
     def take_in(self) -> bool:
         """Take in what is here of the next frame; return whether it is complete."""
         try:
-            self.next = self.receive(-math.inf)
+            self.next = self.receive(time.monotonic())
         except BlockingIOError:
             return False
         return True

@@ -82,10 +82,11 @@ def _listen(host: str, port: int) -> socket.socket:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             family, _, _, _, address = found[0]  # of a link-local one, with its interface
             listener = socket.create_server(address, family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+    except (OSError, UnicodeError) as error:  # the latter: it is no name at all
+        number = getattr(error, "errno", None) or 0  # a name's that is not known is below 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
         text = f"cannot listen on {host}:{port}: {reason}; choose another address or port"
-        raise OSError(error.errno, text) from None
+        raise OSError(number if number > 0 else errno.EADDRNOTAVAIL, text) from None
     listener.setblocking(False)
     return listener
 

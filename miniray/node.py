@@ -111,9 +111,7 @@ class Node:
             if self._stopping.is_set():
                 raise Fault("the start was broken off")
             log = NodeLog(self.label, self._log)
-            session = self._session = Session(
-                config, log, marker=marker, remote_socket=remote_socket
-            )
+            session = self._session = Session(config, log, marker=marker, socket_path=remote_socket)
             if self._stopping.is_set():
                 session.kill()
             try:

@@ -71,7 +71,7 @@ def keep(settings: dict[str, Any]) -> str:
             _clear_up(settings)
         return describe(server.returncode)
     except (OSError, ValueError) as error:
-        return f"could not be started: {error}"
+        raise OSError(f"its Python could not be started: {error}") from error
 
 
 def _guard(server: subprocess.Popen[bytes], settings: dict[str, Any]) -> None:

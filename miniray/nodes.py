@@ -43,7 +43,7 @@ class Nodes:
         as well.
         """
         began, deadline = time.monotonic(), deadline_after(timeout)
-        left = "no rank runs, and the others wait" if self.all else "nothing was left running"
+        left = "no rank runs" if self.all else "nothing was left running"
         self._choose(configs)
         faults = self._side_by_side(
             lambda node: node.bring_up(self._settings, self._luggage, deadline),
@@ -78,6 +78,8 @@ class Nodes:
         """
         there, chosen = list(self.all), list[Node | None]()
         for config in configs:
+            if not isinstance(config, NodeConfig):
+                raise TypeError(f"a node is a NodeConfig, not {config!r}: [NodeConfig('node1')]")
             same = [node for node in there if node.config == config and node not in self._given_up]
             chosen.append(same[0] if same else None)
             there = [node for node in there if node is not chosen[-1]]

@@ -7,8 +7,8 @@ from typing import Protocol, TypeVar
 from miniray.errors import ClusterError, WorkerError
 from miniray.waiting import time_left
 
-PAUSE_S = 1.0  # after a restart that has failed: a node that reboots needs a while
-PAUSE_MAX_S = 30.0
+PAUSE_S = 15.0  # after a restart that has failed: with 45 s after the next, a reboot is over
+PAUSE_MAX_S = 60.0
 
 T = TypeVar("T")
 
@@ -25,16 +25,18 @@ def attempt_again(
     attempt: Callable[[int], T],
     *,
     restarts: int,
-    tell: Callable[[Exception, int], None],
+    tell: Callable[[Exception, str], None],
     deadline: float,
     without_lost: bool = False,
 ) -> T:
     """Return what `attempt(0)` returns; if a rank has died or failed, restart, and `attempt(1)`.
 
-    A restart that fails counts as one of `restarts`, and the next one waits a little longer: nodes
-    come back. What is no death ends it at once: any other exception of the attempt, and the
-    deadline, as TimeoutError. `tell` hears of each failure after which there is another restart.
+    A restart that fails counts as one of `restarts`, and the next one waits 15 s, 45 s, then 60 s:
+    nodes come back. What is no death ends it at once: any other exception of the attempt, and the
+    deadline, as TimeoutError. `tell` hears of each failure, and which restart comes next, and when.
     """
+    if restarts < 0:
+        raise ValueError(f"restarts is a number from 0 up, not {restarts}")
     restarted, pause_s, is_up = 0, 0.0, True
     while True:
         try:
@@ -50,5 +52,5 @@ def attempt_again(
                 raise
             restarted += 1
             pause_s = 0.0 if is_up else min(pause_s * 2 + PAUSE_S, PAUSE_MAX_S)
-            is_up = False
-            tell(failure, restarted)
+            is_up, when = False, f", in {pause_s:.0f} s" if pause_s else ""
+            tell(failure, f"restart {restarted} of {restarts}{when}")

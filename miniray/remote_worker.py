@@ -57,7 +57,7 @@ class RemoteWorker(AnyWorker):
         rendezvous: Sequence[str] = (),
     ) -> None:
         self.host, self.port = host, port
-        self._key = auth.load_key() if key is None else key
+        self._key = auth.load_key(make=False) if key is None else key
         # Both are a Cluster's to set: what its node hangs on, and with whom it lives and ends.
         self.session: Session | None = None
         self.group: Group | None = None

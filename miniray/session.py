@@ -42,18 +42,11 @@ _ADVICE = {
 class Session:
     """A running ssh, or launcher, that is about to start Python on a node.
 
-    `marker` is in all that the node reports. `remote_socket`, if any, is forwarded to
+    `marker` is in all that the node reports. `socket_path`, if any, is forwarded to
     `self.socket`.
     """
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        log: NodeLog,
-        *,
-        marker: int,
-        remote_socket: str,
-    ) -> None:
+    def __init__(self, config: NodeConfig, log: NodeLog, *, marker: int, socket_path: str) -> None:
         self._config, self.log, self._marker = config, log, marker
         self._began = time.monotonic()
         self._received = b""
@@ -66,8 +59,8 @@ class Session:
             "exec(sys.version_info>(3,)and sys.stdin.buffer.raw.readline()or str())"
         )
         # Not in TMPDIR: a socket's path is short, and % and : in it mean something to ssh.
-        self.socket = remote_socket and f"/tmp/miniray-{secrets.token_hex(8)}/server"
-        command = config.command(program, remote_socket and f"{self.socket}:{remote_socket}")
+        self.socket = socket_path and f"/tmp/miniray-{secrets.token_hex(8)}/server"
+        command = config.command(program, socket_path and f"{self.socket}:{socket_path}")
         self._name = os.path.basename(command[0])
         python = [sys.executable, "-ISc", source_of(pacemaker), self.socket]
         # What a launcher starts is not where our own ssh session arrived, if there is one.

@@ -104,7 +104,8 @@ class Strangers:
         """Take in what the stranger says: a hello, then the response to our challenge."""
         data = stranger.sock.recv(stranger.decoder.missing)  # what comes after is for the worker
         if not data:
-            raise ConnectionError("left before the end of the handshake")
+            why = "; it probably holds a different key" if stranger.opening else ""
+            raise ConnectionError(f"left before the end of the handshake{why}")
         stranger.decoder.feed(data)
         if (frame := stranger.decoder.next_frame()) is None:
             return
@@ -119,12 +120,15 @@ class Strangers:
             self._let_in(stranger, (self._key, *stranger.opening, frame.body))
 
     def _let_in(self, stranger: Stranger, proofs: Proofs) -> None:
+        def welcome(reply: auth.Message) -> bytes:
+            if "error" in reply:
+                self._note_refusal(stranger, reply["error"])
+            return _encode(auth.welcome(*proofs, reply))
+
         request = auth.read_response(*proofs)
         with inherited.lock:  # nobody owns the connection while a worker is forked that keeps it
             self._forget(stranger)
-            farewell = self._admit(
-                stranger.sock, request, lambda reply: _encode(auth.welcome(*proofs, reply))
-            )
+            farewell = self._admit(stranger.sock, request, welcome)
         if farewell is not None:
             stranger.farewell = farewell
             self._strangers.add(stranger)
@@ -143,6 +147,9 @@ class Strangers:
     def _dismiss(self, stranger: Stranger, reason: str) -> None:
         self._forget(stranger)
         stranger.sock.close()
+        self._note_refusal(stranger, reason)
+
+    def _note_refusal(self, stranger: Stranger, reason: str) -> None:
         self._refusals += 1
         self._last_refusal = f"from {stranger.name}: {reason}"
 

@@ -116,7 +116,7 @@ class Folder:
             raise ClusterError(
                 f"{self.path} is too large for sync: {much}, and the limit is {limit}; the largest "
                 f"are {named}. Name in .gitignore what the nodes do not need, or copy the folder "
-                "yourself, once, and set NodeConfig(workdir=...)"
+                "yourself, once, and name it: NodeConfig(workdir=...), or miniray run --workdir"
             )
 
     def nbytes_of(self, paths: Iterable[str]) -> int:

@@ -77,10 +77,9 @@ class Tls:
 
     def view(self) -> dict[str, str]:
         """Return what both sides see alike of TLS's beginning, unless somebody is in between."""
-        ours, theirs = (hashlib.sha256(one).hexdigest() for one in (self._sent, self._received))
-        if self._is_server:
-            return {"client": theirs, "server": ours}
-        return {"client": ours, "server": theirs}
+        sides = ("server", "client") if self._is_server else ("client", "server")
+        seen = (hashlib.sha256(one).hexdigest() for one in (self._sent, self._received))
+        return dict(zip(sides, seen, strict=True))
 
     def seal(self, data: Any) -> bytes:
         """Return the records that carry the data."""

@@ -111,8 +111,8 @@ def _bind(host: str) -> socket.socket:
             bound.close()
             raise
         return bound
-    except OSError as error:
-        problem = f"the ranks cannot meet at {host}: {error.strerror}"
+    except (OSError, ValueError) as error:  # also what is no name at all
+        problem = f"the ranks cannot meet at {host}: {getattr(error, 'strerror', error)}"
         raise OSError(f"{problem}; give an address of that machine") from None
 
 

@@ -13,6 +13,7 @@ LOST_PEER_S = 15
 LOOK_S = 2.0
 FOREVER_S = 1e6  # twelve days; poll() takes not much more
 ASK_S = 0.02
+OVERTIME_S = 0.02  # for what is here already; a message that flows on and on is late
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 ERROR = select.POLLHUP | select.POLLERR | select.POLLNVAL  # poll says so unasked
 HANG_UP = ERROR | getattr(select, "POLLRDHUP", 0)
@@ -128,6 +129,11 @@ class Receiver(Source):
         """Return whether `recv` will not wait, having taken in what has arrived so far."""
         raise NotImplementedError
 
+    def wait_for_more(self, deadline: float) -> bool:
+        """Wait for more of a message; return False once it is late, though there may be more."""
+        found = wait_until({self: READABLE}, deadline)
+        return bool(found) and time.monotonic() <= deadline + OVERTIME_S
+
 
 AnyReceiver = TypeVar("AnyReceiver", bound=Receiver)
 
@@ -144,6 +150,8 @@ def wait(channels: Iterable[AnyReceiver], timeout: float | None = None) -> list[
     while wanted and (found := wait_until(wanted, deadline)):
         if ready := {channel for channel in found if channel.holds_message()}:
             return [channel for channel in channels if channel in ready]
+        if time.monotonic() > deadline + OVERTIME_S:
+            break
     return []
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniray import AuthenticationError, auth
+from miniray import AuthenticationError, RemoteWorker, auth
+from miniray.connection import server_status
 
 KEY = auth.make_key()
 HELLO = auth.hello("c" * 64)
@@ -140,6 +141,25 @@ def test_a_field_as_deep_as_json_allows_is_an_authentication_error(field: str) -
             auth.read_response(KEY, HELLO, CHALLENGE, response)
 
 
+def test_a_reply_as_deep_as_json_allows_is_an_authentication_error() -> None:
+    for depth in range(850, 1000, 10):
+        with pytest.raises(AuthenticationError):
+            auth.read_welcome(
+                KEY, HELLO, CHALLENGE, RESPONSE, {**WELCOME, "reply": {"x": nested(depth)}}
+            )
+
+
+def test_a_response_that_says_more_than_its_proof_covers_is_refused() -> None:
+    with pytest.raises(AuthenticationError):
+        auth.read_response(KEY, HELLO, CHALLENGE, {**RESPONSE, "more": 1})
+
+
+@pytest.mark.parametrize("message", [{"x": b""}, {1, 2}, {1: 1, "x": 1}, object(), nested(2000)])
+def test_what_has_no_digest_is_not_what_was_promised(message: Any) -> None:
+    with pytest.raises(AuthenticationError):
+        auth.check_digest({"digest": auth.digest({})}, message)
+
+
 @given(st.integers(0, 63), st.sampled_from("0123456789abcdef"))
 def test_a_proof_with_one_character_changed_is_refused(place: int, character: str) -> None:
     proof = RESPONSE["proof"][:place] + character + RESPONSE["proof"][place + 1 :]
@@ -206,6 +226,26 @@ def test_environment_names_the_key_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "mine"))
     key = auth.load_key()
     assert (tmp_path / "mine").read_bytes().strip() == key
+
+
+def test_who_connects_makes_no_key_and_hears_which_file_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "no" / "key"
+    monkeypatch.setenv("MINIRAY_KEY_FILE", str(file))
+    for ask in (RemoteWorker, server_status):
+        with pytest.raises(FileNotFoundError, match=f"no key in {file}: copy that of the server"):
+            ask("localhost", 1)
+    assert not file.parent.exists()
+
+
+def test_a_different_key_is_told_with_the_file_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIRAY_KEY_FILE", str(tmp_path / "mine"))
+    forged = auth.challenge(auth.make_key(), HELLO, "5" * 64)
+    with pytest.raises(AuthenticationError, match=f"different key: .* in {tmp_path}/mine"):
+        auth.response(KEY, HELLO, forged, REQUEST)
 
 
 def _load(file: Path, queue: Any) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import promises, report, rounds, scene
+from miniray import NodeConfig
+from tests.chaos import play, promises, report, rounds, scene
 from tests.chaos.__main__ import run_many
 
 SEED = 3134  # whose first twenty know all victims, and take no longer than they must
@@ -33,6 +34,12 @@ def test_every_round_has_a_promise() -> None:
         promise = promises.promise(rounds.draw(SEED, number))
         assert promise.endings
         assert promise.within_s <= 35
+
+
+def test_both_ends_of_a_tunnel_are_looked_for() -> None:
+    forward = "/tmp/miniray-1/server:/tmp/miniray-2/server"
+    command = NodeConfig("node1", tunnel=True).command("", forward)
+    assert play.tunnel_ends(command) == {"/tmp/miniray-1", "/tmp/miniray-2"}
 
 
 @pytest.fixture(scope="module")

@@ -197,6 +197,18 @@ def test_a_cluster_of_nothing_is_refused() -> None:
         Cluster([])
 
 
+def test_a_cluster_of_names_is_refused() -> None:
+    names: Any = ["node1"]
+    with pytest.raises(TypeError, match=r"NodeConfig, not 'node1': \[NodeConfig\('node1'\)\]"):
+        Cluster(names).start("tests.work.echo")
+
+
+def test_who_has_not_been_started_has_nobody_to_talk_to() -> None:
+    for talk in (lambda one: one.gather(), lambda one: one.broadcast(1)):
+        with pytest.raises(RuntimeError, match="has no workers: start it first"):
+            talk(Cluster([NodeConfig.local(1)]))
+
+
 def test_port_in_use_is_said() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from miniray import cli
-from miniray.cli import attach, detached, run_plan
+from miniray.cli import attach, detached, elsewhere, run_plan
 from miniray.cli.detach import Visit, begin, over_there, portable
 from miniray.cli.runs import KEPT_RUNS, RUNNING, Run, all_runs, start_of
 from tests.support import poll, processes, ssh
@@ -126,7 +126,7 @@ def in_shell(words: list[str]) -> str:
 class TestHere:
     def test_a_run_survives_its_terminal_and_says_all_to_who_comes_later(self, go: Path) -> None:
         said = in_shell([*MINIRAY, "run", "--detach", "--local", "2", "script.py"])
-        assert "run 1 goes on by itself, here" in said
+        assert "2 ranks up after" in said.partition("run 1 goes on by itself, here")[0]
         assert "to see it: miniray attach 1" in said
         [run] = all_runs()
         find_ranks(run)
@@ -193,8 +193,12 @@ class TestHere:
         for number in (1, 2):
             done = miniray("run", "--detach", "--local", "2", "script.py", "--seed", str(number))
             assert f"run {number} goes on by itself" in done.stderr
-        listed = miniray("attach")
+        listed = miniray("attach", "--list")
         assert listed.returncode == 0
+        done = miniray("attach")  # it did nothing, and says so
+        assert done.returncode == 2
+        assert done.stdout == listed.stdout
+        assert "2 are under way here; which one? miniray attach ID" in done.stderr
         header, *rows = listed.stdout.splitlines()
         assert header.split() == ["id", "began", "state", "command"]
         for number, row in enumerate(rows, start=1):
@@ -204,7 +208,39 @@ class TestHere:
         assert done.returncode == 2
         assert f"there is no run 7 on {socket.gethostname()}: there are 1, 2" in done.stderr
         go.touch()
+        assert miniray("attach", "1").returncode == 3
         assert miniray("attach", "2").returncode == 3
+        done = miniray("attach")
+        assert done.returncode == 2
+        assert "none is under way here; which one?" in done.stderr
+
+    def test_who_fails_before_its_ranks_are_up_is_not_left_alone(self, go: Path) -> None:
+        done = miniray("run", "--detach", "--local", "2", "--python", "/no/python", "script.py")
+        assert done.returncode == 1
+        assert "/no/python" in done.stderr
+        assert "run 1 has ended before its ranks were up" in done.stderr
+        assert "goes on" not in done.stderr
+        [run] = all_runs()
+        assert run.status() == 1
+
+    def test_ctrl_c_while_it_starts_leaves_the_run_alone(self, go: Path, here: Path) -> None:
+        slow = here / "python"
+        slow.write_text(
+            f'#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.1; done\nexec {sys.executable} "$@"\n'
+        )
+        slow.chmod(0o755)
+        words = ["run", "--detach", "--local", "2", "--python", str(slow), "script.py"]
+        with subprocess.Popen([*MINIRAY, *words], stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "miniray run: run 1 begins, here\n"
+            assert process.stderr.readline().startswith("miniray run: starting 2 ranks")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 130
+        see = "miniray attach 1"
+        assert said == f"miniray run: run 1 goes on; to see it: {see}; to end it: {see} --stop\n"
+        go.touch()
+        assert miniray("attach", "1").returncode == 3
 
     def test_a_coordinator_that_cannot_start_is_said(self, home: Path, here: Path) -> None:
         write("")
@@ -291,11 +327,11 @@ class TestOverSsh:
         poll.until(lambda: processes.descendants() <= before, timeout_s=30)
         assert run.state() == RUNNING
         go.touch()
-        done = miniray("attach", "1", *attached)
+        done = miniray("attach", "1", "-H", "node1:1,node2:1")  # how to reach it is known by now
         assert done.returncode == 3
         assert done.stdout == run.log.read_text()
         assert "rank 1 on node2 failed first: it exited with status 3" in done.stdout
-        listed = miniray("attach", *attached)
+        listed = miniray("attach", "--list", *attached)
         assert "exit status 3  -H node1:1,node2:1 script.py" in listed.stdout
 
     def test_what_a_run_left_in_its_copy_does_not_travel_with_the_next(
@@ -341,11 +377,11 @@ class TestOverSsh:
         nodes.identity.config.write_text(
             "Host node2\n  User no-such-user\n" + nodes.identity.config.read_text()
         )
-        miniray("run", "--detach", "-H", "node1:1,node2:1", *there(nodes), "script.py")
-        done = miniray("attach", "1", "-H", "node1", *there(nodes))
+        done = miniray("run", "--detach", "-H", "node1:1,node2:1", *there(nodes), "script.py")
         assert done.returncode == 1
-        assert "node2: ssh exited with status 255" in done.stdout
-        assert "needs a key that this host itself holds" in done.stdout
+        assert "node2: ssh exited with status 255" in done.stderr
+        assert "needs a key that this host itself holds" in done.stderr
+        assert "run 1 has ended before its ranks were up" in done.stderr
 
     def test_what_is_named_relative_to_home_is_found(
         self, nodes: ssh.LoopbackNodes, home: Path
@@ -457,12 +493,46 @@ class TestRunFolder:
 
 class TestAttach:
     def test_says_that_there_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert cli.main(["attach"]) == 0
+        assert cli.main(["attach"]) == 2
         assert cli.main(["attach", "3"]) == 2
         shown = capsys.readouterr()
-        assert shown.out == "no run has been detached here\n"
+        assert shown.out == "no run is detached here\n"
         assert "there is no run 3" in shown.err
         assert "there is none at all" in shown.err
+        [news] = attach.answer({"id": None, "list": True, "stop": False, "host": "node1"})
+        assert news == {"text": "no run is detached on node1\n", "status": 0}
+
+    def test_says_where_runs_have_gone_from_here(
+        self, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        elsewhere.remember("node1", "1", "-H node1:2 a.py", ssh_option=["-p22"], python="/py")
+        elsewhere.remember("node2", "1", "-H node2:2 b.py", ssh_option=[], python=None)
+        with (home / ".miniray/elsewhere").open("a") as file:
+            file.write("somebody's note\n")
+        elsewhere.remember("node1", "2", "-H node1:2 c.py", ssh_option=[], python=None)
+        assert cli.main(["attach", "--list"]) == 0
+        here, node1, node2 = capsys.readouterr().out.split("\n\n")
+        assert here == "no run is detached here"
+        how = "how they are, says: miniray attach --list -H"
+        assert node1.startswith(f"detached from here to node1; {how} node1\nid  began ")
+        assert [line.split()[0] for line in node1.splitlines()[1:]] == ["id", "1", "2"]
+        assert f"node2; {how} node2\n" in node2
+        assert node2.endswith("  -H node2:2 b.py\n")
+        assert cli.main(["attach", "1"]) == 2
+        said = capsys.readouterr().err
+        gone = "one of that number has gone to"
+        assert f"{gone} node1: miniray attach 1 -H node1 --ssh-option=-p22 --python /py" in said
+        assert f"{gone} node2: miniray attach 1 -H node2" in said
+        for _ in range(elsewhere.KEPT_LINES + 1):
+            elsewhere.remember("node3", "1", "", ssh_option=[], python=None)
+        assert [one["host"] for one in elsewhere.recall()] == ["node3"] * elsewhere.KEPT_LINES
+
+    def test_names_a_host_without_its_ranks(self, capsys: pytest.CaptureFixture[str]) -> None:
+        options = argparse.Namespace(host="node1:8,node2:8", ssh_option=[], python=None)
+        attach.reach(options)
+        assert options.host == "node1"
+        assert cli.main(["attach", "-H", ","]) == 2
+        assert "names no host" in capsys.readouterr().err
 
     def test_a_run_of_another_machine_is_neither_ended_nor_followed(
         self, capsys: pytest.CaptureFixture[str]
@@ -505,9 +575,9 @@ class TestAttach:
         run = new_run()
         run.note_process()
         run.log.write_bytes(bytes(nbytes))
-        request = {"id": "1", "list": False, "tail": None, "stop": False}
+        request = {"id": "1", "list": False, "tail": None, "stop": False, "host": "node1"}
         program = (
-            "from miniray.cli import attach; attach.SILENCE_MAX_S = 1; "
+            "from miniray.cli import attach, detach; detach.SILENCE_MAX_S = 1; "
             f"attach.serve({ {'request': request, 'marker': 1} })"
         )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -581,7 +651,9 @@ def test_the_first_host_is_at_the_address_at_which_ssh_came(
 
     monkeypatch.setattr(detached, "start", start)
     monkeypatch.setenv("SSH_CONNECTION", connection)
-    begin({"request": {"options": {}}, "workdir": None, "folder": str(here), "marker": 1})
+    monkeypatch.setattr("miniray.cli.detach.tell", lambda *_: "")
+    options = {"start_timeout": 0.0}
+    begin({"request": {"options": options}, "workdir": None, "folder": str(here), "marker": 1})
     assert begun == [address]
 
 
@@ -591,11 +663,11 @@ def test_who_is_not_answered_in_time_is_told_where_to_look(
     def be_late(*_: object) -> None:
         raise TimeoutError("not ready")
 
-    monkeypatch.setattr("miniray.cli.detach.start_over_there", be_late)
+    monkeypatch.setattr("miniray.cli.detach.begin_over_there", be_late)
     assert cli.main(["run", "--detach", "-H", "node1:1", write("")]) == 1
     said = capsys.readouterr().err
     assert "node1: not ready" in said
-    assert "whether it has been started tells: miniray attach -H node1 --list" in said
+    assert "whether it has been started tells: miniray attach --list -H node1" in said
 
 
 def test_an_agent_is_not_forwarded_where_the_user_would_have_it() -> None:

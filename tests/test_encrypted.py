@@ -174,6 +174,31 @@ class TestOnTheWay:
                 with pytest.raises(AuthenticationError, match="not what it had promised"):
                     server_status(server.host, proxy.port, key=server.key)
 
+    @pytest.mark.parametrize(
+        ("kind", "other"),
+        [
+            (wire.MESSAGE, '{"$":"bytes"}'),
+            (wire.MESSAGE, '{"$":"enum","items":["no.such:E","A"]}'),
+            (wire.MESSAGE, "[]"),
+            (wire.ERROR, '{"type":"ValueError"}'),
+            (wire.EXIT, "{}"),
+        ],
+    )
+    def test_and_so_is_something_else_in_its_place(
+        self, server: Server, kind: int, other: str
+    ) -> None:
+        text = f'{{"body":{other}}}'.encode()
+        said = PRELUDE.pack(wire.MAGIC, kind, len(text)) + text
+
+        def replace(is_up: bool, chunk: bytes) -> bytes:
+            if is_up or b'"digest"' not in chunk:
+                return chunk
+            return chunk[: PRELUDE.size + PRELUDE.unpack_from(chunk)[2]] + said
+
+        with Proxy((server.host, server.port), edit=replace) as proxy:
+            with pytest.raises((MiniRayError, OSError)):
+                server_status(server.host, proxy.port, key=server.key)
+
 
 class Interloper:
     """Sit in between: pass the handshake on, and then do what a test wants with both sides."""

@@ -181,6 +181,11 @@ class TestInstalled:
         finally:
             server.terminate()
             server.communicate(timeout=T)
+        (command,) = (line for line in lines if line.startswith("miniray run --local "))
+        borrowed = str(Path(torch.origin).parents[1])
+        words = [str(installed / "miniray"), *command.split()[1:]]
+        said = run(*words, cwd=tmp_path, PYTHONPATH=borrowed)
+        assert said.count("the ranks add up to 6.0") == 4
         assert printed[:3] == [
             "42\n",
             "{'you said': {'cmd': 'hello'}}\n",

@@ -104,7 +104,7 @@ class TestRestart:
         poll.until(lambda: not psutil.pid_exists(second))
 
     def test_a_node_that_is_gone_for_good_is_left_out_on_request(self, cluster: Cluster) -> None:
-        with pytest.raises(ClusterError, match=r"1 of 2 nodes .* others wait:\n  nowhere: false"):
+        with pytest.raises(ClusterError, match=r"1 of 2 nodes .* no rank runs:\n  nowhere: false"):
             cluster.restart([NODES[0], NOWHERE])
         assert cluster.workers == []
         before = servers(cluster)[:1]

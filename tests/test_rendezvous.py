@@ -82,6 +82,14 @@ class TestSocket:
         ):
             server.worker(rendezvous=[NOT_OURS])
 
+    @pytest.mark.parametrize("name", ["a..b", "x" * 64, "nul\0"])
+    def test_that_has_no_name_is_said_and_the_server_goes_on(self, name: str) -> None:
+        with serving(work.echo) as server, server.worker() as bystander:
+            with pytest.raises(ConnectionRefusedError, match="the ranks cannot meet at "):
+                server.worker(rendezvous=[name])
+            bystander.send("alive")
+            assert bystander.recv(T) == "alive"
+
     def test_is_taken_once_it_is_named_and_until_its_rank_ends(self) -> None:
         with (
             serving(work.obey) as server,

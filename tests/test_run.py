@@ -1,5 +1,6 @@
 """`miniray run`: a script on every rank, as torchrun runs it; who failed first; nothing is left."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,9 +17,12 @@ from typing import Any
 import pytest
 
 from miniray import RemoteWorker, WorkerDied, WorkerError, WorkerFailed, cli
+from miniray.cli import run as run_cli
 from miniray.cli import run_hosts, run_imports, run_slurm
+from miniray.cli.run_plan import make_plan
+from miniray.cli.run_rank import first_line
 from miniray.cli.run_screen import Screen
-from miniray.cli.run_verdict import find_verdict
+from miniray.cli.run_verdict import explain_start, find_verdict, remedy
 from tests.support import poll, processes, slurm, ssh
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -109,6 +113,8 @@ class TestHosts:
         ("--local 2 --merged-log script.py", "--merged-log needs a place: --log-dir DIR"),
         ("--local 2 --per-node 0 script.py", "--per-node is a number from 1 up, not 0"),
         ("--local 2 a.b:c x=1", "a function gets arguments as --arg NAME=VALUE, not 'x=1'"),
+        ("--local 2 work.py:fn", "a function is named by its module, not its file: work:fn"),
+        ("--local 2 ./sub/work.py:fn", "is named by its module, not its file: sub.work:fn"),
         ("--local 2 a.b:c --arg 1=1", "as --arg NAME=VALUE, not '--arg 1=1'"),
         ("--local 2 --tunnel script.py", "a tunnel goes through ssh, not through a launcher"),
     ],
@@ -125,6 +131,36 @@ def test_what_is_wrong_is_said_with_what_to_write(
     assert problem in said
 
 
+@pytest.mark.parametrize("target", ["scratch.py", "sub/../scratch.py", "-m scratch"])
+def test_what_git_ignores_does_not_go_along_and_that_is_said(
+    target: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("x = 1\n", "scratch.py")
+    Path("sub").mkdir()
+    Path("link").symlink_to("sub")
+    write("x = 1\n", "sub/script.py")
+    Path(".gitignore").write_text("scratch.py\n")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    words = ["run", "-H", "a:1", "--dry-run"]
+    assert cli.main([*words, *target.split()]) == 2
+    said = capsys.readouterr().err
+    assert f"scratch.py is not in the copy of {here} that the nodes get: git ignores it" in said
+    assert "git add -f scratch.py has it go along" in said
+    assert cli.main([*words, "link/script.py"]) == 0
+    subprocess.run(["git", "add", "-f", "scratch.py"], check=True)
+    assert cli.main([*words, *target.split()]) == 0
+
+
+def test_a_folder_that_is_too_large_is_said_before_any_host_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("x = 1\n")
+    monkeypatch.setattr("miniray.sync.FOLDER_BYTES_MAX", 5)
+    assert cli.main(["run", "-H", "a:1", "script.py"]) == 2
+    assert "too large for sync" in (said := capsys.readouterr().err)
+    assert "or miniray run --workdir" in said
+
+
 def test_a_plan_is_shown_without_being_carried_out(capsys: pytest.CaptureFixture[str]) -> None:
     write("import torch\n")
     arguments = ["run", "-H", "gpu1:8,me@gpu2:1", "--dry-run", "--", "script.py", "--lr", "1"]
@@ -134,6 +170,21 @@ def test_a_plan_is_shown_without_being_carried_out(capsys: pytest.CaptureFixture
     assert "node 1: me@gpu2, by ssh, rank 8, in a copy of " in shown
     assert "each of the 9 runs the script: script.py --lr 1\n" in shown
     assert "what that imports of torch, each node imports once" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "script", "expected"),
+    [
+        ("-H a:1", "import torch", "on each node: ssh, then the import of torch"),
+        ("--local 1", "import torch", "on each node: the import of torch"),
+        ("--local 1", "", ""),
+    ],
+)
+def test_a_plan_says_what_may_take_long(arguments: str, script: str, expected: str) -> None:
+    parser = argparse.ArgumentParser()
+    run_cli.add_options(parser)
+    options = parser.parse_args([*arguments.split(), write(script)])
+    assert make_plan(options).what_takes_long == expected
 
 
 class TestSlurm:
@@ -256,6 +307,55 @@ class TestScreen:
         assert logs["rank1.log"] == b"10%\r20%\n\n"
         assert logs["merged.log"].splitlines()[:2] == [b"[node1:rank0] one", b"[node1] said"]
 
+    def test_words_of_old_ranks_are_told_from_those_of_new_ones(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with contextlib.closing(Screen(here / "logs", merged=True)) as screen:
+            screen.write("[a:rank0] one\n")
+            screen.begin_again(1, "run")
+            screen.write("[a:rank0] late\r[a:rank0] later\n[a] rank1 exited with status 1\n")
+            screen.write("[a] copying 2 files\n")
+            assert screen.last_words(0) == []
+            screen.write(f"[a:rank1] {first_line('run', 1)}\n[a:rank0] two\n[a] rank0 exited\n")
+            screen.write("[b:rank2] late\n")  # another node, whose new ranks have not begun
+            assert screen.last_words(0) == ["two"]
+        shown = capsys.readouterr()
+        assert shown.out.splitlines(keepends=True) == [
+            "[a:rank0] one\n",
+            "[a:rank0, before restart 1] late\r",
+            "[a:rank0, before restart 1] later\n",
+            "[a:rank0] two\n",
+            "[b:rank2, before restart 1] late\n",
+        ]
+        assert shown.err.splitlines() == [
+            "[a, before restart 1] rank1 exited with status 1",
+            *("[a] copying 2 files", "[a] rank0 exited"),
+        ]
+        merged = Path("logs/merged.log").read_text()
+        assert merged.startswith("[a:rank0] one\n--- restart 1 ---\n[a:rank0, before restart 1] ")
+        assert Path("logs/rank0.log").read_bytes() == b"one\nlate\rlater\n"
+        assert Path("logs/rank2.log").read_bytes() == b"late\n"
+        assert Path("logs/restart1/rank0.log").read_bytes() == b"two\n"
+        assert not Path("logs/restart1/rank1.log").exists()
+
+    def test_a_folder_of_logs_has_those_of_one_run(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for number in range(3):
+            with contextlib.closing(Screen(here / "logs", merged=True)) as screen:
+                screen.write(f"[a:rank{number}] {number}\n")
+                screen.begin_again(1, "run")
+                screen.write(f"[a:rank0] {first_line('run', 1)}\n[a:rank0] {number}\n")
+            Path("logs/notes").touch()
+        assert sorted(path.name for path in (here / "logs").iterdir()) == [
+            *("earlier1", "earlier2", "merged.log", "notes", "rank2.log", "restart1"),
+        ]
+        assert sorted(path.name for path in (here / "logs/earlier2").iterdir()) == [
+            *("merged.log", "rank1.log", "restart1"),
+        ]
+        assert Path("logs/restart1/rank0.log").read_text() == "2\n"
+        assert f"left in {here}/logs is in {here}/logs/earlier2 now" in capsys.readouterr().err
+
     def test_a_crash_is_shown_down_to_the_script(self) -> None:
         screen = Screen()
         lines = ["before", "Fatal Python error: Segmentation fault", "", "Current thread 0x0:"]
@@ -282,8 +382,9 @@ class TestScreen:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("NO_COLOR", "1")
         screen = Screen()
-        with screen.progress("starting"):
+        with screen.progress("starting", "torch first"):
             poll.until(lambda: "starting" in terminal.text)
+            poll.until(lambda: " s (torch first)" in terminal.text)
             screen.say("meanwhile")
         assert re.sub(r"[^\n]*\r\x1b\[2K", "", terminal.text) == "miniray run: meanwhile\n"
 
@@ -291,9 +392,8 @@ class TestScreen:
     def test_a_full_disk_ends_a_file_and_nothing_else(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Path("logs").mkdir()
-        Path("logs/rank0.log").symlink_to("/dev/full")
         with contextlib.closing(Screen(here / "logs")) as screen:
+            Path("logs/rank0.log").symlink_to("/dev/full")
             screen.write("[n:rank0] a\n[n:rank0] b\n")
         shown = capsys.readouterr()
         assert shown.out == "[n:rank0] a\n[n:rank0] b\n"
@@ -301,6 +401,25 @@ class TestScreen:
 
 
 class TestVerdict:
+    def test_has_a_remedy_for_a_python_without_torch(self) -> None:
+        text = "rank 0 at a:7 raised ModuleNotFoundError: No module named 'torch'"
+        verdict = find_verdict(WorkerFailed(text), [])
+        assert remedy(verdict, "python3") == (
+            "the ranks' Python is python3; if another one has torch: --python NAME"
+        )
+        assert not remedy(find_verdict(WorkerFailed("rank 0 at a:7 raised E: x"), []), "python3")
+
+    @pytest.mark.thorough
+    def test_of_a_start_that_is_late_names_torch_and_the_option(self) -> None:
+        write("import torch")
+        done = run("--local", "1", "--start-timeout", "0.001", "script.py")
+        assert done.returncode == 1
+        assert "miniray.cli" not in done.stderr
+        assert last_line(done) == "  to wait longer than 0.001 s: --start-timeout SECONDS"
+        late = "  a: not ready after 2.0s, while it imported miniray.cli.run_rank; it said nothing"
+        said = explain_start(late, 2.0, imports_torch=True)
+        assert "while it imported torch; it said nothing\n" in said
+
     @pytest.mark.parametrize(
         ("error", "summary", "status"),
         [
@@ -505,14 +624,21 @@ def test_output_is_kept_by_rank_and_shown_of_some(here: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_a_reader_who_leaves_does_not_stop_the_run() -> None:
-    write("import pathlib\nfor i in range(10000): print(i)\npathlib.Path('done').touch()")
-    command = " ".join([*MINIRAY, "run", "--local", "1", "script.py"])
+@pytest.mark.parametrize("stderr", ["2>err", "2>&1"])
+def test_a_reader_who_leaves_ends_the_run(stderr: str) -> None:
+    write("import time\nwhile True: print(1); time.sleep(0.01)")
+    command = " ".join([*MINIRAY, "run", "--local", "2x1", "script.py"])
     ended = subprocess.run(
-        ["bash", "-c", f"{command} 2>err | head -1; exit ${{PIPESTATUS[0]}}"], timeout=LIMIT_S
+        ["bash", "-c", f"{command} {stderr} | head -1; exit ${{PIPESTATUS[0]}}"], timeout=LIMIT_S
     )
-    assert ended.returncode == 0
-    assert Path("done").exists()
+    assert ended.returncode == 128 + signal.SIGPIPE
+    if stderr == "2>err":
+        said = Path("err").read_text().splitlines()
+        assert said[-2:] == [
+            "miniray run: nobody reads what they print any more: ending all ranks; "
+            "once more kills them at once",
+            "miniray run: ended by SIGPIPE; nothing was left running",
+        ]
 
 
 @pytest.mark.thorough

@@ -86,6 +86,18 @@ class TestNotices:
         monkeypatch.setattr(strangers.Strangers, "_dismiss_the_late", lambda self: None)
         self.fails(door.play)
 
+    def test_a_door_that_waits_as_long_as_somebody_says_something(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hear = strangers.Strangers._hear
+
+        def wait_on(self: Any, stranger: Any) -> None:
+            hear(self, stranger)
+            stranger.deadline = strangers.time.monotonic() + strangers.STRANGER_S
+
+        monkeypatch.setattr(strangers.Strangers, "_hear", wait_on)
+        self.fails(door.play, 100)
+
     def test_a_door_that_pushes_anybody_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def oldest(self: Any) -> Any:
             return min(self._strangers, key=lambda one: one.sock.number)

@@ -419,7 +419,7 @@ class TestInstances:
         ("mark", "name", "content", "reason"),
         [
             ("dataclass", "no_such.module:Config", {}, "has not imported 'no_such.module'; do th"),
-            ("dataclass", "tests.configs:Gone", {}, "is not known here; the two sides' code"),
+            ("dataclass", "tests.configs:Gone", {}, "is not known here; the sides' code"),
             ("dataclass", "tests.configs:Shape", {}, "is no dataclass in this process"),
             ("namedtuple", "tests.configs:Base", {}, "is no namedtuple in this process"),
             ("enum", "tests.configs:Base", "x", "is no enum in this process"),

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from miniray import (
+    AuthenticationError,
     Channel,
     ProtocolError,
     RemoteWorker,
@@ -35,6 +36,7 @@ from miniray import (
     worker_log,
     worker_server,
 )
+from miniray.connection import server_status
 from miniray.poll_loop import PollLoop
 from miniray.worker_log import clean_name
 from tests import work
@@ -543,6 +545,23 @@ class TestStrangers:
             worker.send("alive")
             assert worker.recv(T) == "alive"
 
+    def test_a_server_outlives_what_somebody_adds_to_a_response(self, server: Server) -> None:
+        """Who sits in between has no key, and need not have one to add to what is said."""
+        depths = iter(range(1000, 800, -1))  # as deep as can be read, and too deep to be proven
+
+        def add(is_up: bool, chunk: bytes) -> bytes:
+            if not is_up or b'"request"' not in chunk:
+                return chunk
+            depth = next(depths)
+            text = chunk[wire.PRELUDE.size : -2] + b',"x":' + b"[" * depth + b"]" * depth + b"}}"
+            return wire.PRELUDE.pack(wire.MAGIC, wire.AUTH, len(text)) + text
+
+        with Proxy((server.host, server.port), edit=add) as proxy:
+            for _ in range(200):
+                with pytest.raises((ProtocolError, ConnectionError)):
+                    server_status(server.host, proxy.port, key=server.key)
+        assert server.status()["server"]["workers_started"] == 0
+
     @pytest.mark.thorough
     @pytest.mark.parametrize("says_hello", [False, True], ids=["mute", "says hello"])
     def test_a_flood_from_one_address_keeps_no_distant_client_out(
@@ -571,6 +590,18 @@ class TestStrangers:
         lines = re.findall(r"(?m)^.*closed .*", server.text())
         assert len(lines) <= (time.monotonic() - began) / strangers.REFUSALS_S + 2
         assert refusals_said(server) == 1000
+
+    def test_who_has_another_key_is_told_of_as_such(self, server: Server) -> None:
+        with pytest.raises(AuthenticationError, match="different key"):
+            RemoteWorker(server.host, server.port, key=auth.make_key())
+        poll.until(lambda: refusals_said(server) == 1, timeout_s=T)
+        assert "end of the handshake; it probably holds a different key" in server.text()
+
+    def test_who_is_refused_after_the_handshake_is_told_of_too(self, server: Server) -> None:
+        with pytest.raises(ConnectionRefusedError, match="encrypt=False"):
+            server.worker(encrypt=True)
+        poll.until(lambda: refusals_said(server) == 1, timeout_s=T)
+        assert "it has been started with encrypt=False; connect with the same" in server.text()
 
     def test_the_first_is_said_at_once_and_the_rest_while_the_server_goes_on(
         self, server: Server
@@ -628,6 +659,39 @@ def flood(server: Server, source: str, says_hello: bool) -> Iterator[None]:
         yield
     finally:
         process.stop([child], 0.0)
+
+
+@pytest.mark.parametrize("host", ["a..b", "nowhere.invalid", "192.0.2.1"])
+def test_where_it_cannot_listen_it_says_so_and_what_to_do(host: str) -> None:
+    with pytest.raises(OSError, match=rf"cannot listen on {host}:0: .*choose another") as caught:
+        WorkerServer("tests.work.echo", host=host, port=0)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert "Unknown" not in str(caught.value)
+
+
+def test_what_is_no_name_cannot_be_connected_to() -> None:
+    with pytest.raises(ConnectionError, match=r"cannot connect to a\.\.b:1: "):
+        RemoteWorker("a..b", 1)
+
+
+def test_an_address_that_answers_nothing_leaves_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(socket.socket())
+        mute.bind(("127.0.0.3", 0))
+        mute.listen(0)
+        for _ in range(4):  # more than it takes: who comes now gets no answer
+            crowd = stack.enter_context(socket.socket())
+            crowd.setblocking(False)
+            crowd.connect_ex(mute.getsockname())
+        server = stack.enter_context(serving(work.echo))
+        addresses = mute.getsockname(), (server.host, server.port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with RemoteWorker("both", server.port, key=server.key, timeout=4.0) as worker:
+            worker.send("served")
+            assert worker.recv(T) == "served"
 
 
 class TestNames:

@@ -1,23 +1,20 @@
 """Find a detached run again: what it has printed and prints, up to its end.
 
-The exit status is the run's own. Ctrl-C leaves the run alone.
+The exit status is the run's own, and 2 if no run was shown. Ctrl-C leaves the run alone.
 """
 
 import argparse
 import contextlib
-import math
-import os
-import select
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from miniray import MiniRayError
-from miniray.bootstrap import SILENCE_MAX_S, report
 from miniray.cli.common import INTERRUPTED
-from miniray.cli.detach import Visit, command_line
+from miniray.cli.detach import Visit, command_line, name_place, tell
+from miniray.cli.elsewhere import recall
+from miniray.cli.run_hosts import parse_hosts
 from miniray.cli.runs import ELSEWHERE, RUNNING, Run, all_runs, find_run
 from miniray.faults import Fault
 
@@ -31,9 +28,14 @@ examples:
   miniray attach                            the one that runs, or a list of all
   miniray attach 3 --tail 20                run 3, from its last twenty lines on
   miniray attach 3 -H node1                 one that node1 coordinates, over ssh
+  miniray attach --list                     all here, and where others went to
   miniray attach 3 --stop                   end it, as Ctrl-C in front of it would
 
-A run that was killed has no exit status: this command's is then 1.
+Without a number it takes the run that is under way. If there is none, or more
+than one, it lists them and its exit status is 2; that of --list is 0, and that
+of --stop as soon as the run has ended. A run that was killed has no exit
+status: this command's is then 1. How a host was reached when a run went there
+(--python, --ssh-option) is known from then on, here.
 """
 
 
@@ -42,7 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("id", nargs="?", metavar="ID", help="its number; else the one that runs")
-    parser.add_argument("-H", "--host", metavar="HOST", help="look there, over ssh")
+    parser.add_argument(
+        "-H", "--host", metavar="HOST", help="look there, over ssh; of many, on the first"
+    )
     parser.add_argument("--list", action="store_true", help="list the runs, also if only one runs")
     parser.add_argument("--tail", type=_count, metavar="N", help="begin with the last N lines")
     parser.add_argument("--stop", action="store_true", help="end the run, and wait for its end")
@@ -60,7 +64,13 @@ def _count(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Show a run; return its exit status."""
-    request = {name: getattr(options, name) for name in ("id", "list", "tail", "stop")}
+    if options.host is not None:
+        try:
+            reach(options)
+        except ValueError as error:
+            print(f"miniray attach: {error}", file=sys.stderr)
+            return USAGE_ERROR
+    request = {name: getattr(options, name) for name in ("id", "list", "tail", "stop", "host")}
     shown = ""
     with contextlib.ExitStack() as stack:
         if options.host is None:
@@ -96,37 +106,26 @@ def run(options: argparse.Namespace) -> int:
     return 1
 
 
+def reach(options: argparse.Namespace) -> None:
+    """Take the first of the hosts, without its ranks; and what is known of how to reach it."""
+    options.host = parse_hosts(options.host, 1)[0][0]
+    gone = [one for one in recall() if one["host"] == options.host]
+    if gone and not (options.ssh_option or options.python):
+        options.ssh_option, options.python = gone[-1]["ssh_option"], gone[-1]["python"]
+
+
 def ask(
     host: str, request: dict[str, Any], options: argparse.Namespace, stack: contextlib.ExitStack
 ) -> Iterator[dict[str, Any]]:
     """Yield what `answer` yields on a host."""
     visit = stack.enter_context(Visit(host, options))
     yield visit.ask("miniray.cli.attach.serve", request, ASK_S)
-    visit.session.hold_lease()
-    while True:
-        yield visit.next(math.inf)
+    yield from visit.listen()
 
 
 def serve(settings: dict[str, Any]) -> str:
-    """On the host: report what `answer` yields, as long as somebody is there to read it."""
-
-    def listen(number: int = 0, frame: object = None) -> None:
-        if select.select([0], [], [], 0.0)[0]:
-            said = os.read(0, 4096)
-            if not said or said.strip():
-                sys.exit()  # nobody is there any more
-            signal.alarm(SILENCE_MAX_S)  # it was a heartbeat
-        elif number:
-            sys.exit()  # there was none for so long
-
-    signal.signal(signal.SIGALRM, listen)  # also while it writes, and nobody takes it
-    signal.alarm(SILENCE_MAX_S)
-    for one in answer(settings["request"]):
-        if one:
-            report(1, settings, one)
-        listen()
-    signal.alarm(0)
-    return "has answered"
+    """On the host: report what `answer` yields."""
+    return tell(settings, answer(settings["request"]))
 
 
 def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -135,16 +134,23 @@ def answer(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     {"text": of the run}, {"say": of ours}, {"run": its id}, {"status": the last}; {} now and then.
     """
     running = [one for one in all_runs() if one.state() == RUNNING]
+    host = request["host"]
+    if request["list"] and not request["stop"]:
+        yield {"text": list_runs(all_runs(), host), "status": 0}
+        return
     if request["list"] or (request["id"] is None and len(running) != 1):
-        yield {"text": list_runs(all_runs())}
+        number = f"{len(running)} are" if running else "none is"
+        problem = f"{number} under way {name_place(host)}; which one? miniray attach ID"
         if request["stop"]:
-            yield {"say": "nothing was ended: say which one, miniray attach ID --stop"}
-        yield {"status": USAGE_ERROR if request["stop"] else 0}
+            problem = "nothing was ended: say which one, miniray attach ID --stop"
+        yield {"text": list_runs(all_runs(), host), "say": problem, "status": USAGE_ERROR}
         return
     try:
         found = running[0] if request["id"] is None else find_run(request["id"])
     except ValueError as error:
-        yield {"say": str(error), "status": USAGE_ERROR}
+        others = [] if host else [one for one in recall() if one["id"] == request["id"]]
+        hints = [f"; one of that number has gone to {one['host']}: {see(one)}" for one in others]
+        yield {"say": str(error) + "".join(hints), "status": USAGE_ERROR}
         return
     yield {"run": found.id}
     if (state := found.state()).startswith(f"{ELSEWHERE} "):
@@ -181,14 +187,42 @@ def stop(run: Run) -> Iterator[dict[str, Any]]:
     yield {"say": f"run {run.id} has ended: {run.state()}", "status": 0}
 
 
-def list_runs(runs: list[Run]) -> str:
-    """Return a table of runs: which, since when, how they are, what they run."""
-    if not runs:
-        return "no run has been detached here\n"
+def list_runs(runs: list[Run], host: str | None) -> str:
+    """Return a table of runs: which, since when, how they are, what they run.
+
+    Here also of those that have gone to other hosts from here, host by host.
+    """
     rows = [("id", "began", "state", "command")]
     for one in runs:
         facts = one.facts()
-        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["began"]))
-        rows.append((one.id, began, one.state(), facts["command"]))
+        rows.append((one.id, tell_time(facts["began"]), one.state(), facts["command"]))
+    text = format_table(rows) if runs else f"no run is detached {name_place(host)}\n"
+    return text if host else text + list_elsewhere()
+
+
+def list_elsewhere() -> str:
+    """Return a table for each host to which runs have gone from here; it alone knows more."""
+    text, gone = "", recall()
+    for host in dict.fromkeys(one["host"] for one in gone):
+        there = [one for one in gone if one["host"] == host]
+        ask = command_line("--list", host, argparse.Namespace(**there[-1]))
+        rows = [("id", "began", "command")]
+        rows += [(one["id"], tell_time(one["began"]), one["command"]) for one in there]
+        text += f"\ndetached from here to {host}; how they are, says: {ask}\n{format_table(rows)}"
+    return text
+
+
+def see(gone: dict[str, Any]) -> str:
+    """Return what shows a run that has gone to another host."""
+    return command_line(gone["id"], gone["host"], argparse.Namespace(**gone))
+
+
+def tell_time(seconds: float) -> str:
+    """Return a time of time.time() as a clock on the wall has it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def format_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows as lines, one column below the other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)

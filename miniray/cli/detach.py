@@ -3,55 +3,104 @@
 import argparse
 import contextlib
 import ipaddress
+import math
 import os
+import select
 import shlex
+import signal
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from miniray import MiniRayError, NodeConfig
-from miniray.bootstrap import report
+from miniray.bootstrap import SILENCE_MAX_S, report
 from miniray.cli import detached
+from miniray.cli.common import INTERRUPTED
+from miniray.cli.elsewhere import remember
 from miniray.cli.run_plan import Plan
+from miniray.cli.run_screen import Screen
 from miniray.faults import Fault
 from miniray.node import Node
 from miniray.sync import Luggage
 from miniray.waiting import deadline_after
 
 ENDING_S = 5.0
-NO_OPTIONS = ("run", "parser")  # which every command has, and JSON cannot carry
+NO_OPTIONS = ("run", "parser", "command")  # which every command has, and JSON cannot carry
 
 
 def detach(options: argparse.Namespace, plan: Plan) -> int:
-    """Start the coordinator, say where it is and how to see it again; return 0 if it started."""
+    """Start the coordinator, and say where it is, and how to see it again, once its ranks are up.
+
+    Returns 0; if it has failed by then, its exit status.
+    """
     is_here = options.detach_here or (options.hosts is None and options.hostfile is None)
     host = None if is_here else plan.nodes[0].host
     facts: dict[str, Any] = {"command": describe(options), "options": portable(options)}
-    try:
-        if host is None:
-            run = detached.start(facts, os.getcwd())
-            answer: dict[str, Any] = {"run": run.id, "problem": detached.why_not_for_long()}
-        else:
-            facts["options"] |= over_there(options, plan)
-            answer = start_over_there(host, facts, options, plan.sync)
-    except KeyboardInterrupt:
-        say(f"interrupted; {which_runs(host)}")
-        return 130
-    except (MiniRayError, Fault, OSError, ValueError) as error:
-        say(str(error) if host is None else f"{host}: {error}")
-        if isinstance(error, TimeoutError):
-            say(which_runs(host))
-        return 1
-    say(f"run {answer['run']} goes on by itself, {'here' if host is None else f'on {host}'}")
-    say(f"to see it: {command_line(answer['run'], host, options)}")
-    if answer["problem"]:
-        say(answer["problem"])
+    screen, first, last = Screen(), dict[str, Any](), dict[str, Any]()
+    with contextlib.ExitStack() as stack:
+        try:
+            if host is None:
+                news = detached.begin(facts, os.getcwd())
+            else:
+                facts["options"] |= over_there(options, plan)
+                news = begin_over_there(host, facts, options, plan.sync, stack)
+            first = next(news)
+            if host is not None:
+                how = {"ssh_option": options.ssh_option, "python": options.python}
+                with contextlib.suppress(OSError):  # a full disk: the run goes on all the same
+                    remember(host, first["run"], facts["command"], **how)
+            with screen.progress(f"run {first['run']} begins, {name_place(host)}"):
+                for last in news:
+                    if last.get("text"):
+                        screen.show(last["text"].removesuffix("\n"))
+                    if "is_up" in last:
+                        break
+        except KeyboardInterrupt:
+            if first:
+                end = command_line(first["run"], host, options)
+                screen.say(f"run {first['run']} goes on; to see it: {end}; to end it: {end} --stop")
+            else:
+                screen.say(f"interrupted; {which_runs(host, options)}")
+            return INTERRUPTED
+        except (MiniRayError, Fault, OSError, ValueError) as error:
+            screen.say(str(error) if host is None else f"{host}: {error}", is_bad=True)
+            if first:
+                screen.say(f"how it is there, says: {command_line(first['run'], host, options)}")
+            elif isinstance(error, TimeoutError):
+                screen.say(which_runs(host, options))
+            return 1
+    return conclude(first, last, host, options, screen)
+
+
+def conclude(
+    first: dict[str, Any],
+    last: dict[str, Any],
+    host: str | None,
+    options: argparse.Namespace,
+    screen: Screen,
+) -> int:
+    """Say whether a run goes on; return 0 if it does, and else its exit status."""
+    name = f"run {first['run']}"
+    if not last["is_up"] and last["is_over"]:
+        screen.say(f"{name} has ended before its ranks were up", is_bad=True)
+        return last["status"] or 1
+    if not last["is_up"]:
+        screen.say(f"the ranks of {name} are not up yet; nobody waits for them here any longer")
+    screen.say(f"{name} goes on by itself, {name_place(host)}")
+    screen.say(f"to see it: {command_line(first['run'], host, options)}")
+    if first["problem"]:
+        screen.say(first["problem"])
     return 0
 
 
-def which_runs(host: str | None) -> str:
+def which_runs(host: str | None, options: argparse.Namespace) -> str:
     """Say how to find out whether a run goes on of which nobody has said so."""
-    where = "" if host is None else f" -H {host}"
-    return f"whether it has been started tells: miniray attach{where} --list"
+    return f"whether it has been started tells: {command_line('--list', host, options)}"
+
+
+def name_place(host: str | None) -> str:
+    """Return where a coordinator is."""
+    return "here" if host is None else f"on {host}"
 
 
 def command_line(run_id: str, host: str | None, options: argparse.Namespace) -> str:
@@ -61,11 +110,6 @@ def command_line(run_id: str, host: str | None, options: argparse.Namespace) -> 
         words += ["-H", host, *(f"--ssh-option={one}" for one in options.ssh_option)]
         words += ["--python", options.python] if options.python else []
     return shlex.join(words)
-
-
-def say(text: str) -> None:
-    """Print a line of this command's own."""
-    print(f"miniray run: {text}", file=sys.stderr)
 
 
 def describe(options: argparse.Namespace) -> str:
@@ -101,12 +145,17 @@ def over_there(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     }
 
 
-def start_over_there(
-    host: str, facts: dict[str, Any], options: argparse.Namespace, sync: str | None
-) -> dict[str, Any]:
-    """Have `begin` started on a host, in a copy of the folder; return what it answers."""
-    with Visit(host, options, workdir=options.workdir) as visit:
-        return visit.ask("miniray.cli.detach.begin", facts, options.start_timeout, sync)
+def begin_over_there(
+    host: str,
+    facts: dict[str, Any],
+    options: argparse.Namespace,
+    sync: str | None,
+    stack: contextlib.ExitStack,
+) -> Iterator[dict[str, Any]]:
+    """Have a run begun on a host, in a copy of the folder; yield what `detached.begin` yields."""
+    visit = stack.enter_context(Visit(host, options, workdir=options.workdir))
+    yield visit.ask("miniray.cli.detach.begin", facts, options.start_timeout, sync)
+    yield from visit.listen()
 
 
 class Visit:
@@ -143,6 +192,12 @@ class Visit:
             raise OSError(answer["error"])
         return answer
 
+    def listen(self) -> Iterator[dict[str, Any]]:
+        """Yield all reports that come after the first."""
+        self.session.hold_lease()
+        while True:
+            yield self.next(math.inf)
+
     def __enter__(self) -> "Visit":
         return self
 
@@ -152,13 +207,35 @@ class Visit:
 
 
 def begin(settings: dict[str, Any]) -> str:
-    """On the host: start the coordinator, and tell which run it is."""
+    """On the host: start the coordinator, and tell what comes of it."""
     facts = settings["request"]
     # The address at which ssh came here, as a node is reached at by default.
     with contextlib.suppress(ValueError, IndexError):  # there is none, or it is "UNKNOWN", say
         connection = os.environ.get("SSH_CONNECTION", "").split()
         facts["options"]["own_address"] = str(ipaddress.ip_address(connection[2]))
     cwd = os.path.expanduser(settings["workdir"] or "~")
-    run = detached.start(facts, cwd, settings["folder"])
-    report(1, settings, {"run": run.id, "problem": detached.why_not_for_long()})
-    return "has started it"
+    news = detached.begin(facts, cwd, settings["folder"])
+    report(1, settings, next(news))  # up to here nobody's heart beats
+    return tell(settings, news)
+
+
+def tell(settings: dict[str, Any], news: Iterable[dict[str, Any]]) -> str:
+    """On a host: report each of the news, as long as somebody is there to read it."""
+
+    def listen(number: int = 0, frame: object = None) -> None:
+        if select.select([0], [], [], 0.0)[0]:
+            said = os.read(0, 4096)
+            if not said or said.strip():
+                sys.exit()  # nobody is there any more
+            signal.alarm(SILENCE_MAX_S)  # it was a heartbeat
+        elif number:
+            sys.exit()  # there was none for so long
+
+    signal.signal(signal.SIGALRM, listen)  # also while it writes, and nobody takes it
+    signal.alarm(SILENCE_MAX_S)
+    for one in news:
+        if one:
+            report(1, settings, one)
+        listen()
+    signal.alarm(0)
+    return "has answered"

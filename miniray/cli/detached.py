@@ -1,6 +1,7 @@
 """The coordinator of a detached run: no terminal, a log, and an exit status at the end."""
 
 import argparse
+import functools
 import os
 import re
 import shutil
@@ -9,13 +10,15 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from miniray.cli.common import INTERRUPTED, run_command
-from miniray.cli.runs import Run
+from miniray.cli.runs import RUNNING, Run
 
 STARTED_S = 30.0
+LATE_S = 30.0  # beyond the time that the ranks have to start; nobody waits for longer
 LOOK_AGAIN_S = 0.01
 ADVICE = (
     "between the hosts of a detached run, ssh needs a key that this host itself holds, and it has "
@@ -48,6 +51,27 @@ def start(facts: dict[str, Any], cwd: str, code: str | None = None) -> Run:
         said = run.log.read_text(errors="replace").strip()
         raise OSError(f"the coordinator did not start: {said or 'it said nothing'}")
     return run
+
+
+def begin(facts: dict[str, Any], cwd: str, code: str | None = None) -> Iterator[dict[str, Any]]:
+    """Start a run, and yield what there is to say of it until its ranks are up, or it has failed.
+
+    {"run": its id, "problem": what will end it early, or None}, {"text": of the run}; at last
+    {"is_up": whether, "is_over": whether, "status": its exit status, if it has one}.
+    """
+    run = start(facts, cwd, code)
+    yield {"run": run.id, "problem": why_not_for_long()}
+    deadline = time.monotonic() + facts["options"]["start_timeout"] + LATE_S
+    news = run.follow_start(deadline)
+    is_up = False
+    while True:
+        try:
+            data = next(news)
+        except StopIteration as end:
+            is_up = end.value
+            break
+        yield {"text": data.decode(errors="surrogateescape")} if data else {}
+    yield {"is_up": is_up, "is_over": run.state() != RUNNING, "status": run.status()}
 
 
 def _scope(run: Run) -> list[str]:
@@ -124,7 +148,7 @@ def main(folder: str) -> None:
     try:
         options = argparse.Namespace(**{"own_address": None, **run.facts()["options"]})
         options.log_dir = options.log_dir and Path(options.log_dir)
-        status = run_command(command.run, options)
+        status = run_command(functools.partial(command.run, when_up=run.note_up), options)
         if status and options.own_address and _lacked_a_key(run):
             print(f"miniray run: {ADVICE}", file=sys.stderr)
     except KeyboardInterrupt:  # before it was under way

@@ -7,7 +7,8 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -60,7 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-m", "--module", action="store_true", help="as python -m: a module's name")
     how.add_argument("--fake-gpus", action="store_true", help="hide the GPUs: gloo on the CPU")
     how.add_argument("--tunnel", action="store_true", help="open no port of ours: go through ssh")
-    how.add_argument("--encrypt", action="store_true", help="encrypt what goes from here to ranks")
+    how.add_argument(
+        "--encrypt", "--tls", action="store_true", help="encrypt what goes from here to ranks"
+    )
     how.add_argument("--python", help="the nodes' Python: python3, and this one if they are here")
     how.add_argument(
         "--sync", metavar="DIR", help='give each node a copy of it to run in; over ssh: "."'
@@ -110,8 +113,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run it; return the exit status of the rank that failed first, or 0."""
+def run(options: argparse.Namespace, when_up: Callable[[], None] = lambda: None) -> int:
+    """Run it; return the exit status of the rank that failed first, or 0.
+
+    `when_up` is called whenever all ranks are up.
+    """
     try:
         plan = make_plan(options)
         only = parse_ranks(options.only_rank, plan.num_ranks) if options.only_rank else None
@@ -128,10 +134,18 @@ def run(options: argparse.Namespace) -> int:
         return USAGE_ERROR
     with contextlib.closing(screen):
         try:
-            with ended_by_signals():
-                return launch(plan, screen, options.start_timeout, fake_gpus=options.fake_gpus)
+            with ended_by_signals(screen):
+                return launch(
+                    plan,
+                    screen,
+                    options.start_timeout,
+                    fake_gpus=options.fake_gpus,
+                    when_up=when_up,
+                )
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Ended) else signal.SIGINT
+            if not screen.is_read:  # as by `head`: there this ends any other command
+                number = signal.SIGPIPE
             screen.say(f"ended by {signal.Signals(number).name}; nothing was left running")
             return 128 + number
 
@@ -144,11 +158,18 @@ class Ended(KeyboardInterrupt):
         self.number = number
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM, and SIGHUP of a closed terminal, end a block as Ctrl-C does.
+def end_by_sigterm() -> None:
+    """Interrupt the main thread, whatever it waits for, from any thread."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGTERM)
 
-    Whoever ignores one of them, as nohup does, goes on ignoring it.
+
+@contextlib.contextmanager
+def ended_by_signals(screen: Screen) -> Iterator[None]:
+    """Have SIGTERM, a closed terminal and a reader who leaves end a block as Ctrl-C does.
+
+    Whoever ignores a signal, as nohup does SIGHUP, goes on ignoring it.
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -160,7 +181,9 @@ def ended_by_signals() -> Iterator[None]:
         if signal.getsignal(number) is signal.SIG_DFL
     }
     try:
+        screen.when_unread = end_by_sigterm
         yield
     finally:
+        screen.when_unread = None
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,24 +3,41 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO, cast
 
 from miniray import (
     Cluster,
     ClusterError,
     MiniRayError,
+    NodeConfig,
     RemoteWorker,
     WorkerError,
     WorkerExited,
+    WorkerFailed,
     wait,
 )
 from miniray.cli.run_plan import Plan
 from miniray.cli.run_screen import Screen
-from miniray.cli.run_verdict import Verdict, find_verdict
+from miniray.cli.run_verdict import Verdict, explain_start, find_verdict, remedy
 from miniray.recovery import attempt_again
 
+# What another attempt would end with again, on its first line.
+HOPELESS = ("SyntaxError", "IndentationError", "TabError")
 
-def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool = False) -> int:
+
+class Hopeless(Exception):
+    """A rank failed of what no restart mends."""
+
+
+def launch(
+    plan: Plan,
+    screen: Screen,
+    start_timeout: float,
+    *,
+    fake_gpus: bool = False,
+    when_up: Callable[[], None] = lambda: None,
+) -> int:
     """Start all ranks, wait for their end, leave nothing, and say how it went."""
     log = cast(TextIO, screen)  # it is one, as far as a cluster goes
     cluster = Cluster(
@@ -30,7 +47,7 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
         log=log,
         sync=plan.sync,
     )
-    attempts = Attempts(plan, cluster, screen)
+    attempts = Attempts(plan, cluster, screen, when_up)
     try:
         with cluster:
             try:
@@ -38,32 +55,46 @@ def launch(plan: Plan, screen: Screen, start_timeout: float, *, fake_gpus: bool 
             except KeyboardInterrupt:
                 if sys.stderr.isatty():
                     screen.show("")  # after the terminal's own ^C
-                screen.say("ending all ranks; once more kills them at once")
+                why = "" if screen.is_read else "nobody reads what they print any more: "
+                screen.say(f"{why}ending all ranks; once more kills them at once")
                 raise
-    except WorkerError:
+    except (WorkerError, Hopeless) as error:
         assert attempts.verdict is not None
-        if plan.restarts:
-            screen.say(f"that was restart {plan.restarts} of {plan.restarts}, the last one")
-        report(attempts.verdict, screen)
+        if isinstance(error, Hopeless):
+            screen.say("no restart would mend that, so there is none")
+        elif plan.restarts:
+            attempts.say_last()
+        report(attempts.verdict, screen, plan.nodes[0].python)
         return attempts.verdict.status
     except (MiniRayError, OSError, ValueError) as error:
-        screen.say(str(error), is_bad=True)
+        problem = explain_start(str(error), start_timeout, imports_torch=bool(plan.preload))
+        if attempts.restarted and isinstance(error, ClusterError):
+            attempts.say_last()
+            if plan.min_nodes is None and len(plan.nodes) > 1:
+                problem += "\n  to go on without nodes that are lost: --min-nodes 1"
+        screen.say(problem, is_bad=True)
         return 1
 
 
 class Attempts:
     """The attempts at one run, each with new ranks; `verdict` is on the last that failed."""
 
-    def __init__(self, plan: Plan, cluster: Cluster, screen: Screen) -> None:
+    def __init__(
+        self, plan: Plan, cluster: Cluster, screen: Screen, when_up: Callable[[], None]
+    ) -> None:
         self.verdict: Verdict | None = None
+        self.restarted = 0
         self._plan, self._cluster, self._screen = plan, cluster, screen
+        self._when_up = when_up
         self._began = time.monotonic()
         self._nodes = plan.nodes  # but for those that were lost, and not needed
 
     def run(self) -> int:
         """Attempt it until all ranks have ended well; raises what the last attempt failed of."""
         began, plan = self._began, self._plan
-        with self._screen.progress(f"starting {describe(self._cluster)}"):
+        with self._screen.progress(
+            f"starting {describe(self._cluster.nodes)}", plan.what_takes_long
+        ):
             self._cluster.start("miniray.cli.run_rank.run_rank")
         attempt_again(
             self,
@@ -80,48 +111,67 @@ class Attempts:
     def restart(self, *, without_lost: bool = False, timeout: float | None = None) -> None:
         """Start new ranks, on as many nodes as there have to be.
 
-        Where fewer come up, the next restart asks all again: a node that reboots comes back.
+        All are asked again, for a node that reboots comes back. Those that were left out come last:
+        the first of the others has the checkpoint.
         """
         self._began = time.monotonic()
-        with self._screen.progress(f"starting {describe(self._cluster)}"):
-            self._cluster.restart(self._nodes, without_lost=without_lost, timeout=timeout)
-        least = self._plan.min_nodes or 1
-        if (left := len(self._cluster.nodes)) < least:
+        cluster, least = self._cluster, self._plan.min_nodes or 1
+        nodes = [*self._nodes, *self._lost()]
+        with self._screen.progress(f"starting {describe(nodes)}", self._plan.what_takes_long):
+            cluster.restart(nodes, without_lost=without_lost, timeout=timeout)
+        if (left := len(cluster.nodes)) < least:
             raise ClusterError(f"only {left} of the {least} nodes that it needs can be brought up")
-        self._nodes = self._cluster.nodes
+        self._nodes = cluster.nodes
+        if lost := self._lost():
+            hosts = ", ".join(node.host for node in lost)
+            self._screen.say(f"it goes on without {hosts}, up to a restart that finds it there")
+
+    def _lost(self) -> list[NodeConfig]:
+        """Return the nodes that do not take part any more."""
+        lost = list(self._plan.nodes)
+        for node in self._nodes:
+            lost.remove(node)  # one of it: two may be the same
+        return lost
 
     def _attempt(self, restarted: int) -> None:
         """Have the ranks that are there run the script to its end."""
         screen, cluster = self._screen, self._cluster
-        if restarted:
-            screen.begin_again(restarted)
         workers = list(cluster.workers)
         try:
             task = {**self._plan.task, "restart_count": restarted, "nodes": len(cluster.nodes)}
             for worker, config in zip(workers, cluster.nccl_configs(), strict=True):
                 worker.send({**task, "config": config.__dict__})
-            ranks, _, places = describe(cluster).partition(":")
+            ranks, _, places = describe(cluster.nodes).partition(":")
             seconds = time.monotonic() - self._began
             again = " again" if restarted else ""
             screen.say(f"{ranks} up{again} after {seconds:.1f} s:{places}")
+            self._when_up()
             wait_for_all(workers, screen)
         except WorkerError as error:
             self.verdict = find_verdict(error, workers)
+            if isinstance(error, WorkerFailed) and error.remote_type in HOPELESS:
+                raise Hopeless from error
             raise
 
-    def _tell(self, failure: Exception, restart: int) -> None:
+    def say_last(self) -> None:
+        """Say that there will be no other restart."""
+        self._screen.say(f"that was restart {self.restarted} of {self.restarted}, the last one")
+
+    def _tell(self, failure: Exception, what_next: str) -> None:
         """Say what has failed, and that it begins anew."""
         if isinstance(failure, WorkerError) and self.verdict is not None:
-            report(self.verdict, self._screen)
+            report(self.verdict, self._screen, self._plan.nodes[0].python)
         else:
             self._screen.say(str(failure), is_bad=True)
-        self._screen.say(f"restart {restart} of {self._plan.restarts}")
+        self.restarted += 1
+        self._screen.say(what_next)
+        self._screen.begin_again(self.restarted, self._plan.task["run_id"])
 
 
-def describe(cluster: Cluster) -> str:
-    """Return how many ranks a cluster has, and where."""
-    places = ", ".join(f"{node.num_workers} on {node.host}" for node in cluster.nodes)
-    return f"{count_ranks(sum(node.num_workers for node in cluster.nodes))}: {places}"
+def describe(nodes: list[NodeConfig]) -> str:
+    """Return how many ranks there are on some nodes, and where."""
+    places = ", ".join(f"{node.num_workers} on {node.host}" for node in nodes)
+    return f"{count_ranks(sum(node.num_workers for node in nodes))}: {places}"
 
 
 def count_ranks(count: int) -> str:
@@ -142,7 +192,7 @@ def wait_for_all(workers: list[RemoteWorker], screen: Screen) -> None:
                 del running[rank]
 
 
-def report(verdict: Verdict, screen: Screen) -> None:
+def report(verdict: Verdict, screen: Screen, python: str) -> None:
     """Say who failed first, of what, and with which status: the last words on the screen."""
     if verdict.traceback:
         screen.show(f"\n{verdict.traceback}\n")
@@ -150,5 +200,7 @@ def report(verdict: Verdict, screen: Screen) -> None:
         lines = "\n".join(f"    {line}" for line in tail)
         screen.show(f"\nthe last lines of rank {verdict.rank}:\n{lines}\n")
     if screen.log_dir is not None and verdict.rank is not None:
-        screen.say(f"all that it printed is in {screen.path_of(f'rank{verdict.rank}')}")
+        screen.say(f"all that it printed is in {screen.path_of(verdict.rank)}")
+    if advice := remedy(verdict, python):
+        screen.say(advice)
     screen.say(f"{verdict.summary} (exit status {verdict.status})", is_bad=True)

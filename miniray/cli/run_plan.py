@@ -11,12 +11,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from miniray import NodeConfig
+from miniray import ClusterError, NodeConfig
 from miniray.cli import run_slurm
 from miniray.cli.run_hosts import Hosts, parse_hosts, parse_local, read_hostfile
 from miniray.cli.run_imports import ALWAYS, find_torch_imports
 from miniray.cli.run_rank import PRELOAD
 from miniray.node_config import LOCAL_LAUNCHER
+from miniray.sync import Folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Plan:
     def num_ranks(self) -> int:
         """How many ranks all nodes have together."""
         return sum(node.num_workers for node in self.nodes)
+
+    @property
+    def what_takes_long(self) -> str:
+        """Say what a start goes through on each node, as far as one may wonder where it is."""
+        is_far = any(node.launcher is None for node in self.nodes)
+        steps = [*(["ssh"] if is_far else []), *(["the import of torch"] if self.preload else [])]
+        return f"on each node: {', then '.join(steps)}" if steps else ""
 
     def describe(self) -> str:
         """Return a table of the ranks, and what they would run."""
@@ -133,8 +141,11 @@ def make_task(options: argparse.Namespace) -> dict[str, Any]:
     keywords: dict[str, Any] = {}
     if options.module:
         kind = "module"
-    elif re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", target):
+    elif re.fullmatch(r"[A-Za-z_][\w.]*(?<!\.py):[A-Za-z_][\w.]*", target):
         kind, keywords, arguments = "function", _read_keywords(arguments), []
+    elif file := re.fullmatch(r"(.+)\.py(:[A-Za-z_][\w.]*)", target):
+        module = file[1].strip("./").replace("/", ".")
+        raise ValueError(f"a function is named by its module, not its file: {module}{file[2]}")
     else:
         kind = "script"
     return {"kind": kind, "target": target, "arguments": arguments, "keywords": keywords}
@@ -177,9 +188,12 @@ def find_target(task: dict[str, Any], workdir: Path, sync: str | None) -> Path:
             )
     if task["kind"] != "script":
         beside = workdir / target.partition(":")[0].replace(".", "/")
-        return beside / "__main__.py" if beside.is_dir() else beside.with_suffix(".py")
+        beside = beside / "__main__.py" if beside.is_dir() else beside.with_suffix(".py")
+        check_goes_along(beside, workdir, sync)
+        return beside
     script = workdir / target
     if script.is_file():
+        check_goes_along(script, workdir, sync)
         return script
     hint = ""
     if script.is_dir():
@@ -189,6 +203,22 @@ def find_target(task: dict[str, Any], workdir: Path, sync: str | None) -> Path:
     elif not target.endswith(".py") and "/" not in target:
         hint = f"; for a module: -m {target}"
     raise ValueError(f"there is no script {target} in {workdir}{hint}")
+
+
+def check_goes_along(file: Path, workdir: Path, sync: str | None) -> None:
+    """Raise ValueError if a file is here and would not be in the copies of its folder."""
+    if sync is None or not file.is_file():
+        return
+    try:
+        copied = Folder(workdir, {}).files
+    except ClusterError as error:
+        raise ValueError(str(error)) from error
+    name = Path(os.path.relpath(file, workdir))
+    if not any(one.as_posix() in copied for one in (name, *name.parents)):  # one may be a link
+        raise ValueError(
+            f"{name} is not in the copy of {workdir} that the nodes get: git ignores it, or it "
+            f"belongs to a virtual environment; git add -f {name} has it go along"
+        )
 
 
 def make_node(

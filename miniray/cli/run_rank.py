@@ -28,6 +28,8 @@ def run_rank(channel: Channel) -> None:
     """Receive what to run and in which place, and run it; leave as a Python of its own would."""
     task = channel.recv()
     _write_through()
+    if task["restart_count"]:
+        print(first_line(task["run_id"], task["restart_count"]))
     config = NCCLConfig(**task["config"])
     with environment(config), _fake_gpu(config.rank):
         os.environ.update(_torchrun_environment(config, task))
@@ -40,6 +42,11 @@ def run_rank(channel: Channel) -> None:
                 _fail(error)
                 raise
         _leave()
+
+
+def first_line(run_id: str, restarted: int | str) -> str:
+    """Return the line with which a rank's output begins after a restart: what was before is old."""
+    return f"{run_id}: restart {restarted} begins"
 
 
 def _torchrun_environment(config: NCCLConfig, task: dict[str, Any]) -> dict[str, str]:

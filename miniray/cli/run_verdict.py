@@ -13,6 +13,9 @@ _OURS = re.compile(
 )
 
 
+_MISSING = re.compile(r"raised ModuleNotFoundError: No module named '([\w.]+)'")
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """Who failed first, in one line, with its traceback and the run's exit status.
@@ -51,3 +54,19 @@ def find_verdict(error: WorkerError, workers: Sequence[RemoteWorker]) -> Verdict
                 rank, f"rank {rank} on {node} failed first: it {happened}", trace, status
             )
     return Verdict(None, line, trace, status)
+
+
+def remedy(verdict: Verdict, python: str) -> str:
+    """Return what may help after such an end, or nothing."""
+    if missing := _MISSING.search(verdict.summary):
+        return f"the ranks' Python is {python}; if another one has {missing[1]}: --python NAME"
+    return ""
+
+
+def explain_start(problem: str, start_timeout: float, *, imports_torch: bool) -> str:
+    """Return why ranks do not start in terms of what this command runs, and of its options."""
+    imported = "torch" if imports_torch else "what a rank needs"
+    problem = problem.replace("imported miniray.cli.run_rank", f"imported {imported}")
+    if "not ready after" in problem:
+        problem += f"\n  to wait longer than {start_timeout:g} s: --start-timeout SECONDS"
+    return problem

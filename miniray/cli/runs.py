@@ -1,18 +1,19 @@
 """The runs that were started with --detach: a folder each, which says what became of it.
 
 ~/.miniray/runs/ID has run.json (what was to be run), process.json (the coordinator), log (all that
-it printed) and, once it has ended, status.
+it printed), up (once its ranks were, how long the log was) and, once it has ended, status.
 """
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ class Run:
     def note_process(self) -> None:
         """Note that this process is the run's coordinator."""
         self._write("process.json", {"pid": os.getpid(), "started": start_of(os.getpid())})
+
+    def note_up(self) -> None:
+        """Note that all ranks are up, for the first time."""
+        if self._up_at() is None:
+            self._write("up", self.log.stat().st_size)
+
+    def _up_at(self) -> int | None:
+        try:
+            return int((self.folder / "up").read_text())
+        except FileNotFoundError:
+            return None
 
     def note_status(self, status: int) -> None:
         """Note the exit status: the run has ended.
@@ -142,6 +154,23 @@ class Run:
                     yield data
                 if has_ended:
                     return
+                yield b""
+                time.sleep(LOOK_AGAIN_S)
+
+    def follow_start(self, deadline: float) -> Generator[bytes, None, bool]:
+        """Yield what the run prints until its ranks are up; return whether they are.
+
+        It may end before, or take longer than until `deadline`, of time.monotonic().
+        """
+        with open(self.log, "rb") as log:
+            while True:
+                is_over = time.monotonic() > deadline or self.state() != RUNNING
+                up_at = self._up_at()  # second: who has ended has noted it by now
+                end = math.inf if up_at is None else up_at
+                while data := log.read(int(min(CHUNK_BYTES, end - log.tell()))):
+                    yield data
+                if is_over or up_at is not None:
+                    return up_at is not None
                 yield b""
                 time.sleep(LOOK_AGAIN_S)
 

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import importlib
+import ipaddress
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ examples:
 The client is `RemoteWorker("localhost", 10000)`, with the same key. Ctrl-C ends the workers, too.
 What goes over the network is encrypted only with --encrypt, and then clients say encrypt=True.
 """
+IN_CLEAR = (
+    "it takes only who holds the key, but what they send goes over the network in clear; "
+    "to have it encrypted: --encrypt"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,10 +74,20 @@ def run(options: argparse.Namespace) -> int:
         f"{', for clients that encrypt' if options.encrypt else ''}",
         flush=True,
     )
+    if not options.encrypt and is_open(server.host):
+        print(f"miniray serve: {IN_CLEAR}", file=sys.stderr, flush=True)
     gc.freeze()  # a worker's collector would copy every page by looking at it
     server.serve_forever()
     print("stopped; no worker was left running", flush=True)
     return 0
+
+
+def is_open(host: str) -> bool:
+    """Return whether other machines may connect to what listens at an address."""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # the path of a Unix socket
+        return False
 
 
 def _make_server(options: argparse.Namespace) -> "WorkerServer":

@@ -13,7 +13,8 @@ examples:
   miniray status localhost 10000
   MINIRAY_KEY_FILE=team.key miniray status 10.0.0.5 10000
 
-It needs the server's key, and takes no worker's place.
+It needs the server's key, and takes no worker's place. It goes in clear, and nobody can change
+it on its way, also where a server's workers encrypt.
 """
 
 

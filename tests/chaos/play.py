@@ -70,7 +70,7 @@ class Player:
         self.directory = directory
         self.report = Report(one)
         self.acted = 0.0
-        self.paths_on_nodes: set[str] = set()
+        self.tunnel_ends: set[str] = set()
         self.scene: Scene
         self.coordinator: subprocess.Popen[Any]
 
@@ -243,7 +243,7 @@ class Player:
 
         def remains() -> list[str]:
             left = [one for one in processes.descendants() - before if _counts(one)]
-            paths = [Path(path) for path in self.paths_on_nodes if os.path.exists(path)]
+            paths = [Path(path) for path in self.tunnel_ends if os.path.exists(path)]
             for folder in self.scene.folders.values():
                 paths += folder.glob("miniray-*")
             return [*map(processes.describe, left), *(f"folder {path}" for path in paths)]
@@ -288,7 +288,7 @@ class Player:
                 if child.name() == "ssh":
                     command = child.cmdline()
                     found |= {host: child for host in ssh.HOSTS if host in command}
-                    self.paths_on_nodes |= set(re.findall(r":(/tmp/[^/ ]*)", " ".join(command)))
+                    self.tunnel_ends |= tunnel_ends(command)
         return found
 
     def _sessions_have_begun(self) -> bool:
@@ -326,6 +326,11 @@ class Player:
 
     def _complain(self, problem: str) -> None:
         self.report.problems.append(problem)
+
+
+def tunnel_ends(command: list[str]) -> set[str]:
+    """Return the folders of the sockets that an ssh connects: one here, and one on the node."""
+    return set(re.findall(r"/tmp/miniray-[^/]*", " ".join(command)))
 
 
 def _is_sshd(process: psutil.Process) -> bool:

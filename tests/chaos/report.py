@@ -33,7 +33,7 @@ WHO = {
 WHAT = {
     "SIGSTOP": "is stopped for good",
     "SIGINT": "gets SIGINT",
-    "memory": "has no more memory (`RLIMIT_AS`)",
+    "memory": "may take no more memory than it has (`RLIMIT_AS`)",
     "oom": "is killed by the kernel, out of memory (a cgroup)",
     "heir": "is killed, and a child of its own in a session of its own goes on with its socket",
     "flood": "prints 8 MB",
@@ -91,7 +91,7 @@ def noticed_by(result: dict[str, Any]) -> str:
     if ending == "WorkerDied":
         return next(who for words, who in NOTICED if words in result["text"])
     return {
-        "done": "nobody: it went on",
+        "done": "nobody",
         "killed": "its nodes, by the lease",
         "KeyboardInterrupt": "whoever pressed it",
         "WorkerFailed": "itself",
@@ -199,7 +199,8 @@ def _counts(words: Iterable[str]) -> str:
 
 
 def _ending(ending: str) -> str:
-    return {"done": "its own end", "killed": "its own end"}.get(ending, f"`{ending}`")
+    words = {"done": "nothing: it went on", "killed": "the coordinator's death"}
+    return words.get(ending, f"`{ending}`")
 
 
 def _share(one: dict[str, Any]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """A server's front door: many clients, a network that cuts anywhere, and a clock that jumps."""
 
+import json
 import random
 import select
 import socket
@@ -236,6 +237,18 @@ def reflecting(world: World, line: Connection) -> Client:
     yield from _say(world, line, {"request": request, "proof": challenge["proof"]})
 
 
+def added_to(world: World, line: Connection) -> Client:
+    """Hold the key, and have somebody in between who adds to what is said, in any depth."""
+    hello, request = auth.hello("c" * 64), {"type": world.chance.choice(("worker", "status"))}
+    yield from _say(world, line, hello)
+    challenge = yield from _hear(line)
+    response = auth.response(KEY, hello, challenge, request)
+    depth = world.chance.randrange(1000)
+    text = json.dumps(response)[:-1] + f',"more":{"[" * depth}{"]" * depth}}}'
+    data = f'{{"body":{text}}}'.encode()
+    line.coming += wire.PRELUDE.pack(wire.MAGIC, wire.AUTH, len(data)) + data
+
+
 def _frame(message: auth.Message) -> bytes:
     return wire.encode(wire.AUTH, message).head
 
@@ -260,7 +273,10 @@ def _hear(line: Connection) -> Generator[None, None, Any]:
         yield
 
 
-STRANGE = (*(wrong_key, garbage, odd_messages, silent, trickling, leaving, replaying, reflecting),)
+STRANGE = (
+    *(wrong_key, garbage, odd_messages, silent, trickling, leaving, replaying, reflecting),
+    added_to,
+)
 
 
 def play(seed: int) -> dict[str, int]:
@@ -311,7 +327,12 @@ def _play(world: World) -> dict[str, int]:
             assert line.number in world.admitted, "an honest client was kept out"
             if world.admitted[line.number]["type"] == "worker":
                 assert line.coming == FOR_THE_WORKER, "the server read what was the worker's"
-    world.now += STRANGER_S + chance.choice((0.1, 1e5))
+    slow = [client for kind, _, client in clients if kind is trickling]
+    for seconds in (STRANGER_S / 2, STRANGER_S / 2, chance.choice((0.1, 1e5))):
+        world.now += seconds
+        for client in slow * 5:  # who goes on and on gets no more time by that
+            next(client, None)
+        world.turn()
     for _ in range(60):  # a farewell goes in pieces
         world.turn()
         if not world.handlers:
