@@ -126,7 +126,10 @@ def _run(manager: Any, client: Any, cell: str, interrupt_at: str, timeout: float
             interrupted = True
             manager.interrupt_kernel()
 
-    client.execute_interactive(cell, timeout=timeout, output_hook=on_output, allow_stdin=False)
+    try:
+        client.execute_interactive(cell, timeout=timeout, output_hook=on_output, allow_stdin=False)
+    except TimeoutError:
+        said["error"] = f"TimeoutError: the cell has not ended after {timeout}s"
     return said
 
 
