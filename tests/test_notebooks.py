@@ -490,6 +490,7 @@ class TestEnds:
 
 
 class TestExample:
+    @pytest.mark.timeout(300)  # three kernels, which share the machine with other tests
     def test_the_guide_shows_what_it_prints_also_after_a_restart(self, tmp_path: Path) -> None:
         cells = notebooks.read()[1:]
         shown = notebooks.shown(notebooks.PAGE.read_text()).splitlines()
