@@ -3,11 +3,11 @@
 from typing import Any
 
 from miniray import process
-from miniray.calls import make_call, take_answer
+from miniray.calls import make_call, send_cells, take_answer
 from miniray.channel import Channel
 from miniray.errors import WorkerDied, WorkerError, WorkerExited
 from miniray.process import STOP_S
-from miniray.waiting import deadline_after
+from miniray.waiting import deadline_after, time_left
 from miniray.work_fn import AnyFunction
 
 EXPLAIN_S = 3.0
@@ -54,7 +54,8 @@ class AnyWorker(Channel):
         5.0
         """
         deadline, call = deadline_after(timeout), make_call(function, *args, **kwargs)
-        self.send(call, timeout)
+        send_cells([self], call["call"], timeout)
+        self.send(call, time_left(deadline) if timeout is not None else None)
         return take_answer(self, call, deadline, timeout)
 
     def close(self, timeout: float = STOP_S) -> None:

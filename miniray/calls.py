@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from miniray import cells
 from miniray.channel import Channel
 from miniray.errors import ProtocolError, WorkerError
 from miniray.rendezvous import NCCLConfig, environment
@@ -29,8 +30,11 @@ def answer_calls(channel: Channel) -> None:
     place: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     who = ""
     for message in channel:
-        if type(message) is not dict or not message.keys() & {"call", "place"}:
+        if type(message) is not dict or not message.keys() & {"call", "cells", "place"}:
             raise TypeError(f"this worker answers calls, and got {message!r:.{SHOWN_CHARS}}")
+        if "cells" in message:  # the text of what the next call names, if a notebook makes it
+            cells.define(message["cells"])
+            continue
         if "place" in message:  # that of the next call
             config = NCCLConfig(**message["place"])
             place, who = environment(config), f"rank {config.rank} of {config.world_size}"
@@ -65,6 +69,15 @@ def make_call(function: str | AnyFunction, *args: Any, **kwargs: Any) -> dict[st
     """Return the message that asks for a call."""
     name, number = name_of(function), next(_numbers)
     return {"call": name, "number": number, "args": args, "kwargs": kwargs}
+
+
+def send_cells(channels: Iterable[Channel], function: str, timeout: float | None) -> None:
+    """Send the text of a notebook's function, of which calls are about to be sent."""
+    if pieces := cells.collect(function):
+        deadline = deadline_after(timeout)
+        for channel in channels:
+            with contextlib.suppress(WorkerError):  # `recv` says it as well
+                channel.send({"cells": pieces}, None if timeout is None else time_left(deadline))
 
 
 def read_answer(channel: Channel, call: Mapping[str, Any], message: Any) -> list[Any]:
@@ -146,6 +159,7 @@ def _work_off(
             with contextlib.suppress(WorkerError):  # `recv` says it as well
                 worker.send(busy[worker][2], None if timeout is None else time_left(deadline))
 
+    send_cells(workers, name, timeout)
     give(workers)
     while busy:
         if not (ready := wait(busy, time_left(deadline))):

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from miniray import torch_fork
+from miniray import kernel_fork, torch_fork
 
 PR_SET_PDEATHSIG = 1
 
@@ -30,6 +30,7 @@ def run_child(
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
             if os.getppid() != parent:
                 os._exit(code)  # it died before the kernel knew whom to watch
+        kernel_fork.calm_child()
         torch_fork.calm_child(torch_state)
         code = run() & 0xFF  # as the kernel would: os._exit raises on what is no C int
         flush()

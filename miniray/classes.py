@@ -151,7 +151,8 @@ def _why_not_found(name: str) -> str:
     if module in _MAIN:
         return (
             f"{_quote(path)} is defined in the other side's console or notebook, which this "
-            "process does not have; put it into a module that both import"
+            "process does not have; name it in the function that the notebook starts or calls "
+            "here, an annotation will do, or put it into a module that both import"
         )
     if module != main_name() and module not in sys.modules:
         return (

@@ -51,11 +51,11 @@ class Cluster(Crew):
     def start(self, work_fn: str | AnyFunction, *, calls: bool = False) -> list[RemoteWorker]:
         """Start a function, or "module.function", on every node; return the workers, index == rank.
 
-        It goes by name, so it has to be one at the top of a module, or of the running script. With
-        `calls` the workers do not run it, and wait for `run` or `worker.call`. The module is sent
-        along if it is found here and is not an installed one; else the node's own is imported, from
-        its workdir. Raises ClusterError, with every node's fault, and leaves nothing running, if
-        not all ranks start.
+        It goes by name, so it has to be one at the top of a module, or of the running script, or as
+        text, from a notebook's cell. With `calls` the workers do not run it, and wait for `run` or
+        `worker.call`. The module is sent along if it is found here and is not an installed one;
+        else the node's own is imported, from its workdir. Raises ClusterError, with every node's
+        fault, and leaves nothing running, if not all ranks start.
         """
         work_fn = check_start(work_fn)
         if self._running is not None:

@@ -96,12 +96,12 @@ class Crew:
     ) -> list[Any]:
         """Call a function on all ranks at once, and return their results in rank order.
 
-        It goes by name, so it has to be one at the top of a module, or of the running script. The
-        cluster is started if it has not been. Each rank finds its place in torchrun's environment
-        variables: `process_group()` joins, and so does torch's own `init_process_group()`. The
-        ranks are a group: when one fails, WorkerFailed or WorkerDied names it. Whatever is raised,
-        TimeoutError after `timeout` seconds too, the cluster is stopped, and the next call starts
-        it anew.
+        It goes by name, so it has to be one at the top of a module, or of the running script, or as
+        text, from a notebook's cell. The cluster is started if it has not been. Each rank finds its
+        place in torchrun's environment variables: `process_group()` joins, and so does torch's own
+        `init_process_group()`. The ranks are a group: when one fails, WorkerFailed or WorkerDied
+        names it. Whatever is raised, TimeoutError after `timeout` seconds too, the cluster is
+        stopped, and the next call starts it anew.
 
         >>> cluster.run(train, learning_rate=0.1)
         [0.25, 0.25, 0.25, 0.25]
@@ -165,6 +165,7 @@ class Crew:
         results: dict[RemoteWorker, list[Any]] = {}
         for worker, place in zip(self.workers, self.nccl_configs(), strict=True):
             worker.send({"place": place.__dict__}, time_left(deadline))
+        calls.send_cells(self.workers, call["call"], time_left(deadline))
         broadcast(self.workers, call, time_left(deadline))
         while pending := [worker for worker in self.workers if not results.get(worker)]:
             try:

@@ -190,10 +190,12 @@ def _serve(settings: dict[str, Any], stdout: int) -> None:
 
 
 def _make_server(settings: dict[str, Any]) -> "tuple[WorkerServer, dict[str, Any]]":
+    from miniray import cells
     from miniray.calls import answer_calls
     from miniray.work_fn import load_work_fn
     from miniray.worker_server import WorkerServer
 
+    cells.define(settings["cells"])
     work_fn = load_work_fn(settings["work_fn"])  # also if it is to be called later
     if "torch" in sys.modules:
         # Imported once here instead of once in every worker, on their first step.

@@ -28,7 +28,7 @@ def collect_sources(work_fn: str) -> bytes:
     return pack(find_code(work_fn))
 
 
-def find_code(work_fn: str) -> dict[str, Path]:
+def find_code(work_fn: str, text: str = "") -> dict[str, Path]:
     """Return the files around `work_fn`, which is "module.function", by their names in a zip.
 
     That is the module's package, or for a lone module all modules and packages beside it; then what
@@ -38,7 +38,7 @@ def find_code(work_fn: str) -> dict[str, Path]:
     stay. Data in a folder of more than 1000 files, or behind a link to a folder, always stays.
     """
     top, dot, _ = work_fn.partition(".")
-    if not dot or top == "__main__":
+    if not dot or (top == "__main__" and not text):
         raise ValueError(f"work_fn must be a module's MODULE.FUNCTION, got {work_fn!r}")
     module, _, function = work_fn.rpartition(".")
     if top in sys.stdlib_module_names:
@@ -47,7 +47,10 @@ def find_code(work_fn: str) -> dict[str, Path]:
             raise ValueError(f"{problem}; give yours another name")
         return {}
     files = dict[str, Path]()
-    wanted, done = {top}, {"miniray", "__main__", *sys.stdlib_module_names}
+    wanted, done = (
+        {top, *_imports(text.encode())},
+        {"miniray", "__main__", *sys.stdlib_module_names},
+    )
     if any(place.is_file() for place in _find(top)):
         beside = {str(place.parent) for place in _find(top)}
         wanted |= {module.name for module in pkgutil.iter_modules(beside)}
@@ -57,7 +60,7 @@ def find_code(work_fn: str) -> dict[str, Path]:
             for place in reversed(places):  # of a namespace package the first folder wins
                 found = dict(_walk(place, place.name))
                 files |= found
-                wanted.update(*map(_imports, found.values()))
+                wanted.update(*(_imports(_read(file)) for file in found.values()))
     return {path: files[path] for path in _choose(work_fn, files)}
 
 
@@ -98,12 +101,17 @@ def _walk(entry: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[tupl
                 yield from _walk(one, f"{name}/{one.name}", (*above, entry.resolve()))
 
 
-def _imports(file: Path) -> Iterator[str]:
-    """Yield the top-level modules that a file seems to import, whatever its encoding is."""
+def _read(file: Path) -> bytes:
     with contextlib.suppress(OSError):
-        for one, many in _IMPORT.findall(file.read_bytes() if file.suffix == ".py" else b""):
-            for name in re.findall(rb"(?:^|,)[ \t]*(\w+)", one or many):
-                yield name.decode()
+        return file.read_bytes() if file.suffix == ".py" else b""
+    return b""
+
+
+def _imports(code: bytes) -> Iterator[str]:
+    """Yield the top-level modules that some code seems to import, whatever its encoding is."""
+    for one, many in _IMPORT.findall(code):
+        for name in re.findall(rb"(?:^|,)[ \t]*(\w+)", one or many):
+            yield name.decode()
 
 
 def _choose(work_fn: str, files: dict[str, Path]) -> list[str]:

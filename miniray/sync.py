@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from miniray import inherited
+from miniray import cells, inherited
 from miniray.errors import ClusterError
 from miniray.folder_copy import Facts, facts_of, files_of_copy
 from miniray.node_config import NodeConfig
@@ -40,7 +40,8 @@ class Luggage:
     """The code around a work function and, with `folder`, a copy of that folder, for each node."""
 
     def __init__(self, work_fn: str, folder: str | os.PathLike[str] | None = None) -> None:
-        self.code = find_code(work_fn)
+        self.cells = cells.collect(work_fn)
+        self.code = find_code(work_fn, "\n".join(text for *_, text in self.cells))
         self.folder = None if folder is None else Folder(folder, self.code)
         # Now, and not in the time that the nodes have to start.
         self._all_code = pack(self.code)
@@ -51,14 +52,15 @@ class Luggage:
 
         A node on this machine works in the folder itself; one with a workdir has its own there.
         """
-        folder = self.folder
+        folder, place = self.folder, dict[str, Any]()
         if folder is None or config.workdir is not None:
-            return {"workdir": config.workdir, "copy": None, "import_paths": []}, self._all_code
+            place = {"workdir": config.workdir, "copy": None, "import_paths": []}
+            return {**place, "cells": self.cells}, self._all_code
         there = {"name": folder.name_for(label), "files": folder.files}
-        place: dict[str, Any] = {"workdir": None, "copy": there}
+        place = {"workdir": None, "copy": there, "import_paths": folder.import_paths}
         if config.is_local():
-            place = {"workdir": str(folder.path), "copy": None}
-        return {**place, "import_paths": folder.import_paths}, self._code_elsewhere
+            place |= {"workdir": str(folder.path), "copy": None}
+        return {**place, "cells": self.cells}, self._code_elsewhere
 
 
 class Folder:

@@ -23,7 +23,8 @@ def check_before_fork() -> bool:
     if torch.cuda.is_initialized():
         raise RuntimeError(
             "cannot fork: CUDA is initialised in this process and would be broken in the child; "
-            "use the GPU in workers only, or start them before the first CUDA call"
+            "start workers before the first CUDA call (in a notebook: restart the kernel), or use "
+            "Cluster([NodeConfig.local()]), whose workers are not forked from this process"
         )
     try:
         ctypes.CDLL(None).omp_pause_resource_all(OMP_PAUSE_HARD)

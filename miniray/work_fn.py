@@ -43,11 +43,10 @@ def _cannot_name(function: str, why: str, remedy: str) -> TypeError:
 
 
 def _name_of_main(function: str) -> str:
-    """Return the name under which the running script can be imported."""
+    """Return the name under which the running script can be imported, if it is one."""
     name, file = main_module()
     if name is None:
-        why = "it is in a notebook, at a prompt or in a -c, where nobody can import it from"
-        raise _cannot_name(function, why, "save it to a file beside, and import that")
+        return "__main__"  # a notebook: what is in its cells goes as text
     if file is None:  # python -m: Python has found it by that name itself
         return name
     found = importlib.util.find_spec(name) if "." not in name else None

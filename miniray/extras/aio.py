@@ -13,7 +13,7 @@ from typing import Any
 
 from miniray import Channel
 from miniray.any_worker import AnyWorker
-from miniray.calls import make_call, read_answer
+from miniray.calls import make_call, read_answer, send_cells
 
 LOOK_S = 2.0  # how often a channel looks for what no descriptor tells: a machine that is lost
 
@@ -64,6 +64,7 @@ async def call(
     if worker not in _turns or _turns[worker][0] is not loop:
         _turns[worker] = loop, asyncio.Lock()
     async with asyncio.timeout(timeout), _turns[worker][1]:
+        send_cells([worker], request["call"], None)
         worker.send(request)
         while not (found := read_answer(worker, request, await recv(worker))):
             pass
