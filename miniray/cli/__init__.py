@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from miniray import __version__
-from miniray.cli import attach, completion, demo, record, run, serve, status
+from miniray.cli import attach, completion, demo, outer_rank, record, run, serve, status
 from miniray.cli.common import run_command
 
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module, help_text in (
         ("run", run, "run a torchrun-style script on many machines, or on many ranks here"),
+        ("run-rank", outer_rank, "be one rank of a job that torchrun, srun or Kubernetes starts"),
         ("attach", attach, "see a run that was detached, up to its end; or end it"),
         ("demo", demo, "train a small GPT with FSDP on 2 nodes x 4 fake GPUs"),
         ("serve", serve, "start a worker server on this machine"),

@@ -1,0 +1,213 @@
+"""The process that another launcher starts for a rank: it forks the rank, and tells how that ends.
+
+It holds one connection to the coordinator, the lease, over which go few words:
+
+    host -> coordinator   {"exit_code": 3}          the rank's process has ended
+    coordinator -> host   {"end": 3.0}              end it, within so many seconds
+    coordinator -> host   {"verdict": {...}}        how it went for all: leave, with this status
+
+When the lease ends without a verdict, the coordinator is gone, and the rank has to go, too. The
+rank connects by itself, and what it says first is that its function has been found. So it is always
+the ranks that connect, and one port is all that anybody has to reach.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from miniray import auth, process
+from miniray.calls import answer_calls
+from miniray.channel import Channel
+from miniray.connection import open_connection
+from miniray.endings import run_work
+from miniray.errors import ProtocolError
+from miniray.process import Process
+from miniray.torch_store import StoreHost
+from miniray.waiting import READABLE, Late, deadline_after, time_left, wait_until
+from miniray.work_fn import load_work_fn
+
+READY = "ready"
+HOST, RANK = "host", "rank"
+ANSWERS_CALLS = f"{answer_calls.__module__}.{answer_calls.__name__}"
+ASK_AGAIN_S = 0.2
+ANSWER_S = 5.0
+# What a launcher, or whoever watches a queue of jobs, tells a rank by.
+PASSED_ON = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One rank among all, and the name of the machine that it is on."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    node: str
+
+    @property
+    def is_everybody_here(self) -> bool:
+        """Whether all ranks are on this machine."""
+        return self.world_size == self.local_world_size
+
+    def introduce(self, kind: str) -> auth.Message:
+        """Return the request that a host, or its rank, begins with."""
+        return {"type": kind, "pid": os.getpid(), **dataclasses.asdict(self)}
+
+
+class Lost(Exception):
+    """The coordinator is gone, or was never there; in words."""
+
+
+def reach(
+    find: Callable[[], tuple[str, int]], key: bytes, request: auth.Message, deadline: float
+) -> tuple[Channel, tuple[str, int]]:
+    """Connect to the coordinator, which may start later than we do; return where it was.
+
+    Raises Lost, with the last reason, and AuthenticationError at once.
+    """
+    while True:
+        try:
+            where = find()
+            sock, _ = open_connection(*where, key, request, min(ANSWER_S, time_left(deadline)))
+            return Channel(sock, name="coordinator"), where
+        except ConnectionRefusedError as error:  # it is there, and says no
+            raise Lost(str(error)) from None
+        except (ConnectionError, TimeoutError, Late) as error:
+            if time_left(deadline) < ASK_AGAIN_S:
+                raise Lost(f"rank 0 is not to be found: {error}") from None
+            time.sleep(ASK_AGAIN_S)
+
+
+class RankHost:
+    """The keeper of one rank, from the first connection to the exit status.
+
+    `find` says where the coordinator is; it is asked again until somebody answers there, for
+    `timeout` seconds. `meet_at` are addresses of this machine, of which rank 0 takes one for
+    torch's store. `run` raises Lost if it does not come to a rank at all.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        work_fn: str,
+        key: bytes,
+        find: Callable[[], tuple[str, int]],
+        *,
+        meet_at: list[str],
+        timeout: float,
+    ) -> None:
+        self.place, self.verdict = place, dict[str, Any]()
+        self._work_fn, self._key, self._meet_at = work_fn, key, meet_at
+        self._was_told_to_end = False
+        self._lease, self._where = reach(find, key, place.introduce(HOST), deadline_after(timeout))
+        self.rank = self._fork()
+
+    def _fork(self) -> Process:
+        def run() -> int:
+            store.take_over()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            request = self.place.introduce(RANK) | {"meet": " ".join(map(str, store.address))}
+            try:
+                sock, _ = open_connection(*self._where, self._key, request, ANSWER_S)
+            except (OSError, ProtocolError) as error:
+                print(f"rank {self.place.rank} cannot connect: {error}", file=sys.stderr)
+                return 1
+            return run_work(self._work, Channel(sock, name="coordinator"))
+
+        with StoreHost([] if self.place.rank else self._meet_at) as store:
+            return process.fork(run)
+
+    def _work(self, channel: Channel) -> None:
+        work_fn = load_work_fn(self._work_fn)
+        channel.send(READY)
+        work_fn(channel)
+
+    def run(self) -> int:
+        """Keep the rank until it and the coordinator are done; return the exit status."""
+        try:
+            while self.rank.poll() is None and self._obey():
+                seconds = self.rank.advance_stop()
+                until = deadline_after(seconds)
+                wait_until({self.rank: READABLE, self._lease: READABLE}, until)
+            if self.rank.exit_code is None:
+                process.stop([self.rank])
+            code = self.rank.exit_code
+            self._tell({"exit_code": code})
+            while self._obey():
+                wait_until({self._lease: READABLE}, deadline_after(None))
+        finally:
+            process.stop([self.rank], 0.0)
+            self._lease.close()
+        return self._status(code)
+
+    def _obey(self) -> bool:
+        """Do what the coordinator has said; return whether there may be more to come."""
+        while not self.verdict:
+            try:
+                order = self._lease.recv(0.0)
+            except TimeoutError:
+                return True
+            except (EOFError, OSError, ProtocolError):
+                return False
+            if "end" in order:
+                self._was_told_to_end = True
+                self.rank.begin_stop(order["end"])
+            self.verdict = order.get("verdict", {})
+        return False
+
+    def _tell(self, words: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, EOFError, ProtocolError):  # the coordinator has gone
+            self._lease.send(words, ANSWER_S)
+
+    def _status(self, code: int | None) -> int:
+        """Return what to exit with: the verdict's, or if there is none, the rank's own."""
+        own = 0 if code is None or self._was_told_to_end else as_status(code)
+        if self.verdict:
+            return int(self.verdict["status"]) or own
+        return own or 1
+
+    def pass_on(self, number: int) -> bool:
+        """Send a signal to the rank; return False if it has ended."""
+        if self.rank.exit_code is not None:
+            return False
+        os.kill(self.rank.pid, number)  # this thread alone reaps it, so it is still its number
+        return True
+
+
+def as_status(exit_code: int) -> int:
+    """Return an exit code as a shell would: 128 and its number for a signal."""
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def own_address(towards: str, place: Place) -> str:
+    """Return the address at which others reach this machine, as far as it can tell.
+
+    That is the one with which it reaches rank 0's machine, unless that is a loopback, and some
+    ranks are elsewhere.
+    """
+    names = (towards, socket.gethostname(), socket.getfqdn())
+    found = [address for name in names if (address := _interface_towards(name))]
+    others = [address for address in found if not address.startswith("127.")]
+    if place.is_everybody_here or not others:
+        return found[0] if found else "127.0.0.1"
+    return others[0]
+
+
+def _interface_towards(host: str) -> str | None:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # sends nothing: it only looks the route up
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
