@@ -43,6 +43,8 @@ class Lease:
         # How the rank's process ended, once that is known.
         self.exit_code: int | None = None
         self.why_lost: str | None = None
+        # Who may know more of the end of the process that kept it.
+        self.ask: Callable[[int], str] | None = None
 
     def fileno(self) -> int:
         """Return a descriptor that is readable once there is news, or nobody to tell any."""
@@ -63,7 +65,8 @@ class Lease:
                 if not time_left(deadline):
                     break
             except (EOFError, OSError, MiniRayError) as error:
-                self.why_lost = f"the process that kept it has gone ({error})"
+                known = f"{error}" if self.ask is None else self.ask(self.place.rank)
+                self.why_lost = f"the process that kept it has gone ({known})"
         return self.exit_code
 
     def tell(self, words: dict[str, Any]) -> None:
@@ -177,6 +180,11 @@ class HostedCluster(Crew):
         self.answers_calls = work_fn == ANSWERS_CALLS
         self.workers = [self._arrived[rank] for rank in range(self.world_size)]
         return list(self.workers)
+
+    def ask_why_lost(self, ask: Callable[[int], str]) -> None:
+        """Have somebody asked who may know how a rank's host has ended."""
+        for lease in self._leases.values():
+            lease.ask = ask
 
     def _admit(self, sock: socket.socket, request: auth.Message, welcome: Welcome) -> bytes | None:
         """Take in a host, or a rank; return what it is told if it is not wanted."""

@@ -29,7 +29,7 @@ from miniray.endings import run_work
 from miniray.errors import ProtocolError
 from miniray.process import Process
 from miniray.torch_store import StoreHost
-from miniray.waiting import READABLE, Late, deadline_after, time_left, wait_until
+from miniray.waiting import READABLE, Late, Source, deadline_after, time_left, wait_until
 from miniray.work_fn import load_work_fn
 
 READY = "ready"
@@ -89,12 +89,23 @@ def reach(
             time.sleep(ASK_AGAIN_S)
 
 
+class Leash(Source):
+    """A descriptor that somebody holds as long as this process is wanted."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def descriptor(self) -> int:
+        return self._descriptor
+
+
 class RankHost:
     """The keeper of one rank, from the first connection to the exit status.
 
     `find` says where the coordinator is; it is asked again until somebody answers there, for
     `timeout` seconds. `meet_at` are addresses of this machine, of which rank 0 takes one for
-    torch's store. `run` raises Lost if it does not come to a rank at all.
+    torch's store. A `leash` is a descriptor whose end is the end of this, too. Raises Lost if
+    nobody is to be found.
     """
 
     def __init__(
@@ -106,12 +117,17 @@ class RankHost:
         *,
         meet_at: list[str],
         timeout: float,
+        leash: int | None = None,
     ) -> None:
         self.place, self.verdict = place, dict[str, Any]()
         self._work_fn, self._key, self._meet_at = work_fn, key, meet_at
-        self._was_told_to_end = False
+        self._was_told_to_end = self._is_let_go = False
         self._lease, self._where = reach(find, key, place.introduce(HOST), deadline_after(timeout))
         self.rank = self._fork()
+        self._sources: dict[Source, int] = {self.rank: READABLE, self._lease: READABLE}
+        self._leash = None if leash is None else Leash(leash)
+        if self._leash is not None:
+            self._sources[self._leash] = READABLE
 
     def _fork(self) -> Process:
         def run() -> int:
@@ -137,23 +153,28 @@ class RankHost:
         """Keep the rank until it and the coordinator are done; return the exit status."""
         try:
             while self.rank.poll() is None and self._obey():
-                seconds = self.rank.advance_stop()
-                until = deadline_after(seconds)
-                wait_until({self.rank: READABLE, self._lease: READABLE}, until)
-            if self.rank.exit_code is None:
-                process.stop([self.rank])
+                self._wait(deadline_after(self.rank.advance_stop()))
+            process.stop([self.rank])
             code = self.rank.exit_code
-            self._tell({"exit_code": code})
+            if not self._is_let_go:
+                with contextlib.suppress(OSError, EOFError, ProtocolError):  # nobody to be told
+                    self._lease.send({"exit_code": code}, ANSWER_S)
+            del self._sources[self.rank]
             while self._obey():
-                wait_until({self._lease: READABLE}, deadline_after(None))
+                self._wait(deadline_after(None))
         finally:
             process.stop([self.rank], 0.0)
             self._lease.close()
         return self._status(code)
 
+    def _wait(self, deadline: float) -> None:
+        """Wait for the rank's end, the coordinator's words, or the end of the leash."""
+        if self._leash in wait_until(self._sources, deadline):
+            self._is_let_go = True
+
     def _obey(self) -> bool:
         """Do what the coordinator has said; return whether there may be more to come."""
-        while not self.verdict:
+        while not (self.verdict or self._is_let_go):
             try:
                 order = self._lease.recv(0.0)
             except TimeoutError:
@@ -165,10 +186,6 @@ class RankHost:
                 self.rank.begin_stop(order["end"])
             self.verdict = order.get("verdict", {})
         return False
-
-    def _tell(self, words: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, EOFError, ProtocolError):  # the coordinator has gone
-            self._lease.send(words, ANSWER_S)
 
     def _status(self, code: int | None) -> int:
         """Return what to exit with: the verdict's, or if there is none, the rank's own."""
