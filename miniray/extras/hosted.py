@@ -30,6 +30,7 @@ from miniray.worker_log import WorkerLog, clean_name, printable
 TURN_S = 0.25  # for one thread that waits for a rank's end, before another one may look
 WELCOME_S = 5.0
 LEAVE_S = 1.0
+FAULT_SPREAD_S = 5.0  # what the others get to come, or to say what is wrong with them, too
 
 
 class Lease:
@@ -167,15 +168,17 @@ class HostedCluster(Crew):
         seconds. `check` is called now and then, and may raise what makes the waiting vain.
         """
         deadline = deadline_after(timeout)
-        while len(self._ready) < self.world_size and not self._faults:
-            if not time_left(deadline):
-                raise ClusterError(self._sum_up(f"within {timeout:g} s"))
+        while len(self._ready) < self.world_size and time_left(deadline):
             check()
             self._loop.turn()
             for rank in self._leases.keys() - self._arrived.keys():
                 self._look_for_early_end(self._leases[rank])
-        if self._faults:
-            raise ClusterError(self._sum_up())
+            if self._faults:  # whose host is not here yet would look for us in vain
+                if len(self._ready) + len(self._faults) == self.world_size:
+                    break
+                deadline = min(deadline, deadline_after(FAULT_SPREAD_S))
+        if len(self._ready) < self.world_size:
+            raise ClusterError(self._sum_up("" if self._faults else f"within {timeout:g} s"))
         self._stop_listening()
         self.answers_calls = work_fn == ANSWERS_CALLS
         self.workers = [self._arrived[rank] for rank in range(self.world_size)]

@@ -104,8 +104,8 @@ class RankHost:
 
     `find` says where the coordinator is; it is asked again until somebody answers there, for
     `timeout` seconds. `meet_at` are addresses of this machine, of which rank 0 takes one for
-    torch's store. A `leash` is a descriptor whose end is the end of this, too. Raises Lost if
-    nobody is to be found.
+    torch's store. A `leash` is a descriptor whose end is the end of this, too. `also` names another
+    function that the rank is to find before it is ready. Raises Lost if nobody is to be found.
     """
 
     def __init__(
@@ -118,9 +118,10 @@ class RankHost:
         meet_at: list[str],
         timeout: float,
         leash: int | None = None,
+        also: str | None = None,
     ) -> None:
         self.place, self.verdict = place, dict[str, Any]()
-        self._work_fn, self._key, self._meet_at = work_fn, key, meet_at
+        self._work_fn, self._also, self._key, self._meet_at = work_fn, also, key, meet_at
         self._was_told_to_end = self._is_let_go = False
         self._lease, self._where = reach(find, key, place.introduce(HOST), deadline_after(timeout))
         self.rank = self._fork()
@@ -145,6 +146,8 @@ class RankHost:
             return process.fork(run)
 
     def _work(self, channel: Channel) -> None:
+        if self._also is not None:
+            load_work_fn(self._also)
         work_fn = load_work_fn(self._work_fn)
         channel.send(READY)
         work_fn(channel)

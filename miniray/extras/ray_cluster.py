@@ -4,9 +4,9 @@ Each rank is a process of its own below an actor of its own, and what you send g
 to it as it always does: over TCP, and not through Ray's object store. It needs `miniray[ray]`.
 """
 
-import collections
 import json
 import secrets
+import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from miniray import auth, bootstrap
 from miniray.crew import Crew
 from miniray.errors import ClusterError
 from miniray.extras.hosted import HostedCluster
-from miniray.extras.rank_host import Place
+from miniray.extras.rank_host import ANSWERS_CALLS, Place
 from miniray.faults import check_start
 from miniray.node_config import NodeConfig
 from miniray.process import STOP_S
@@ -33,7 +33,6 @@ __all__ = ["RayCluster"]
 
 LAST_WORDS_S = 2.0
 SHOWN_CHARS = 300
-ANSWERS_CALLS = "miniray.calls.answer_calls"
 
 
 class RayCluster(Crew):
@@ -63,13 +62,13 @@ class RayCluster(Crew):
     ) -> None:
         if not nodes:
             raise ValueError("a cluster needs at least one node")
-        for node in nodes:
-            check_node(node)
         super().__init__()
-        self.nodes = list(nodes)
+        self.nodes = [*map(check_node, nodes)]
         self._fake_gpus, self._start_timeout, self._sync = fake_gpus, start_timeout, sync
         self._strategy, self._cpus, self._gpus = strategy, cpus_per_worker, gpus_per_worker
         self._hosted: HostedCluster | None = None
+        self._work_fn, self._calls = "", False
+        self._code: Any = None  # Ray's to keep, from `start` to `stop`
         self._group: PlacementGroup | None = None
         self._keepers: list[Any] = []
         self._kept: list[Any] = []  # references that are ready once a keeper is done
@@ -80,62 +79,96 @@ class RayCluster(Crew):
         It is as Cluster.start, and raises the same.
         """
         work_fn = check_start(work_fn)
-        if self._hosted is not None:
+        if self._code is not None:
             raise RuntimeError("this cluster has been started; restart it, or stop it first")
         archive = pack(find_code(work_fn))
         if not ray.is_initialized():
             ray.init()
-        deadline = deadline_after(self._start_timeout)
+        self._code, self._work_fn, self._calls = ray.put(archive), work_fn, calls
         try:
-            self._reserve(deadline)
-            self._start_ranks(work_fn, archive, calls, deadline)
+            self._start_ranks(self._start_timeout)
         except BaseException:
             self.stop(0.0)
             raise
         self.answers_calls = calls
         return list(self.workers)
 
-    def _reserve(self, deadline: float) -> None:
+    def restart(
+        self,
+        nodes: Sequence[NodeConfig] | None = None,
+        *,
+        without_lost: bool = False,
+        timeout: float | None = None,
+    ) -> list[RemoteWorker]:
+        """End all ranks, start new ones, and return their workers; it is as Cluster.restart.
+
+        But the ranks of a machine that is lost go to another one, as soon as Ray has one, and
+        nothing that was imported is kept. So there is nothing to leave out: `without_lost` is
+        refused.
+        """
+        if self._code is None:
+            raise RuntimeError("this cluster has not been started")
+        if without_lost:
+            raise ValueError(
+                "on Ray the ranks of a machine that is lost go to another one: drop without_lost"
+            )
+        chosen = [*map(check_node, self.nodes if nodes is None else nodes)]
+        if not chosen:
+            raise ValueError("a cluster needs at least one node; to end all of them call stop()")
+        self._end_ranks(0.0)
+        if chosen != self.nodes:
+            self._give_back()
+        self.nodes = chosen
+        seconds = self._start_timeout if timeout is None else min(timeout, self._start_timeout)
+        try:
+            self._start_ranks(seconds)
+        except BaseException:
+            self._end_ranks(0.0)
+            raise
+        return list(self.workers)
+
+    def _reserve(self, deadline: float, timeout: float) -> None:
         """Have Ray set aside what all ranks need, or raise ClusterError."""
         each = {"CPU": self._cpus, "GPU": self._gpus_per_worker()}
         bundles = [
             {name: count * node.num_workers for name, count in each.items() if count}
             for node in self.nodes
         ]
-        self._group = placement_group(bundles, strategy=self._strategy)
-        if not self._group.wait(time_left(deadline)):
-            wanted = collections.Counter[str]()
-            for bundle in bundles:
-                wanted.update(bundle)  # type: ignore[arg-type]
-            there, free = ray.cluster_resources(), ray.available_resources()
-            lines = [
-                f"  {name}: {count:g} wanted, {there.get(name, 0):g} there, "
-                f"{free.get(name, 0):g} of them free"
-                for name, count in wanted.items()
-            ]
-            raise ClusterError(
-                f"Ray has no place for {len(bundles)} nodes, {self._strategy}, within "
-                f"{self._start_timeout:g} s; nothing is left running:\n" + "\n".join(lines)
-            )
+        if self._group is None:
+            self._group = placement_group(bundles, strategy=self._strategy)
+        if self._group.wait(time_left(deadline)):
+            return
+        there, free = ray.cluster_resources(), ray.available_resources()
+        lines = [
+            f"  {name}: {sum(one.get(name, 0.0) for one in bundles):g} wanted, "
+            f"{there.get(name, 0):g} there, {free.get(name, 0):g} of them free"
+            for name in bundles[0]
+        ]
+        count = f"{len(bundles)} nodes" if len(bundles) > 1 else "1 node"
+        problem = f"Ray has found no place for {count} ({self._strategy}) within {timeout:g} s"
+        raise ClusterError("\n".join([f"{problem}; nothing is left running:", *lines]))
 
     def _gpus_per_worker(self) -> float:
         if self._gpus is not None:
             return self._gpus
         return 1.0 if ray.cluster_resources().get("GPU") and not self._fake_gpus else 0.0
 
-    def _start_ranks(self, work_fn: str, archive: bytes, calls: bool, deadline: float) -> None:
+    def _start_ranks(self, timeout: float) -> None:
+        deadline = deadline_after(timeout)
+        self._reserve(deadline, timeout)
         places = make_places(self.nodes)
         key = auth.make_key()
         host = ray.util.get_node_ip_address()
         hosted = self._hosted = HostedCluster(len(places), host, 0, key)
         settings = {
-            "work_fn": ANSWERS_CALLS if calls else work_fn,
+            "work_fn": ANSWERS_CALLS if self._calls else self._work_fn,
+            "also": self._work_fn,
             "key": key.decode(),
             "where": [hosted.address, hosted.port],
-            "timeout": self._start_timeout,
+            "timeout": timeout,
             "keep": "miniray.extras.ray_keeper.keep",
         }
-        Keeper, code = make_keeper_class(), ray.put(archive)
+        Keeper = make_keeper_class()
         for config, place in places:
             keeper = Keeper.options(
                 num_cpus=self._cpus,
@@ -149,7 +182,7 @@ class RayCluster(Crew):
             more = {"place": vars(place), "env": env | dict(config.env), "workdir": config.workdir}
             line = json.dumps({**settings, **more, "copy": None, "marker": secrets.randbits(60)})
             self._keepers.append(keeper)
-            self._kept.append(keeper.keep.remote(source_of(bootstrap), line, code))
+            self._kept.append(keeper.keep.remote(source_of(bootstrap), line, self._code))
         hosted.gather_ranks(settings["work_fn"], time_left(deadline), self._check_keepers)
         hosted.ask_why_lost(self._why_lost)
         self.workers = list(hosted.workers)
@@ -173,17 +206,12 @@ class RayCluster(Crew):
             words = " ".join(str(error).split())
             return f"Ray says: {words[:SHOWN_CHARS]}"
 
-    def restart(
-        self, *, without_lost: bool = False, timeout: float | None = None
-    ) -> Sequence[RemoteWorker]:
-        raise RuntimeError("not yet")
-
     def say(self, text: str) -> None:
         """Write a line to the log."""
-        print(f"[cluster] {text}", flush=True)
+        print(f"[cluster] {text}", file=sys.stderr, flush=True)
 
     def nccl_configs(self, backend: str | None = None) -> list[NCCLConfig]:
-        """Return one config a rank, as Cluster.nccl_configs does; the ranks are a group from now."""
+        """Return one config a rank, as Cluster.nccl_configs does; from now on they are a group."""
         if self._hosted is None:
             raise RuntimeError("start the cluster first: rank 0 says where the ranks meet")
         configs = self._hosted.nccl_configs(backend)
@@ -193,6 +221,13 @@ class RayCluster(Crew):
     def stop(self, timeout: float = STOP_S) -> None:
         """End all ranks within `timeout` seconds, and give back what Ray had set aside for them."""
         try:
+            self._end_ranks(timeout)
+        finally:
+            self._give_back()
+            self._code = None
+
+    def _end_ranks(self, timeout: float) -> None:
+        try:
             if self._hosted is not None:
                 self._hosted.stop(timeout)
         finally:
@@ -200,10 +235,13 @@ class RayCluster(Crew):
                 ray.wait(self._kept, num_returns=len(self._kept), timeout=LAST_WORDS_S)
                 for keeper in self._keepers:
                     ray.kill(keeper)
-            if self._group is not None and ray.is_initialized():
-                remove_placement_group(self._group)
-            self._hosted = self._group = self.group = None
+            self._hosted, self.group = None, None
             self.workers, self._keepers, self._kept = [], [], []
+
+    def _give_back(self) -> None:
+        if self._group is not None and ray.is_initialized():
+            remove_placement_group(self._group)
+        self._group = None
 
     def __enter__(self) -> Self:
         return self
@@ -212,8 +250,8 @@ class RayCluster(Crew):
         self.stop()
 
 
-def check_node(node: NodeConfig) -> None:
-    """Refuse what a config asks for and Ray decides by itself."""
+def check_node(node: NodeConfig) -> NodeConfig:
+    """Return a config, or refuse what it asks for and Ray decides by itself."""
     asked = {
         "ssh_options": node.ssh_options,
         "launcher": node.launcher if not node.is_local() else None,
@@ -224,6 +262,7 @@ def check_node(node: NodeConfig) -> None:
     for field, value in asked.items():
         if value:
             raise ValueError(f"{node.host}: on Ray there is no {field}; leave it out")
+    return node
 
 
 def make_places(nodes: Sequence[NodeConfig]) -> list[tuple[NodeConfig, Place]]:

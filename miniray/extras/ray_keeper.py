@@ -32,6 +32,7 @@ def keep(settings: dict[str, Any]) -> str:
             meet_at=[own_address(address, place)],
             timeout=settings["timeout"],
             leash=LEASH,
+            also=settings["also"],
         )
         host.run()
         code = host.rank.exit_code

@@ -79,6 +79,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def connected_to_ray() -> None:
+    """Connect to the Ray that tests.support.ray_head has started, if it has, once for all tests."""
+    if "RAY_ADDRESS" in os.environ:
+        import ray
+
+        ray.init(logging_level="warning")
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process, zombie, descriptor, port, namespace or directory."""
