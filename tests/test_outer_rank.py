@@ -1,5 +1,6 @@
 """`miniray run-rank`: ranks that torchrun, srun or a training operator starts."""
 
+import functools
 import os
 import re
 import secrets
@@ -113,13 +114,13 @@ def test_the_culprits_host_is_told_first_and_the_others_when_it_has_left(
     monkeypatch.setattr(hosted, "LEAVE_S", T)
     key = auth.make_key()
     with HostedCluster(2, "127.0.0.1", 0, key) as cluster:
+        where = functools.partial(lambda one: (one.address, one.port), cluster)
         gathering = threading.Thread(target=lambda: gather_in_vain(cluster))
         gathering.start()
         leases = []
         for rank in range(2):
             request = Place(rank, 2, rank, 2, 0, "node").introduce(HOST)
-            where = cluster.address, cluster.port
-            leases.append(reach(lambda: where, key, request, deadline_after(T))[0])
+            leases.append(reach(where, key, request, deadline_after(T))[0])
         gathering.join()
         dismissing = threading.Thread(target=lambda: cluster.dismiss({"status": 3}, first=1))
         dismissing.start()

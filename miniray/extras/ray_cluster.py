@@ -160,8 +160,9 @@ class RayCluster(Crew):
         key = auth.make_key()
         host = ray.util.get_node_ip_address()
         hosted = self._hosted = HostedCluster(len(places), host, 0, key)
+        work_fn = ANSWERS_CALLS if self._calls else self._work_fn
         settings = {
-            "work_fn": ANSWERS_CALLS if self._calls else self._work_fn,
+            "work_fn": work_fn,
             "also": self._work_fn,
             "key": key.decode(),
             "where": [hosted.address, hosted.port],
@@ -183,7 +184,7 @@ class RayCluster(Crew):
             line = json.dumps({**settings, **more, "copy": None, "marker": secrets.randbits(60)})
             self._keepers.append(keeper)
             self._kept.append(keeper.keep.remote(source_of(bootstrap), line, self._code))
-        hosted.gather_ranks(settings["work_fn"], time_left(deadline), self._check_keepers)
+        hosted.gather_ranks(work_fn, time_left(deadline), self._check_keepers)
         hosted.ask_why_lost(self._why_lost)
         self.workers = list(hosted.workers)
 

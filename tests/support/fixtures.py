@@ -85,7 +85,12 @@ def connected_to_ray() -> None:
     if "RAY_ADDRESS" in os.environ:
         import ray
 
+        from miniray import NodeConfig
+        from miniray.extras.ray_cluster import RayCluster
+
         ray.init(logging_level="warning")
+        with RayCluster([NodeConfig.local()]) as cluster:  # some connections it makes on first use
+            cluster.start("tests.work.echo")
 
 
 @pytest.fixture(autouse=True)

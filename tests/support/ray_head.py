@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support import poll
 
-CPUS = 64  # so many ranks may be there at once; Ray only counts
+CPUS, GPUS = 64, 2  # so many ranks may be there at once; Ray only counts
 START_S = 60.0
 
 
@@ -25,9 +25,19 @@ def run(command: Sequence[str]) -> int:
     env = os.environ | quiet
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         log = Path(folder, "head.log")
-        options = ["--head", "--block", f"--port={port}", f"--num-cpus={CPUS}", "--num-gpus=0"]
-        options += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}/r"]
-        options += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        options = [
+            "--head",
+            "--block",
+            f"--port={port}",
+            f"--num-cpus={CPUS}",
+            f"--num-gpus={GPUS}",
+        ]
+        options += ["--include-dashboard=false", f"--temp-dir={folder}/r"]
+        options += [
+            "--disable-usage-stats",
+            "--node-ip-address=127.0.0.1",
+            "--object-store-memory=100000000",
+        ]
         ray = str(Path(sys.executable).with_name("ray"))
         with log.open("w") as output:
             head = subprocess.Popen(
