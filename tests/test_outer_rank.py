@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -249,6 +250,29 @@ def test_who_never_finds_rank_0_says_where_it_looked(tmp_path: Path) -> None:
     assert job.wait() == [1]
     port = job.environments[1]["MASTER_PORT"]
     assert f"rank 0 is not to be found: cannot connect to 127.0.0.1:{port}" in job.said(1)
+
+
+def test_a_port_that_is_taken_is_said_at_once(tmp_path: Path) -> None:
+    job = Job(tmp_path, outer.operator_environments(1))
+    with socket.create_server(("127.0.0.1", int(job.environments[0]["MASTER_PORT"]))):
+        job.start(WORK)
+        said = ended(job, status=1)
+    assert re.search(r"run-rank: the coordinator cannot listen on 127.0.0.1:\d+: .* in use", said)
+
+
+def test_sigterm_before_rank_0_is_there_ends_a_rank(tmp_path: Path) -> None:
+    job = Job(tmp_path, outer.operator_environments(2))
+    job.start("tests.outer_work:work", ranks=[1])
+    command = f"/proc/{job.processes[1].pid}/status"
+    poll.until(lambda: _catches(command, signal.SIGTERM), timeout_s=T)
+    job.signal(signal.SIGTERM)
+    assert job.wait() == [143]
+
+
+def _catches(status: str, number: int) -> bool:
+    """Return whether a process has a handler for a signal, as its /proc/PID/status says."""
+    (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", Path(status).read_text())
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 class TestKey:

@@ -5,6 +5,7 @@ Rank 0 coordinates: beside its own work it runs the coordinator, to which all ra
 
 import argparse
 import importlib
+import io
 import json
 import os
 import re
@@ -34,7 +35,8 @@ from miniray.work_fn import load_work_fn
 
 USAGE_ERROR = 2
 START_S = 300.0
-STORE_S = 30.0
+STORE_S = 5.0  # no signal is heard meanwhile
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 EXAMPLES = """\
 examples:
@@ -69,6 +71,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Be the rank; return the exit status of the rank that failed first, or 0."""
     sys.path.insert(0, os.getcwd())  # as python -m does, and a script of ours does not
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # a rank may end at any moment
     try:
         place, meeting = find_place(os.environ)
         if options.port is not None:
@@ -176,16 +181,22 @@ def coordinate(
     timeout: float,
 ) -> int:
     """Gather all ranks and call the coordinator's function; return the exit status for all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of that it hears by its ranks
     host, port = directory.choose(place)
-    with HostedCluster(place.world_size, host, port, key) as cluster:
+    try:
+        cluster = HostedCluster(place.world_size, host, port, key)
         directory.publish(place, cluster.port)
+    except (OSError, RuntimeError) as error:  # the port is taken, or torchrun's store is gone
+        say(f"miniray run-rank: the coordinator {getattr(error, 'strerror', None) or error}")
+        return 1
+    with cluster:
         verdict = attempt(cluster, work_fn, coordinator, keywords, timeout)
         if verdict.status and verdict.summary:
             trace = f"\n{verdict.traceback}\n\n" if verdict.traceback else ""
             say(f"{trace}miniray run-rank: {verdict.summary} (exit status {verdict.status})")
+        # As soon as the first has left, torchrun ends all others, and some have not been told.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         told = {"status": verdict.status, "text": verdict.summary, "traceback": verdict.traceback}
-        cluster.dismiss(told, first=verdict.rank)
+        cluster.dismiss(told, first=verdict.rank or 0)  # whose process the coordinator's is
     return verdict.status
 
 
@@ -208,6 +219,8 @@ def attempt(
         if isinstance(leaving.code, int | None):
             return Verdict(None, "the coordinator said so", "", leaving.code or 0)
         return Verdict(None, str(leaving.code), "", 1)
+    except KeyboardInterrupt:
+        return Verdict(None, "the coordinator was interrupted", "", 128 + signal.SIGINT)
     except BaseException as error:
         return Verdict(
             None,
@@ -253,18 +266,24 @@ def keep_rank(
             return
         if coordinating is not None and coordinating.poll() is None:
             os.kill(coordinating.pid, number)
-        elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number in ENDING and (host is None or coordinating is None):
             sys.exit(128 + number)
+
+    def find() -> tuple[str, int]:
+        if coordinating is not None and coordinating.poll() is not None:
+            raise Lost("its coordinator has ended")
+        return directory.find()
 
     for number in PASSED_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, pass_on)
     meet_at = [own_address(directory.meeting.address, place)]
     try:
-        host = RankHost(place, work_fn, key, directory.find, meet_at=meet_at, timeout=timeout)
+        host = RankHost(place, work_fn, key, find, meet_at=meet_at, timeout=timeout)
         status = host.run()
-        if host.verdict.get("text"):
+        if host.verdict.get("status") and host.verdict.get("text"):
             leave_error_file(host.verdict)
+        host.close()
         if not host.verdict:
             say(f"miniray run-rank: rank {place.rank}: the coordinator has gone")
     except (Lost, MiniRayError, OSError) as error:

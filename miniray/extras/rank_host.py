@@ -167,8 +167,11 @@ class RankHost:
                 self._wait(deadline_after(None))
         finally:
             process.stop([self.rank], 0.0)
-            self._lease.close()
         return self._status(code)
+
+    def close(self) -> None:
+        """Let go of the coordinator, which may wait for that before it tells the others."""
+        self._lease.close()
 
     def _wait(self, deadline: float) -> None:
         """Wait for the rank's end, the coordinator's words, or the end of the leash."""

@@ -35,6 +35,7 @@ def keep(settings: dict[str, Any]) -> str:
             also=settings["also"],
         )
         host.run()
+        host.close()
         code = host.rank.exit_code
         return "ended" if code is None else describe(code)
     except Lost as lost:
