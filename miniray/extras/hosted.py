@@ -79,14 +79,19 @@ class Lease:
 class HostedWorker(RemoteWorker):
     """A rank that has come to the coordinator by itself; from then on, a worker as any other."""
 
-    def __init__(self, sock: socket.socket, lease: Lease, pid: int, meet: str) -> None:
+    def __init__(self, sock: socket.socket, lease: Lease, meet: str) -> None:
         place = lease.place
         self.session = self.lease = lease
         self.group: Group | None = None
-        self.worker_id, self.pid = place.rank, pid
-        self.host, self.port = place.node, pid
+        self.worker_id, self.host = place.rank, place.node
         self.rendezvous = [meet.split()[0], int(meet.split()[1])] if meet else []
-        Channel.__init__(self, sock, name=f"rank {place.rank} at {place.node}:{pid}")
+        Channel.__init__(self, sock, name=clean_name(f"rank {place.rank} at {place.node}"))
+        self.port = self.pid = 0
+
+    def take_pid(self, pid: int) -> None:
+        """Note the number of the rank's process, which is what tells it from others there."""
+        self.port = self.pid = pid
+        self.name = f"{self.name}:{pid}"
 
     def wait(self, timeout: float | None = None) -> int:
         code = self.lease.look(deadline_after(timeout))
@@ -203,7 +208,7 @@ class HostedCluster(Crew):
         if request["type"] == HOST:
             self._leases[place.rank] = Lease(Channel(sock, name=f"the host of {name}"), place)
             return None
-        worker = HostedWorker(sock, self._leases[place.rank], request["pid"], request["meet"])
+        worker = HostedWorker(sock, self._leases[place.rank], request["meet"])
         self._arrived[place.rank] = worker
         self._loop.watch(
             worker.descriptor(), select.POLLIN, lambda _: self._hear(place.rank, worker)
@@ -237,8 +242,9 @@ class HostedCluster(Crew):
             return
         self._loop.unwatch(worker.descriptor())
         try:
-            if (said := worker.recv(0.0)) != READY:
-                raise WorkerDied(f"{worker.name} said {said!r:.100} before it was ready")
+            ready, pid = worker.recv(0.0)
+            assert ready == READY  # who holds the key, and is a host, says that
+            worker.take_pid(pid)
             self._ready.add(rank)
         except (MiniRayError, OSError, EOFError) as error:
             self._faults[rank] = error

@@ -6,9 +6,9 @@ It holds one connection to the coordinator, the lease, over which go few words:
     coordinator -> host   {"end": 3.0}              end it, within so many seconds
     coordinator -> host   {"verdict": {...}}        how it went for all: leave, with this status
 
-When the lease ends without a verdict, the coordinator is gone, and the rank has to go, too. The
-rank connects by itself, and what it says first is that its function has been found. So it is always
-the ranks that connect, and one port is all that anybody has to reach.
+When the lease ends without a verdict, the coordinator is gone, and the rank has to go, too. A
+second connection is the rank's, whose first word is that its function has been found. So it is
+always the ranks that connect, and one port is all that anybody has to reach.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import dataclasses
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -124,32 +123,38 @@ class RankHost:
         self._work_fn, self._also, self._key, self._meet_at = work_fn, also, key, meet_at
         self._was_told_to_end = self._is_let_go = False
         self._lease, self._where = reach(find, key, place.introduce(HOST), deadline_after(timeout))
-        self.rank = self._fork()
+        try:
+            self.rank = self._fork()
+        except BaseException:
+            self._lease.close()
+            raise
         self._sources: dict[Source, int] = {self.rank: READABLE, self._lease: READABLE}
         self._leash = None if leash is None else Leash(leash)
         if self._leash is not None:
             self._sources[self._leash] = READABLE
 
     def _fork(self) -> Process:
+        """Connect a second time, and fork the rank, which talks over that connection."""
+
         def run() -> int:
             store.take_over()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            request = self.place.introduce(RANK) | {"meet": " ".join(map(str, store.address))}
-            try:
-                sock, _ = open_connection(*self._where, self._key, request, ANSWER_S)
-            except (OSError, ProtocolError) as error:
-                print(f"rank {self.place.rank} cannot connect: {error}", file=sys.stderr)
-                return 1
-            return run_work(self._work, Channel(sock, name="coordinator"))
+            return run_work(self._work, Channel(line, name="coordinator"))
 
         with StoreHost([] if self.place.rank else self._meet_at) as store:
-            return process.fork(run)
+            request = self.place.introduce(RANK) | {"meet": " ".join(map(str, store.address))}
+            sock, _ = open_connection(*self._where, self._key, request, ANSWER_S)
+            assert isinstance(sock, socket.socket)  # for nothing is encrypted
+            # Ours, by which we hang up, whoever else holds the connection once the rank has ended.
+            self._line = sock
+            with socket.socket(fileno=os.dup(sock.fileno())) as line:
+                return process.fork(run)
 
     def _work(self, channel: Channel) -> None:
         if self._also is not None:
             load_work_fn(self._also)
         work_fn = load_work_fn(self._work_fn)
-        channel.send(READY)
+        channel.send([READY, os.getpid()])
         work_fn(channel)
 
     def run(self) -> int:
@@ -159,9 +164,11 @@ class RankHost:
                 self._wait(deadline_after(self.rank.advance_stop()))
             process.stop([self.rank])
             code = self.rank.exit_code
-            if not self._is_let_go:
-                with contextlib.suppress(OSError, EOFError, ProtocolError):  # nobody to be told
+            with contextlib.suppress(OSError, EOFError, ProtocolError):  # nobody to be told
+                if not self._is_let_go:
                     self._lease.send({"exit_code": code}, ANSWER_S)
+                self._line.shutdown(socket.SHUT_RDWR)
+            self._line.close()
             del self._sources[self.rank]
             while self._obey():
                 self._wait(deadline_after(None))
