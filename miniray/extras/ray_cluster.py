@@ -144,6 +144,8 @@ class RayCluster(Crew):
             f"{there.get(name, 0):g} there, {free.get(name, 0):g} of them free"
             for name in bundles[0]
         ]
+        if "GPU" in bundles[0] and self._gpus is None:
+            lines.append("  Where Ray has GPUs each rank takes one; for none: gpus_per_worker=0")
         count = f"{len(bundles)} nodes" if len(bundles) > 1 else "1 node"
         problem = f"Ray has found no place for {count} ({self._strategy}) within {timeout:g} s"
         raise ClusterError("\n".join([f"{problem}; nothing is left running:", *lines]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support import poll
 
-CPUS, GPUS = 8, 2  # Ray only counts; for each CPU it has a process ready
+CPUS, GPUS = 8, 8  # Ray only counts; for each CPU it has a process ready
 START_S = 60.0
 
 
