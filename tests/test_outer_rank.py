@@ -471,3 +471,83 @@ class TestTorchrun:
         done = self.run("--max-restarts", "1", *command)
         assert done.returncode == 0
         assert "back: hello 1 2 1 0" in done.stdout
+
+
+@pytest.mark.netns
+class TestTwoMachines:
+    """Ranks on two machines, each with a network of its own."""
+
+    def start(
+        self, nodes: Any, folder: Path, *arguments: str, **env: str
+    ) -> list[subprocess.Popen[str]]:
+        """Start rank 0 on node1 and rank 1 on node2, in the folder of the examples."""
+        started = []
+        for rank, node in enumerate(nodes.hosts):
+            place = {"RANK": str(rank), "WORLD_SIZE": "2", "MINIRAY_FAKE_GPUS": "1"}
+            with (folder / f"output{rank}").open("w") as output:
+                started.append(
+                    nodes.popen(
+                        [sys.executable, *arguments],
+                        node=node,
+                        cwd=outer.REPOSITORY / "examples",
+                        env={**place, "MASTER_ADDR": "node1", "MASTER_PORT": "23456", **env},
+                        stdout=output,
+                        stderr=output,
+                    )
+                )
+        return started
+
+    def finish(self, nodes: Any, folder: Path, started: list[subprocess.Popen[str]]) -> list[int]:
+        """Wait for the end of all; return their statuses."""
+        statuses = [one.wait(T) for one in started]
+        for rank in range(len(started)):
+            print(f"--- {rank}:", (folder / f"output{rank}").read_text())
+        nodes.wait_until_empty()
+        return statuses
+
+    @pytest.mark.thorough
+    def test_the_job_of_the_kubernetes_page_runs(self, netns_nodes: Any, tmp_path: Path) -> None:
+        yaml = pytest.importorskip("yaml")
+        text = (outer.REPOSITORY / "examples/launchers/train.yaml").read_text()
+        service, job = yaml.safe_load_all(text)
+        assert job["spec"]["completions"] == job["spec"]["parallelism"]
+        template = job["spec"]["template"]["spec"]
+        (container,) = template["containers"]
+        variables = {one["name"]: one.get("value") for one in container["env"]}
+        assert variables["WORLD_SIZE"] == str(job["spec"]["completions"])
+        assert variables["MASTER_ADDR"] == f"train-0.{service['metadata']['name']}"
+        assert template["subdomain"] == service["metadata"]["name"]
+        ours = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MINIRAY_KEY"}
+        env = {name: value for name, value in variables.items() if name not in ours}
+        env |= {"MINIRAY_KEY": secrets.token_hex(32)}
+        python, *words = container["command"]
+        assert python == "python"
+        words += ["steps=2" if one == "steps=1000" else one for one in container["args"]]
+        started = self.start(netns_nodes, tmp_path, *words, **env)
+        assert self.finish(netns_nodes, tmp_path, started) == [0, 0]
+        assert "step 2: mean loss" in (tmp_path / "output0").read_text()
+
+    @pytest.mark.slow
+    def test_torchrun_on_both_finds_rank_0_in_its_store(
+        self, netns_nodes: Any, tmp_path: Path
+    ) -> None:
+        torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "node1:29400"]
+        rank = ["-m", "miniray", "run-rank", "everywhere:work", "--coordinator", "everywhere:main"]
+        started = self.start(netns_nodes, tmp_path, *torchrun, *rank, "--arg", "steps=2")
+        assert self.finish(netns_nodes, tmp_path, started) == [0, 0]
+        said = [(tmp_path / f"output{rank}").read_text() for rank in range(2)]
+        assert "step 2: mean loss" in said[0] + said[1]
+
+    @pytest.mark.slow
+    def test_a_machine_that_is_lost_is_named_and_nothing_stays_on_it(
+        self, netns_nodes: Any, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "pids"
+        coordinated = ("--coordinator", "tests.outer_work:tell_pids", "--arg", f"file={file}")
+        started = self.start(netns_nodes, tmp_path, "-m", "miniray", "run-rank", WORK, *coordinated)
+        poll.until(file.exists, timeout_s=T)
+        with netns_nodes.cut("node2"):
+            assert self.finish(netns_nodes, tmp_path, started) == [1, 1]
+        assert "rank 1 on" in (tmp_path / "output0").read_text()
+        assert "the coordinator has gone" in (tmp_path / "output1").read_text()
