@@ -452,11 +452,6 @@ class TestTorchrun:
         print(done.stdout, done.stderr)
         return done
 
-    def test_ranks_are_its_process_group(self) -> None:
-        done = self.run("-m", "miniray", "run-rank", "tests.outer_work:reduce")
-        assert done.returncode == 0
-        assert sorted(done.stdout.splitlines()) == ["rank 0: 1.0", "rank 1: 1.0"]
-
     def test_names_our_culprit_as_its_root_cause_and_starts_anew(self, tmp_path: Path) -> None:
         failed = str(tmp_path / "failed")
         coordinated = ("--coordinator", "tests.outer_work:send_file", "--arg", f"file={failed}")

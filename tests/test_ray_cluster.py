@@ -3,7 +3,6 @@
 What a worker does, on Ray as elsewhere, is in test_every_worker.py.
 """
 
-import contextlib
 import os
 import re
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from miniray import ClusterError, NodeConfig, RemoteWorker, WorkerDied, WorkerFailed, errors
 from tests.contracts import test_clusters
 from tests.support import poll, processes
+from tools.site import blocks as site
 
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
@@ -209,15 +209,12 @@ def test_a_killed_coordinator_leaves_nothing(tmp_path: Path) -> None:
     processes.wait_until_gone(pids, timeout_s=T)
 
 
-@pytest.mark.parametrize(
-    "strategy", ["PACK", "STRICT_PACK", pytest.param("STRICT_SPREAD", id="STRICT_SPREAD")]
-)
-def test_nodes_are_placed_as_the_strategy_says(strategy: str) -> None:
-    cluster = RayCluster(NODES, strategy=strategy, start_timeout=3.0)
-    spread = strategy == "STRICT_SPREAD"  # and there is one machine
-    with pytest.raises(ClusterError) if spread else contextlib.nullcontext():
+def test_nodes_are_placed_as_the_strategy_says() -> None:
+    with RayCluster(NODES, strategy="STRICT_PACK") as cluster:
         assert len(cluster.start("tests.work.echo")) == 3
-    cluster.stop()
+    apart = RayCluster(NODES, strategy="STRICT_SPREAD", start_timeout=1.0)
+    with pytest.raises(ClusterError, match=r"no place for 2 nodes \(STRICT_SPREAD\)"):
+        apart.start("tests.work.echo")  # there is one machine
 
 
 class TestExamples:
@@ -263,3 +260,8 @@ class TestExamples:
         rays = self.run(script, *where, str(tmp_path / "rays"))
         assert "saved step 2 sha256" in rays
         assert rays.splitlines()[1:] == ours.splitlines()[1:]  # the first has the ranks' pids
+
+    def test_the_pages_transcript_is_what_it_prints(self) -> None:
+        (block,) = site.find(site.DOCS / "guides" / "ray.md", "text")
+        printed = [line for line in site.run_console(block) if line.startswith(("$", "step"))]
+        assert printed == block.lines
