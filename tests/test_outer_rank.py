@@ -233,7 +233,7 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     job.start(WORK, "--start-timeout", "2", ranks=[0, 2])
     said = ended(job, status=1)
     assert "1 of 3 ranks failed to start" in said
-    assert "  rank 1 has not come within 2 s" in said
+    assert "  rank 1 has not come within 2.0 s" in said
 
 
 def test_ranks_that_come_before_rank_0_wait_for_it(tmp_path: Path) -> None:

@@ -133,11 +133,31 @@ def test_env_and_workdir_are_the_ranks(tmp_path: Path) -> None:
         assert worker.call("os.getenv", "MINIRAY_FAKE_GPUS", timeout=T) == "1"
 
 
+def run_script(folder: Path, text: str) -> "subprocess.Popen[str]":
+    """Start a script that connects to Ray by itself."""
+    (folder / "script.py").write_text(
+        "from miniray import NodeConfig\nfrom miniray.extras.ray_cluster import RayCluster\n" + text
+    )
+    return subprocess.Popen(
+        [sys.executable, str(folder / "script.py")],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_a_folder_goes_along(tmp_path: Path) -> None:
-    (tmp_path / "data.txt").write_text("42")
-    with RayCluster([NodeConfig.local()], sync=str(tmp_path)) as cluster:
-        (worker,) = cluster.start("tests.work.echo", calls=True)
-        assert worker.call("os.listdir", timeout=T) == ["data.txt"]
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "numbers.txt").write_text("42")
+    script = run_script(
+        tmp_path,
+        f"with RayCluster([NodeConfig('n')], sync={str(data)!r}) as cluster:\n"
+        "    print(cluster.run('os.listdir'))\n",
+    )
+    assert script.communicate(timeout=T)[0] == "[['numbers.txt']]\n"
+    with pytest.raises(RuntimeError, match=r"say ray.init\(runtime_env={'working_dir': '.'}\)"):
+        RayCluster(NODES, sync=".").start("tests.work.echo")
 
 
 def test_each_rank_sees_the_gpu_that_ray_gives_it() -> None:
@@ -189,21 +209,14 @@ def test_who_loses_its_actor_is_lost_in_rays_words() -> None:
 
 
 def test_a_killed_coordinator_leaves_nothing(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import signal\nfrom miniray import NodeConfig\n"
-        "from miniray.extras.ray_cluster import RayCluster\n"
-        "workers = RayCluster([NodeConfig.local(2)]).start('tests.work.echo')\n"
-        "print(*(worker.pid for worker in workers), flush=True)\nsignal.pause()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        text=True,
+    with run_script(
+        tmp_path,
+        "workers = RayCluster([NodeConfig('n', 2)]).start('tests.work.echo')\n"
+        "print(*(worker.pid for worker in workers), flush=True)\nimport signal; signal.pause()\n",
     ) as coordinator:
         assert coordinator.stdout is not None
         pids = list(map(int, coordinator.stdout.readline().split()))
+        assert len(pids) == 2
         assert all(map(processes.is_running, pids))
         coordinator.kill()
     processes.wait_until_gone(pids, timeout_s=T)

@@ -183,7 +183,7 @@ class HostedCluster(Crew):
                     break
                 deadline = min(deadline, deadline_after(FAULT_SPREAD_S))
         if len(self._ready) < self.world_size:
-            raise ClusterError(self._sum_up("" if self._faults else f"within {timeout:g} s"))
+            raise ClusterError(self._sum_up("" if self._faults else f"within {timeout:.1f} s"))
         self._stop_listening()
         self.answers_calls = work_fn == ANSWERS_CALLS
         self.workers = [self._arrived[rank] for rank in range(self.world_size)]

@@ -41,8 +41,8 @@ class RayCluster(Crew):
     Each NodeConfig is one bundle of a placement group: its ranks are on one machine, which Ray
     chooses by `strategy`. The config's host is what it is called in errors and logs. A rank takes
     `cpus_per_worker` of Ray's CPUs, and a GPU if Ray has any and they are not to be fake. If this
-    script has not called ray.init, `start` does. With `sync`, a folder, ranks work in Ray's copy
-    of it. What ranks print goes where Ray's logs go.
+    script has not called ray.init, `start` does, and with `sync`, a folder, ranks work in Ray's
+    copy of that. What ranks print goes where Ray's logs go.
 
     >>> with RayCluster([NodeConfig("learner"), NodeConfig("actors", 16)]) as cluster:
     ...     for worker in cluster.start("my_module.work_fn"):
@@ -83,7 +83,12 @@ class RayCluster(Crew):
             raise RuntimeError("this cluster has been started; restart it, or stop it first")
         archive = pack(find_code(work_fn))
         if not ray.is_initialized():
-            ray.init()
+            ray.init(runtime_env={"working_dir": self._sync} if self._sync else None)
+        elif self._sync:
+            raise RuntimeError(
+                "Ray is connected already, and takes a folder only then; leave sync out, and say "
+                f"ray.init(runtime_env={{'working_dir': {self._sync!r}}})"
+            )
         self._code, self._work_fn, self._calls = ray.put(archive), work_fn, calls
         try:
             self._start_ranks(self._start_timeout)
@@ -179,7 +184,6 @@ class RayCluster(Crew):
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     self._group, placement_group_bundle_index=place.node_rank
                 ),
-                runtime_env={"working_dir": self._sync} if self._sync else None,
             ).remote(f"{place.node}:rank{place.rank}")
             env = {"MINIRAY_FAKE_GPUS": "1"} if self._fake_gpus else {}
             more = {"place": vars(place), "env": env | dict(config.env), "workdir": config.workdir}
