@@ -26,6 +26,9 @@ def work(channel: Channel) -> None:
                 return
             case "environment":
                 channel.send({name: os.environ.get(name) for name in rest})
+            case "pause":
+                channel.send("pausing")
+                signal.pause()
             case "pids":
                 channel.send([os.getpid(), os.getppid()])
             case "spawn and exit":
@@ -66,6 +69,12 @@ def order(cluster: HostedCluster, rank: int, order: list[Any]) -> None:
     cluster.nccl_configs()
     cluster.workers[rank].send(order)
     print(cluster.workers[rank - 1].recv(60.0), flush=True)
+
+
+def leave_paused(cluster: HostedCluster) -> None:
+    """Return while a rank is busy."""
+    cluster.workers[1].send(["pause"])
+    cluster.workers[1].recv(20.0)
 
 
 def tell_pids(cluster: HostedCluster, file: str) -> None:

@@ -351,6 +351,12 @@ SLURM = {
 }
 
 
+def test_a_coordinator_that_is_done_has_ended_well_whatever_ranks_are_at(
+    launch_pods: Callable[..., Job],
+) -> None:
+    ended(launch_pods("leave_paused", size=2), status=0)
+
+
 class TestPlaces:
     def test_under_torchrun_are_its_own_and_rank_0_is_named_in_its_store(self) -> None:
         variables = {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True"}
