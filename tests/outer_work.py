@@ -82,6 +82,8 @@ def tell_pids(cluster: HostedCluster, file: str) -> None:
     cluster.nccl_configs()
     cluster.broadcast(["pids"])
     pids = gather(cluster.workers, 20.0)
+    cluster.broadcast(["pause"])  # as one does who computes, and sees nobody hang up
+    gather(cluster.workers, 20.0)
     draft = Path(f"{file}.draft")
     draft.write_text(repr({"coordinator": os.getpid(), "ranks": pids}))
     draft.rename(file)
