@@ -162,7 +162,9 @@ class RankHost:
         try:
             while self.rank.poll() is None and self._obey():
                 self._wait(deadline_after(self.rank.advance_stop()))
-            process.stop([self.rank])
+            if self.rank.exit_code is None:  # there is nobody for whom it could go on
+                self._was_told_to_end = True
+                process.stop([self.rank])
             code = self.rank.exit_code
             with contextlib.suppress(OSError, EOFError, ProtocolError):  # nobody to be told
                 if not self._is_let_go:
