@@ -10,6 +10,7 @@ under srun. On a machine without GPUs set MINIRAY_FAKE_GPUS=1.
 """
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -51,11 +52,12 @@ def main(cluster: Any, steps: int = 3) -> None:
 
 def start(options: argparse.Namespace) -> Any:
     """Return a cluster, on this machine or on Ray, that is about to be started."""
+    fake = os.environ.get("MINIRAY_FAKE_GPUS") == "1"
     if options.ray:
         from miniray.extras.ray_cluster import RayCluster
 
-        return RayCluster([NodeConfig("ray", options.ray)])
-    return Cluster([NodeConfig.local(options.local)])
+        return RayCluster([NodeConfig("ray", options.ray)], fake_gpus=fake)
+    return Cluster([NodeConfig.local(options.local)], fake_gpus=fake)
 
 
 if __name__ == "__main__":
