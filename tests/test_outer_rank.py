@@ -208,6 +208,18 @@ def test_sigterm_ends_ranks_that_say_nothing_of_it(
     assert "was killed by SIGTERM (exit status 143)" in job.said()
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGCONT])
+def test_other_signals_do_to_a_rank_what_they_always_do(
+    launch_pods: Callable[..., Job], tmp_path: Path, number: int
+) -> None:
+    job, _ = pids_of(launch_pods, tmp_path)
+    job.signal(number)
+    if number == signal.SIGCONT:
+        job.signal(signal.SIGUSR2)
+    ends = signal.SIGUSR2 if number == signal.SIGCONT else number
+    assert set(job.wait()) == {128 + ends}
+
+
 def test_sigterm_of_one_rank_alone_ends_all(
     launch_pods: Callable[..., Job], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ Rank 0 coordinates: beside its own work it runs the coordinator, to which all ra
 """
 
 import argparse
+import dataclasses
 import importlib
 import io
 import json
@@ -15,7 +16,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from miniray import ClusterError, MiniRayError, WorkerError, WorkerExited, auth, process, wait
 from miniray.cli.outer_place import Meeting, find_place
@@ -86,14 +87,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"miniray run-rank: {error}", file=sys.stderr)
         return USAGE_ERROR
     directory: Directory = StoreDirectory(meeting) if meeting.is_store else Directory(meeting)
-    coordinating = None
-    if place.rank == 0:
-        coordinating = process.fork(
-            lambda: coordinate(
-                place, directory, key, work_fn, coordinator, keywords, options.start_timeout
-            )
-        )
-    return keep_rank(place, directory, key, work_fn, coordinating, options.start_timeout)
+    job = Job(place, directory, key, work_fn, coordinator, keywords, options.start_timeout)
+    coordinating = process.fork(lambda: coordinate(job)) if place.rank == 0 else None
+    return keep_rank(job, coordinating)
 
 
 def dotted(target: str) -> str:
@@ -171,25 +167,30 @@ class StoreDirectory(Directory):
         self._store().set(self._key, f"{self.choose(place)[0]} {port}")
 
 
-def coordinate(
-    place: Place,
-    directory: Directory,
-    key: bytes,
-    work_fn: str,
-    coordinator: str,
-    keywords: dict[str, Any],
-    timeout: float,
-) -> int:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What this process is to be a rank of, and which one."""
+
+    place: Place
+    directory: Directory
+    key: bytes
+    work_fn: str
+    coordinator: str
+    keywords: dict[str, Any]
+    timeout: float
+
+
+def coordinate(job: Job) -> int:
     """Gather all ranks and call the coordinator's function; return the exit status for all."""
-    host, port = directory.choose(place)
+    host, port = job.directory.choose(job.place)
     try:
-        cluster = HostedCluster(place.world_size, host, port, key)
-        directory.publish(place, cluster.port)
+        cluster = HostedCluster(job.place.world_size, host, port, job.key)
+        job.directory.publish(job.place, cluster.port)
     except (OSError, RuntimeError) as error:  # the port is taken, or torchrun's store is gone
         say(f"miniray run-rank: the coordinator {getattr(error, 'strerror', None) or error}")
         return 1
     with cluster:
-        verdict = attempt(cluster, work_fn, coordinator, keywords, timeout)
+        verdict = attempt(job, cluster)
         if verdict.status and verdict.summary:
             trace = f"\n{verdict.traceback}\n\n" if verdict.traceback else ""
             say(f"{trace}miniray run-rank: {verdict.summary} (exit status {verdict.status})")
@@ -200,17 +201,11 @@ def coordinate(
     return verdict.status
 
 
-def attempt(
-    cluster: HostedCluster,
-    work_fn: str,
-    coordinator: str,
-    keywords: dict[str, Any],
-    timeout: float,
-) -> Verdict:
+def attempt(job: Job, cluster: HostedCluster) -> Verdict:
     """Have the ranks come, and the coordinator's function run; return how that went."""
     try:
-        workers = cluster.gather_ranks(work_fn, timeout)
-        load_work_fn(coordinator)(cluster, **keywords)
+        workers = cluster.gather_ranks(job.work_fn, job.timeout)
+        load_work_fn(job.coordinator)(cluster, **job.keywords)
     except WorkerError as error:
         return find_verdict(error, workers)
     except ClusterError as error:
@@ -250,16 +245,9 @@ def print_all(cluster: HostedCluster) -> None:
                 del running[rank]
 
 
-def keep_rank(
-    place: Place,
-    directory: Directory,
-    key: bytes,
-    work_fn: str,
-    coordinating: Process | None,
-    timeout: float,
-) -> int:
+def keep_rank(job: Job, coordinating: Process | None) -> int:
     """Keep this rank, and pass on what the launcher says; return the exit status."""
-    host: RankHost | None = None
+    place, host = job.place, cast(RankHost | None, None)
 
     def pass_on(number: int, frame: Any) -> None:
         if host is not None and host.pass_on(number):
@@ -272,14 +260,14 @@ def keep_rank(
     def find() -> tuple[str, int]:
         if coordinating is not None and coordinating.poll() is not None:
             raise Lost("its coordinator has ended")
-        return directory.find()
+        return job.directory.find()
 
     for number in PASSED_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, pass_on)
-    meet_at = [own_address(directory.meeting.address, place)]
+    meet_at = [own_address(job.directory.meeting.address, place)]
     try:
-        host = RankHost(place, work_fn, key, find, meet_at=meet_at, timeout=timeout)
+        host = RankHost(place, job.work_fn, job.key, find, meet_at=meet_at, timeout=job.timeout)
         status = host.run()
         if host.verdict.get("status") and host.verdict.get("text"):
             leave_error_file(host.verdict)

@@ -137,6 +137,8 @@ class RankHost:
         """Connect a second time, and fork the rank, which talks over that connection."""
 
         def run() -> int:
+            for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT):  # the host's handlers
+                signal.signal(number, signal.SIG_DFL)
             store.take_over()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             return run_work(self._work, Channel(line, name="coordinator"))
