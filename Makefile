@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The core needs nothing but Python: it is tested without torch, under any Python.
 CORE_VENV ?= .venv-core
+# Ray is large, and only its own tests need it; torch they find in the other environment.
+RAY_VENV ?= .venv-ray
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py encrypted.py every_worker.py group.py inherited.py process.py values.py wire.py worker_server.py)
 # Two halves of the tests that touch no file of each other's: make test HALF=course, HALF=package.
 COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py examples.py \
@@ -14,7 +16,7 @@ TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast mutants fuzz test-core lint bench docs docs-serve package clean
+.PHONY: help demo test test-fast mutants fuzz test-core test-ray lint bench docs docs-serve package clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,7 +25,7 @@ demo: $(VENV)/.demo ## Train a small GPT with FSDP on 2 x 4 fake GPUs (under two
 	@$(BIN)/miniray demo
 
 test: $(VENV)/.dev ## Run every test that this machine can run, slow ones too
-	@$(BIN)/python -m pytest -m "not gpu" $(TESTS_$(HALF))
+	@$(BIN)/python -m pytest -m "not gpu and not ray" $(TESTS_$(HALF))
 
 test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest
@@ -37,6 +39,13 @@ fuzz: $(VENV)/.dev ## Fuzz what reads bytes from outside, a minute before the ha
 test-core: ## Run the core's tests without torch: make test-core PYTHON=python3.13
 	@rm -rf $(CORE_VENV) && tools/environment $(CORE_VENV) dev
 	@$(CORE_VENV)/bin/python -m pytest -k "not cluster" $(CORE_TESTS)
+
+test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own
+	@tools/environment $(RAY_VENV) ray,dev
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		>"$$($(RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-torch.pth"
+	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray \
+		$(addprefix tests/test_,every_worker.py ray_cluster.py)
 
 lint: $(VENV)/.dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .

@@ -52,6 +52,7 @@ T = 20.0  # seconds that no healthy exchange comes near
         "encrypted",
         pytest.param("cluster", marks=pytest.mark.thorough),
         pytest.param("tunnel", marks=[pytest.mark.ssh, pytest.mark.slow]),
+        pytest.param("ray", marks=pytest.mark.ray),
     ]
 )
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
@@ -68,6 +69,10 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
                 make = lambda: RemoteWorker(server.host, server.port, **how)  # noqa: E731
                 return [stack.enter_context(make()) for _ in range(count)]
             node = NodeConfig.local(count)
+            if request.param == "ray":
+                from miniray.extras.ray_cluster import RayCluster
+
+                return stack.enter_context(RayCluster([node])).start(f"tests.work.{name}")
             if request.param == "tunnel":
                 sshd = request.getfixturevalue("loopback_sshd")
                 node = NodeConfig(

@@ -11,6 +11,7 @@ from miniray.cli.common import run_command
 CLOSE = 0.8  # of 1: --locl is as close to --local, and --steps is no slip for --hosts
 COMMANDS = {
     "run": "run a torchrun-style script on many machines, or on many ranks here",
+    "run-rank": "be one rank of a job that torchrun, srun or Kubernetes starts",
     "attach": "see a run that was detached, up to its end; or end it",
     "doctor": "say of each node whether a run would work there, and if not, what to do",
     "demo": "train a small GPT with FSDP on 2 nodes x 4 fake GPUs",
@@ -21,6 +22,7 @@ COMMANDS = {
     "record": "run a script, and record what its channels do",
     "completion": "print a script for your shell that completes all this",
 }
+MODULES = {"run-rank": "outer_rank"}  # the others are named as their commands are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"miniray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, help_text in COMMANDS.items():
-        module = importlib.import_module(f"miniray.cli.{name}")
+        module = importlib.import_module(f"miniray.cli.{MODULES.get(name, name)}")
         command = commands.add_parser(name, help=help_text, description=module.__doc__)
         module.add_options(command)
         command.set_defaults(run=module.run, parser=parser, command=command)

@@ -136,7 +136,7 @@ def make_task(options: argparse.Namespace) -> dict[str, Any]:
     if options.module:
         kind = "module"
     elif re.fullmatch(r"[A-Za-z_][\w.]*(?<!\.py):[A-Za-z_][\w.]*", target):
-        kind, keywords, arguments = "function", _read_keywords(arguments), []
+        kind, keywords, arguments = "function", read_keywords(arguments), []
     elif file := re.fullmatch(r"(.+)\.py(:[A-Za-z_][\w.]*)", target):
         module = file[1].strip("./").replace("/", ".")
         raise ValueError(f"a function is named by its module, not its file: {module}{file[2]}")
@@ -145,7 +145,7 @@ def make_task(options: argparse.Namespace) -> dict[str, Any]:
     return {"kind": kind, "target": target, "arguments": arguments, "keywords": keywords}
 
 
-def _read_keywords(words: list[str]) -> dict[str, Any]:
+def read_keywords(words: list[str]) -> dict[str, Any]:
     """Read "--arg x=1 --arg name=text"; a value that is no Python literal is text."""
     keywords: dict[str, Any] = {}
     while words:

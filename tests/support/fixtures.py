@@ -79,6 +79,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def connected_to_ray() -> None:
+    """Connect to the Ray that tests.support.ray_head has started, if it has, once for all tests."""
+    if "RAY_ADDRESS" in os.environ:
+        import ray
+
+        from miniray import NodeConfig
+        from miniray.extras.ray_cluster import RayCluster
+
+        ray.init(logging_level="warning")
+        with RayCluster([NodeConfig.local()]) as cluster:  # some connections it makes on first use
+            cluster.start("tests.work.echo")
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process, zombie, descriptor, port, namespace or directory."""

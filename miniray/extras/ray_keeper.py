@@ -1,0 +1,44 @@
+"""What runs below one of Ray's actors: the host of a rank, which ends when the actor does."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from miniray.extras.rank_host import Lost, Place, RankHost, own_address
+from miniray.process import describe
+
+LEASH = 0  # stdin, which the actor holds
+
+
+def keep(settings: dict[str, Any]) -> str:
+    """Keep the rank that the settings describe until it ends; return how that went."""
+    report = os.dup(1)
+    os.dup2(2, 1)  # what the rank prints goes to Ray's logs
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        os.environ.update(settings["env"])
+        if settings["workdir"]:
+            os.chdir(os.path.expanduser(settings["workdir"]))
+        sys.path.insert(1, os.getcwd())  # after the code that was sent
+        paths = [settings["folder"], os.environ.get("PYTHONPATH")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        place, (address, port) = Place(**settings["place"]), settings["where"]
+        host = RankHost(
+            place,
+            settings["work_fn"],
+            settings["key"].encode(),
+            lambda: (address, port),
+            meet_at=[own_address(address, place)],
+            timeout=settings["timeout"],
+            leash=LEASH,
+            also=settings["also"],
+        )
+        host.run()
+        host.close()
+        code = host.rank.exit_code
+        return "ended" if code is None else describe(code)
+    except Lost as lost:
+        return str(lost)
+    finally:
+        os.dup2(report, 1)

@@ -1,0 +1,280 @@
+"""RayCluster, on a Ray of its own: where ranks are, how they end, and that examples run on it.
+
+What a worker does, on Ray as elsewhere, is in test_every_worker.py.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from miniray import ClusterError, NodeConfig, RemoteWorker, WorkerDied, WorkerFailed, errors
+from tests.contracts import test_clusters
+from tests.support import poll, processes
+from tools.site import blocks as site
+
+pytestmark = pytest.mark.ray
+ray = pytest.importorskip("ray")
+
+from miniray.extras.ray_cluster import RayCluster  # noqa: E402  # it needs Ray
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXAMPLES = REPOSITORY / "examples"
+T = 60.0
+NODES = [NodeConfig.local(2, host="node1"), NodeConfig.local(1, host="node2")]
+
+
+def actor_of(worker: RemoteWorker) -> psutil.Process:
+    """Return the process of the actor that keeps a rank: its host's parent."""
+    actor = psutil.Process(worker.pid).parents()[1]
+    assert actor.name().startswith("ray::")
+    return actor
+
+
+def without_log(nodes: Any, *, log: Any, **options: Any) -> RayCluster:
+    """Return a RayCluster as the contracts make a Cluster: the log is Ray's."""
+    return RayCluster(nodes, **options)
+
+
+ON_RAY: Any = SimpleNamespace(
+    cluster=SimpleNamespace(
+        Cluster=lambda nodes, log=None, **more: without_log(nodes, log=log, **more),
+        NodeConfig=NodeConfig,
+    ),
+    errors=errors,
+)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        test_clusters.test_ranks_over_two_local_nodes,
+        test_clusters.test_a_rank_that_hangs_is_ended_with_the_rest,
+    ],
+)
+def test_a_clusters_contract_is_kept(contract: Any) -> None:
+    contract(ON_RAY)
+
+
+def test_ranks_are_ordered_over_nodes_and_named_after_them() -> None:
+    with RayCluster([*NODES, NODES[0]]) as cluster:
+        workers = cluster.start("tests.work.obey")
+        assert [worker.name.split(":")[0] for worker in workers] == [
+            *("rank 0 at node1#0", "rank 1 at node1#0", "rank 2 at node2"),
+            *("rank 3 at node1#2", "rank 4 at node1#2"),
+        ]
+        assert len({actor_of(worker).pid for worker in workers}) == 5
+
+
+def test_stop_gives_everything_back_and_the_cluster_can_start_again() -> None:
+    free = ray.available_resources()["CPU"]
+    cluster = RayCluster(NODES, cpus_per_worker=2.0)
+    for _ in range(2):
+        workers = cluster.start("tests.work.echo")
+        with pytest.raises(RuntimeError, match="has been started"):
+            cluster.start("tests.work.echo")
+        poll.until(lambda: ray.available_resources()["CPU"] == free - 6, timeout_s=T)
+        workers[2].send(1)
+        assert workers[2].recv(T) == 1
+        cluster.stop()
+        cluster.stop()
+        processes.wait_until_gone([worker.pid for worker in workers], timeout_s=T)
+        poll.until(lambda: ray.available_resources()["CPU"] == free, timeout_s=T)
+
+
+def test_what_ray_has_no_place_for_is_said_in_numbers() -> None:
+    cluster = RayCluster([NodeConfig.local(100)], start_timeout=1.0)
+    with pytest.raises(
+        ClusterError, match=r"Ray has found no place for 1 node \(PACK\) within 1 s"
+    ):
+        cluster.start("tests.work.echo")
+    with pytest.raises(ClusterError, match="CPU: 100 wanted, 8 there, "):
+        cluster.start("tests.work.echo")
+
+
+@pytest.mark.parametrize("calls", [False, True])
+def test_a_module_that_fails_is_said_with_its_traceback(calls: bool) -> None:
+    with pytest.raises(ClusterError) as caught:
+        RayCluster(NODES).start("tests.broken_work.work_fn", calls=calls)
+    said = str(caught.value)
+    assert "of 3 ranks failed to start; nothing is left running" in said
+    assert "raised ZeroDivisionError: division by zero" in said
+    assert "The traceback of rank" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tunnel": True},
+        {"encrypt": True},
+        {"address": "10.0.0.1"},
+        {"ssh_options": ["-p2222"]},
+        {"launcher": ["kubectl"]},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_what_ray_decides_is_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match=f"node1: on Ray there is no {next(iter(options))}"):
+        RayCluster([NodeConfig("node1", **options)])
+
+
+def test_env_and_workdir_are_the_ranks(tmp_path: Path) -> None:
+    node = NodeConfig.local(workdir=str(tmp_path), env={"COLOUR": "blue"})
+    with RayCluster([node], fake_gpus=True) as cluster:
+        (worker,) = cluster.start("tests.work.echo", calls=True)
+        assert worker.call("os.getcwd", timeout=T) == str(tmp_path)
+        assert worker.call("os.getenv", "COLOUR", timeout=T) == "blue"
+        assert worker.call("os.getenv", "MINIRAY_FAKE_GPUS", timeout=T) == "1"
+
+
+def run_script(folder: Path, text: str) -> "subprocess.Popen[str]":
+    """Start a script that connects to Ray by itself."""
+    (folder / "script.py").write_text(
+        "from miniray import NodeConfig\nfrom miniray.extras.ray_cluster import RayCluster\n" + text
+    )
+    return subprocess.Popen(
+        [sys.executable, str(folder / "script.py")],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_folder_goes_along(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "numbers.txt").write_text("42")
+    script = run_script(
+        tmp_path,
+        f"with RayCluster([NodeConfig('n')], sync={str(data)!r}) as cluster:\n"
+        "    print(cluster.run('os.listdir'))\n",
+    )
+    assert script.communicate(timeout=T)[0] == "[['numbers.txt']]\n"
+    with pytest.raises(RuntimeError, match=r"say ray.init\(runtime_env={'working_dir': '.'}\)"):
+        RayCluster(NODES, sync=".").start("tests.work.echo")
+
+
+def test_each_rank_sees_the_gpu_that_ray_gives_it() -> None:
+    with RayCluster([NodeConfig.local(2)]) as cluster:
+        workers = cluster.start("tests.work.echo", calls=True)
+        seen = [worker.call("os.getenv", "CUDA_VISIBLE_DEVICES", timeout=T) for worker in workers]
+        assert len(set(seen) & set("01234567")) == 2
+    with RayCluster([NodeConfig.local()], gpus_per_worker=0) as cluster:
+        (worker,) = cluster.start("tests.work.echo", calls=True)
+        assert not worker.call("os.getenv", "CUDA_VISIBLE_DEVICES", timeout=T)
+
+
+def test_run_map_and_restarts() -> None:
+    with RayCluster(NODES) as cluster:
+        assert cluster.run("os.getenv", "WORLD_SIZE", timeout=T) == ["3"] * 3
+        assert list(cluster.map("math.factorial", [3, 4, 5], timeout=T)) == [6, 24, 120]
+        with pytest.raises(WorkerFailed, match="raised ValueError"):
+            cluster.run("math.factorial", -1, timeout=T)
+
+
+def test_a_run_begins_anew_after_a_failure(tmp_path: Path) -> None:
+    with RayCluster(NODES) as cluster:
+        failed = cluster.run_resilient("tests.work.fail_until", str(tmp_path), 1, restarts=2)
+        assert failed == [1, 1, 1]
+        with pytest.raises(ValueError, match="drop without_lost"):
+            cluster.restart(without_lost=True)
+        assert len(cluster.restart(NODES[:1])) == 2
+
+
+def test_ranks_are_a_group_and_the_culprit_is_named() -> None:
+    with RayCluster(NODES) as cluster:
+        workers = cluster.start("tests.work.obey")
+        cluster.nccl_configs()
+        workers[1].send("die")
+        for worker in workers:
+            with pytest.raises(WorkerDied, match=r"rank 1 at node1:\d+ was killed by SIGKILL"):
+                worker.recv(T)
+
+
+def test_who_loses_its_actor_is_lost_in_rays_words() -> None:
+    with RayCluster([NodeConfig.local(2)]) as cluster:
+        worker, other = cluster.start("tests.work.echo")
+        actor_of(worker).kill()
+        with pytest.raises(WorkerDied, match=r"rank 0 at local:\d+ is lost: .*Ray says: The actor"):
+            worker.recv(T)
+        processes.wait_until_gone([worker.pid], timeout_s=T)
+        other.send("unharmed")
+        assert other.recv(T) == "unharmed"
+
+
+def test_a_killed_coordinator_leaves_nothing(tmp_path: Path) -> None:
+    with run_script(
+        tmp_path,
+        "workers = RayCluster([NodeConfig('n', 2)]).start('tests.work.echo')\n"
+        "print(*(worker.pid for worker in workers), flush=True)\nimport signal; signal.pause()\n",
+    ) as coordinator:
+        assert coordinator.stdout is not None
+        pids = list(map(int, coordinator.stdout.readline().split()))
+        assert len(pids) == 2
+        assert all(map(processes.is_running, pids))
+        coordinator.kill()
+    processes.wait_until_gone(pids, timeout_s=T)
+
+
+def test_nodes_are_placed_as_the_strategy_says() -> None:
+    with RayCluster(NODES, strategy="STRICT_PACK") as cluster:
+        assert len(cluster.start("tests.work.echo")) == 3
+    apart = RayCluster(NODES, strategy="STRICT_SPREAD", start_timeout=1.0)
+    with pytest.raises(ClusterError, match=r"no place for 2 nodes \(STRICT_SPREAD\)"):
+        apart.start("tests.work.echo")  # there is one machine
+
+
+class TestExamples:
+    """The files in examples/, with one import changed."""
+
+    def on_ray(self, name: str, folder: Path) -> Path:
+        """Return a copy of an example in which Cluster is Ray's."""
+        text = (EXAMPLES / name).read_text()
+        (before,) = re.findall(r"^from miniray import .*\bCluster\b.*$", text, re.MULTILINE)
+        after = before.replace(" Cluster,", "")
+        ours = "from miniray.extras.ray_cluster import RayCluster as Cluster"
+        copy = folder / name
+        copy.write_text(text.replace(before, f"{after}\n{ours}"))
+        return copy
+
+    def run(self, script: Path, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, script.name, *arguments],
+            cwd=script.parent,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        print(done.stdout, done.stderr)
+        assert done.returncode == 0
+        return done.stdout
+
+    def test_parallel_map(self, tmp_path: Path) -> None:
+        script = self.on_ray("parallel_map.py", tmp_path)
+        said = self.run(script, "--hosts", "a,b", "--workers", "1", "--tasks", "4")
+        assert said.endswith("4 of 4 tasks done\n")
+
+    def test_rollouts(self, tmp_path: Path) -> None:
+        script = self.on_ray("rollouts.py", tmp_path)
+        said = self.run(script, "--hosts", "a,b", "--actors", "1", "--rounds", "2")
+        assert "round   2/2  mean score" in said
+
+    def test_training_is_the_same_to_the_last_bit(self, tmp_path: Path) -> None:
+        script = self.on_ray("train_distributed_miniray.py", tmp_path)
+        where = ("--local", "1x2", "--fake-gpus", "--steps", "2", "--checkpoints")
+        ours = self.run(EXAMPLES / script.name, *where, str(tmp_path / "ours"))
+        rays = self.run(script, *where, str(tmp_path / "rays"))
+        assert "saved step 2 sha256" in rays
+        assert rays.splitlines()[1:] == ours.splitlines()[1:]  # the first has the ranks' pids
+
+    def test_the_pages_transcript_is_what_it_prints(self) -> None:
+        (block,) = site.find(site.DOCS / "guides" / "ray.md", "text")
+        printed = [line for line in site.run_console(block) if line.startswith(("$", "step"))]
+        assert printed == block.lines
