@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from miniray.cli.run_hosts import name_host
 from miniray.node_config import NodeConfig
 
 State = Literal["ok", "note", "wrong", "untested"]
@@ -200,5 +201,4 @@ def with_ranks(config: NodeConfig, world: World, ranks: int, host: str = "") -> 
         return f"`--per-node {ranks}`"
     user = config.host.rpartition("@")[0]
     named = f"{user}@{host}" if user and host else host or config.host
-    named = f"[{named}]" if ":" in named else named
-    return f"`{shlex.join(('-H', f'{named}:{ranks}'))}`"
+    return f"`{shlex.join(('-H', name_host(named, ranks)))}`"
