@@ -16,6 +16,7 @@ from miniray.cli import doctor, doctor_probe, main
 from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Check, Findings, Wanted
 from miniray.cli.doctor_login import copy_id_options
+from miniray.cli.doctor_report import as_text
 from miniray.cli.doctor_ssh import check_session
 
 REFUSED = "me@n: Permission denied (publickey,password)."
@@ -68,6 +69,54 @@ class TestKeys:
         assert says.startswith("the key is right, and its sshd wants more of you (keyboard-inter")
         assert "`ssh -fNM '-oControlPath=~/.ssh/%C' n`" in says
         assert "passphrase" not in says
+
+
+JUMPED = (
+    "debug1: Executing proxy command: exec ssh -v -W '[n]:22' jump",
+    "debug1: Remote protocol version 2.0",
+    "debug1: Server host key: ssh-ed25519 SHA256:jump",
+    "debug1: Server accepts key: /my/jumps_key ED25519 SHA256:abc",
+    'Authenticated to jump ([10.0.0.1]:22) using "publickey".',
+    "debug1: Remote protocol version 2.0",
+)
+
+
+class TestBehindAnotherHost:
+    """What ssh says of the host in between is not about the node."""
+
+    def test_a_login_that_is_refused_is_not_the_one_that_was_not(self) -> None:
+        behind = (*JUMPED, "debug1: Authenticating to n:22 as 'me'")
+        says = login(*behind, *offered("/my/key"))
+        assert says.startswith("me@n does not accept the key /my/key -> ")
+        only_keys = [one.replace(",password", "") for one in offered("/my/key")]
+        assert "append the line in /my/key.pub to ~/.ssh/auth" in login(*behind, *only_keys)
+
+    def test_the_key_that_is_well_is_the_nodes(self) -> None:
+        said = (
+            *(*JUMPED, "debug1: Server accepts key: /my/key ED25519 SHA256:abc"),
+            'Authenticated to n (via proxy) using "publickey".',
+        )
+        findings = Findings(NodeConfig("n"), "n", said=[*said], has_shell=True)
+        assert check_session(findings, 5.0)[2] == Check("login", "ok", "accepted, by /my/key")
+
+
+def test_what_start_up_files_say_is_not_about_this_session() -> None:
+    """They may well use ssh themselves."""
+    said = ['Authenticated to n ([10.0.0.1]:22) using "publickey".']
+    said += ["Host key verification failed.", "fatal: Could not read from remote repository."]
+    findings = Findings(NodeConfig("n"), "n", said=said, has_shell=True)
+    assert {one.state for one in check_session(findings, 5.0)} == {"ok"}
+
+
+def test_who_runs_a_process_there_says_nothing_to_this_terminal() -> None:
+    """A window's title, say: of what has a port, the command line is another user's to choose."""
+    title = "\x1b]0;yours\x07"
+    checks = [Check("ports", "wrong", f"taken by pid 1 of you ({title})", f"`kill {title}`")]
+    text = as_text(
+        [Findings(NodeConfig("n"), "n")], [checks], columns=80, stream=sys.stdout, is_brief=False
+    )
+    assert all(one.isprintable() for one in text.splitlines())
+    assert "taken by pid 1 of you (?]0;yours?)" in text
 
 
 def node(name: str = "n", **config: Any) -> Findings:
