@@ -17,6 +17,7 @@ from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Check, Findings, Wanted
 from miniray.cli.doctor_login import copy_id_options
 from miniray.cli.doctor_report import as_text
+from miniray.cli.doctor_session import Session
 from miniray.cli.doctor_ssh import check_session
 
 REFUSED = "me@n: Permission denied (publickey,password)."
@@ -309,6 +310,14 @@ class TestNetworks:
         (config,) = doctor.find_nodes(parse(*words))
         assert config.host == f"me@{way}"
 
+    def test_an_interface_without_a_name_is_not_advised(self) -> None:
+        """As that of an address which is another machine's, that passes connections on."""
+        variable, network = "NCCL_SOCKET_IFNAME", {"interfaces": [], "set_in": []}
+        sick = node(env={variable: "ib0"})
+        sick.facts["network"] = network | {"variables": {variable: "ib0"}}
+        fix = check("interface", sick).fix
+        assert fix == f"leave `--env {variable}` out: MiniRay finds the interface by itself"
+
     def test_of_two_probes_at_one_machine_none_takes_the_others_look_for_a_stranger(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -333,6 +342,16 @@ class TestNetworks:
             one.close()
 
 
+def test_an_answer_that_something_else_has_written_into_is_passed_over() -> None:
+    """What a start-up file has left in the background may print at any time."""
+    session = Session.__new__(Session)
+    session._findings, session._limits, session._number = Findings(NodeConfig("n"), "n"), None, 5
+    session.marker, session._unread = "miniray-5", {"stdout": b"", "stderr": b""}
+    session._take_in("stdout", b'miniray-5 ["a", {"b"hello\nminiray-5 ["c", {}]\n')
+    assert session._findings.facts == {"c": {}}
+    assert session._findings.noise == ['miniray-5 ["a", {"b"hello']
+
+
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     doctor.add_options(parser)
@@ -352,6 +371,15 @@ class TestMachines:
         sick.facts["place0"] = place | {"is_read_only": True}
         fix = check("disk", sick).fix
         assert """ssh -t n 'sudo mount -o remount,rw $(findmnt -no TARGET -T '"'"'/tmp/my""" in fix
+
+    def test_what_stands_in_a_folders_place_is_not_to_be_removed(self, tmp_path: Path) -> None:
+        """It may be a link to a disk that is not mounted today."""
+        sick, link = node(), tmp_path / "cache"
+        link.symlink_to(tmp_path / "not mounted")
+        sick.facts["place0"] = doctor_probe.look_at_place("your folder's copy", str(link), "", "x")
+        found = check("disk", sick)
+        assert found.says == f"{link} (your folder's copy) is no folder"
+        assert found.fix.startswith(f"see what it is: `ssh n 'ls -ld {link}'`, or take another")
 
     @pytest.mark.parametrize("kind", ["", "memory"])
     def test_files_that_were_read_do_not_fill_a_cgroup(
