@@ -48,7 +48,8 @@ class Crew:
 
     def whereabouts(self) -> dict[str, Any]:
         """Return what runs, and where each node's server is: all that it takes to look at it."""
-        raise NotImplementedError
+        remedy = "`py-spy dump --pid` on its machine says where one is"
+        raise RuntimeError(f"the ranks of a {type(self).__name__} have no server to ask; {remedy}")
 
     def stacks(self, *, wake: bool = True) -> "Look":
         """Return where every rank is, however it hangs, and who of them is behind; print it.

@@ -18,7 +18,7 @@ def set_title(who: str, work: str | Callable[..., Any]) -> None:
     Python has had a copy since its start. The name that `top` shows has 15 characters.
     """
     if not isinstance(work, str):
-        places = getattr(work, "__module__", ""), getattr(work, "__qualname__", repr(work))
+        places = getattr(work, "__module__", ""), getattr(work, "__qualname__", type(work).__name__)
         work = ".".join(places)
     title = f"miniray {who}: {work}"
     name = f"miniray {who.partition(' of ')[0]}"

@@ -1,12 +1,19 @@
 """What is concluded from what was seen: stacks of every Python, and who is behind."""
 
-from typing import Any
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from miniray import Cluster, NodeConfig
+from miniray import Cluster, NodeConfig, RemoteWorker
+from miniray.crew import Crew
 from miniray.looking import gpus, show
 from miniray.looking.activity import find_activity
+from miniray.looking.clusters import RUN, describe, find_clusters
 from miniray.looking.glance import duration, in_words
 from miniray.looking.seen import Seen
 from miniray.looking.stacks import is_complete, read
@@ -105,11 +112,20 @@ class TestStacks:
             (f"{OURS}/channel.py", False, "miniray/channel.py"),
             (f"{OURS}/cli/run_rank.py", False, "cli/run_rank.py"),
             ("<frozen runpy>", False, "<frozen runpy>"),
+            ("/home/me/.venv/lib/python3.13t/threading.py", False, "threading.py"),
+            ("/data/cache/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
+            ("/home/me/miniray/examples/pool.py", True, "/home/me/miniray/examples/pool.py"),
         ],
     )
     def test_tell_the_users_calls_from_others(self, file: str, is_users: bool, short: str) -> None:
         ((frame,),) = read(calls((file, 1, "f")).replace(SERVER, ""), "/home/me/work")[:1]
         assert (frame.is_users, frame.short_file) == (is_users, short)
+
+    def test_know_where_the_rank_has_miniray_from(self) -> None:
+        seen = rank(0, calls(("/home/me/work/miniray/worker.py", 3, "mine")))
+        seen.facts["package"] = "/opt/lib/miniray"
+        seen.conclude("/home/me/work")
+        assert str(seen.does.place) == "miniray/worker.py:3 in mine"
 
 
 class TestAVerdict:
@@ -238,6 +254,27 @@ def test_what_is_shown_keeps_to_the_terminals_width(width: int) -> None:
     assert "train.py:31 in spin" in text
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_long_path_loses_its_beginning_and_never_the_line(width: int) -> None:
+    file = "/home/me/experiments/language/2026-11-26/a-run-of-many-words/net/train.py"
+    text = show.as_text("Rank 2 is behind.", [rank(2, calls((file, 31, "spin")))], width)
+    assert "net/train.py:31 in spin" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_into_a_file_go_whole_lines() -> None:
+    file = "/home/me/" + "experiments/" * 20 + "train.py"
+    code = (
+        "from miniray.looking.look import Look\n"
+        "from tests.test_looking import calls, rank\n"
+        f"print(Look('', [rank(2, calls(({file!r}, 31, 'spin')))], None))"
+    )
+    environment = {name: text for name, text in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{file}:31 in spin" in done.stdout
+
+
 def test_an_html_page_takes_nothing_for_markup() -> None:
     seen = rank(2, calls(("/home/me/<b>.py", 1, "<lambda>")))
     page = show.as_html("<i>", [seen])
@@ -305,3 +342,51 @@ class TestReprs:
                 workers[1].recv(30.0)
             assert "running tests.work.obey, but 1 ended, first rank 1 at a:" in repr(cluster)
         assert repr(cluster).endswith("not started>")
+
+    def test_of_ranks_that_came_by_themselves_says_where_they_are(self) -> None:
+        crew = Crew()
+        assert repr(crew) == "<Crew of 0 ranks (): not started>"
+        crew.workers += [cast(RemoteWorker, SimpleNamespace(host="a", pid=1, ended=None))] * 2
+        crew.workers[1] = cast(RemoteWorker, SimpleNamespace(host="b", pid=2, ended=TimeoutError()))
+        assert repr(crew) == (
+            "<Crew of 2 ranks (1 on a, 1 on b): running, but 1 ended, first TimeoutError>"
+        )
+        assert "<td>1</td><td>b</td><td>2</td><td>TimeoutError</td>" in crew._repr_html_()
+        with pytest.raises(RuntimeError, match="a Crew have no server to ask; `py-spy dump"):
+            crew.stacks()
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["--env", "TOKEN=secret", "train.py"], "miniray run --env TOKEN=... train.py"),
+        (["--env=TOKEN=secret", "train.py"], "miniray run --env=TOKEN=... train.py"),
+        (["train.py", "two words\n"], "miniray run train.py 'two words?'"),
+    ],
+)
+def test_a_command_is_shown_without_its_variables(command: list[str], shown: str) -> None:
+    node = {"node": "a", "ranks": 1}
+    command = ["/usr/bin/miniray", "run", *command]
+    cluster = {"work": RUN, "nodes": [node], "pid": 7, "command": command}
+    assert describe(cluster) == f"{shown}: 1 rank (1 on a), coordinated by pid 7"
+
+
+def test_without_a_home_no_cluster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("miniray.looking.clusters.folder_of_notices", no_home)
+    assert find_clusters() == []
+
+
+def test_a_title_has_no_arguments_of_a_partials() -> None:
+    code = (
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "from miniray.title import set_title\n"
+        "set_title('worker 1', partial(print, token='secret'))\n"
+        "print(Path('/proc/self/cmdline').read_bytes())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("b'miniray worker 1: functools.partial\\x00")

@@ -2,17 +2,20 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
+import shlex
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from miniray import window
 from miniray.looking.process import can_be_asked, of_process, send
 from miniray.notice import folder_of_notices
+from miniray.worker_log import printable
 
 RUN = "miniray.cli.run_rank.run_rank"  # what the ranks of `miniray run` run
 
@@ -22,8 +25,10 @@ def find_clusters() -> list[dict[str, Any]]:
 
     A notice that a killed coordinator has left behind is removed.
     """
-    found = []
-    for path in folder_of_notices().glob("*.json"):
+    found, paths = [], list[Path]()
+    with contextlib.suppress(RuntimeError):  # there is no home
+        paths += folder_of_notices().glob("*.json")
+    for path in paths:
         with contextlib.suppress(OSError, ValueError):  # gone meanwhile, or not ours to read
             with open(path) as file:
                 facts = json.load(file)
@@ -51,10 +56,23 @@ def describe(cluster: Mapping[str, Any]) -> str:
         return f"the server at {nodes[0]['node']}"
     ranks, work = sum(node["ranks"] for node in nodes), cluster["work"]
     if work == RUN:  # which says nothing: the command line does
-        work = " ".join(["miniray", *cluster["command"][1:]])
+        work = shlex.join(["miniray", *_without_secrets(cluster["command"][1:])])
     places = ", ".join(f"{node['ranks']} on {node['node']}" for node in nodes)
     plural = "s" * (ranks != 1)
-    return f"{work}: {ranks} rank{plural} ({places}), coordinated by pid {cluster['pid']}"
+    said = f"{work}: {ranks} rank{plural} ({places}), coordinated by pid {cluster['pid']}"
+    return printable(said)
+
+
+def _without_secrets(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield a command's arguments, and of --env's variables the names alone."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        option, equals, variable = argument.partition("=")
+        if before == "--env":
+            yield f"{option}=..."
+        elif equals and option == "--env":
+            yield f"--env={variable.partition('=')[0]}=..."
+        else:
+            yield argument
 
 
 class Coordinator:

@@ -26,6 +26,7 @@ ASK_AGAIN_S = 0.1
 WINDOW_S = 0.5  # from the first look to the last, at least: so long CPU use is measured
 ANSWER_S = 2.0  # what a process has to write its stacks down
 SERVER_S = 4.0  # what a server has to answer
+WIDE_COLUMNS = 10_000  # of a file: what searches it wants whole lines
 _RANK = re.compile(r"rank ?(\d+)(?: \(\d+\))?")
 
 
@@ -48,7 +49,8 @@ class Look:
         return f"<{type(self).__name__}: {self.verdict}>"
 
     def __str__(self) -> str:
-        return show.as_text(self.verdict, self.everybody, shutil.get_terminal_size().columns)
+        columns = shutil.get_terminal_size((WIDE_COLUMNS, 0)).columns
+        return show.as_text(self.verdict, self.everybody, columns)
 
     def _repr_html_(self) -> str:
         return show.as_html(self.verdict, self.everybody)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import miniray
 from miniray import window
 from miniray.looking import gpus
 from miniray.looking.stacks import is_complete
@@ -24,6 +25,7 @@ SAME_LOOK_S = 0.2
 # What a stopped process gets to say where it is, before it is stopped again.
 WAKE_S = 0.2
 THREADS_MAX = 64
+_PACKAGE = str(Path(miniray.__file__).parent)
 _TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 _STATE, _USER_TIME, _SYSTEM_TIME, _THREADS, _PAGES = 0, 11, 12, 17, 21
 # Of Linux's struct tcp_info, from byte 44 on: milliseconds since data was sent and received; and
@@ -52,6 +54,7 @@ def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
                 _ask(record, facts["state"], wake=bool(request.get("wake")))
         if request["look"] == "read":
             facts["stacks"] = window.read_stacks(through)
+            facts["package"] = _PACKAGE
     return facts
 
 

@@ -51,7 +51,7 @@ class Seen:
         if self.row.get("state") == "ended":
             self.does = Activity(activity.ENDED)
         else:
-            self.stacks = read(self.facts.get("stacks", ""), root)
+            self.stacks = read(self.facts.get("stacks", ""), root, self.facts.get("package", ""))
             if self.stacks:
                 self.does = find_activity(self.stacks, is_busy=self.is_busy)
             if state in ("T", "t"):

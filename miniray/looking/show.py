@@ -81,7 +81,7 @@ def _show_stack(one: Seen, stack: Stack, number: int, width: int) -> list[str]:
         return []
     lines = [f"{INDENT}in another thread:"] if number else []
     for frame in users[:FRAMES_MAX]:
-        lines.append(_cut(f"{INDENT}{frame}", width))
+        lines.append(INDENT + _cut_path(str(frame), width - len(INDENT)))
         if frame == users[0] == one.does.place and one.source:
             lines.append(_cut(f"{INDENT * 2}{one.source}", width))
         if frame is users[0]:
@@ -101,6 +101,13 @@ def _wrap(text: str, width: int) -> list[str]:
 
 def _wrap_indented(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT)
+
+
+def _cut_path(place: str, width: int) -> str:
+    """Return a place without the beginning of its path: the line and the function are all."""
+    name = place[place.rfind("/", 0, place.rfind(":")) + 1 :]
+    room = max(width - len("..."), len(name))
+    return place if len(place) <= width else f"...{place[-room:]}"
 
 
 def _cut(line: str, width: int) -> str:
