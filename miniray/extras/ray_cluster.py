@@ -80,7 +80,7 @@ class RayCluster(Crew):
         """
         work_fn = check_start(work_fn)
         if self._code is not None:
-            raise RuntimeError("this cluster has been started; restart it, or stop it first")
+            raise RuntimeError("it has been started: stop it first, or restart() the same")
         archive = pack(find_code(work_fn))
         if not ray.is_initialized():
             ray.init(runtime_env={"working_dir": self._sync} if self._sync else None)
