@@ -143,7 +143,7 @@ def _definition(value: Any, path: tuple[str, ...]) -> tuple[str, int, str]:
             if number := _number_of(file, cells):
                 file = f"<In[{number}]>"
     except (OSError, TypeError):
-        problem = "its text is not known: a call made or changed it, or its base, or %%time has it"
+        problem = "its text is not known: a call made or changed it, a prompt, a -c, or a %%time"
         raise _refuse(path, problem, "write it in a cell, or import it from a file") from None
     above = [FUTURE] * (main.get("annotations") is __future__.annotations)
     above += ["if True:\n"] * lines[0].startswith((" ", "\t"))

@@ -168,10 +168,7 @@ class TestTheRightText:
         notebook.run("def f():\n    return Derived.__name__")
         assert notebook.both("f") == "Derived"
         notebook.run("class Base:\n    pass")
-        assert (
-            "f, which names Derived: its text is not known: a call made or changed it, or its"
-            in (notebook.refused("f"))
-        )
+        assert "f, which names Derived: its text is not known" in notebook.refused("f")
 
     def test_many_cells_are_not_all_read(
         self, notebook: Cells, monkeypatch: pytest.MonkeyPatch

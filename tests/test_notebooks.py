@@ -224,12 +224,12 @@ class TestText:
                 "old: it is g, and g is something else by now; write it with def",
             ),
             ("def f():\n    !ls", "get_ipython: a method stays here"),
-            ("%%time\ndef f(): pass", "f: its text is not known: a call made it, or a plain"),
+            ("%%time\ndef f(): pass", "f: its text is not known: a call made or changed"),
             ("exec('def f(): pass')", "f: its text is not known"),
             (
                 "from collections import namedtuple\nPair = namedtuple('Pair', 'one other')\n"
                 "def f():\n    return Pair(1, 2)",
-                "f, which names Pair: its text is not known: a call made it, or a plain prompt",
+                "f, which names Pair: its text is not known: a call made or changed it, a prompt",
             ),
             (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
             ("f = '__main__.nothing'", "nothing: this notebook has nothing of that name; run its"),
