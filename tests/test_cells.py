@@ -268,3 +268,32 @@ def test_what_is_refused_is_refused_at_once_and_the_cluster_goes_on(
     crew.workers, crew.answers_calls = cast(Any, [None]), True
     with pytest.raises(TypeError, match="f, which names table: a dict stays here"):
         getattr(crew, call)(vars(notebook.main)["f"], [1])
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (
+            "import threading\nlock = threading.Lock()\n"
+            "def g():\n    with lock:\n        pass\ndef f():\n    g()",
+            "f, which names g, which names lock: a lock stays here; pass it as an argument",
+        ),
+        ("class Net:\n    pass\nnet = Net()\ndef f():\n    return net", "net: a Net stays here"),
+        ("g = lambda: 1\ndef f():\n    return g()", "g: it is a lambda; write it with def"),
+        (
+            "def g(): pass\nold = g\ndef g(): pass\ndef f():\n    old()",
+            "old: it is g, and g is something else by now; write it with def",
+        ),
+        ("exec('def f(): pass')", "f: its text is not known"),
+        (
+            "from collections import namedtuple\nPair = namedtuple('Pair', 'one other')\n"
+            "def f():\n    return Pair(1, 2)",
+            "f, which names Pair: its text is not known: a call made or changed it, a prompt",
+        ),
+        (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_does_not_go_is_refused_by_its_name(notebook: Cells, cell: str, said: str) -> None:
+    notebook.run(cell)
+    assert said in notebook.refused("f")
