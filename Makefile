@@ -44,7 +44,7 @@ test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own
 	@tools/environment $(RAY_VENV) ray,dev
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
 		>"$$($(RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-torch.pth"
-	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray \
+	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray --timeout 300 \
 		$(addprefix tests/test_,every_worker.py ray_cluster.py)
 
 lint: $(VENV)/.dev ## Check format, lint and types
