@@ -13,13 +13,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from miniray.cli.detach import NO_OPTIONS, Visit, tell
-from miniray.cli.elsewhere import recall
 from miniray.errors import MiniRayError
-from miniray.faults import Fault
 
 ASK_S = 60.0
-PROBLEMS = (MiniRayError, Fault, OSError, ValueError)  # of a host that is not to be reached
+HOW = ("ssh_option", "python")
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:
@@ -40,30 +37,33 @@ def ask(
     if options.on is None:
         yield from importlib.import_module(f"miniray.cli.{command}").answer(options)
         return
+    # Only who goes elsewhere needs what goes there.
     from miniray.cli.attach import reach
+    from miniray.cli.detach import NO_OPTIONS, Visit
+    from miniray.faults import Fault
 
     way = argparse.Namespace(host=options.on, **{one: getattr(options, one) for one in HOW})
     reach(way)
     given = {name: value for name, value in vars(options).items() if name not in NO_OPTIONS}
-    request = {"command": command, "options": given, "columns": _columns()}
-    visit = stack.enter_context(Visit(way.host, way))
-    yield visit.ask("miniray.cli.afar.serve", request, ASK_S)
-    yield from visit.listen()
-
-
-HOW = ("ssh_option", "python")
+    size, is_seen_so = shutil.get_terminal_size(), sys.stdout.isatty() or "COLUMNS" in os.environ
+    request = {"command": command, "options": given, "columns": is_seen_so and size.columns}
+    try:
+        visit = stack.enter_context(Visit(way.host, way))
+        yield visit.ask("miniray.cli.afar.serve", request, ASK_S)
+        yield from visit.listen()
+    except (Fault, ValueError) as error:
+        raise OSError(str(error)) from error
 
 
 def serve(settings: dict[str, Any]) -> str:
     """On the host: report what a command answers, as wide as the terminal is that asks."""
+    from miniray.cli.detach import tell
+
     request = settings["request"]
-    os.environ["COLUMNS"] = str(request["columns"])
+    if request["columns"]:
+        os.environ["COLUMNS"] = str(request["columns"])
     command = importlib.import_module(f"miniray.cli.{request['command']}")
     return tell(settings, command.answer(argparse.Namespace(**request["options"])))
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
 
 
 def show(command: str, options: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def show(command: str, options: argparse.Namespace) -> int:
                     return int(one["status"])
         except BrokenPipeError:  # whoever reads it, such as `head`, has seen enough
             raise
-        except PROBLEMS as error:
+        except (OSError, MiniRayError) as error:
             say(command, options, str(error))
     return 1
 
@@ -93,8 +93,10 @@ def say(command: str, options: argparse.Namespace, text: str) -> None:
 def nobody(command: str, options: argparse.Namespace) -> str:
     """Say that no cluster runs; and if runs have gone elsewhere from here, how to look there."""
     if options.on is not None:
-        return "no cluster runs there"
+        return "no cluster runs there, or it still starts"
+    from miniray.cli.elsewhere import recall
+
     hosts = dict.fromkeys(one["host"] for one in recall())
     others = " or ".join(f"miniray {command} -H {host}" for host in hosts)
     elsewhere = f"; where runs have gone from here: {others}" if others else ""
-    return f"no cluster runs on this machine{elsewhere}"
+    return f"no cluster runs on this machine, or it still starts{elsewhere}"

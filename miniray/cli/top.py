@@ -15,6 +15,7 @@ from typing import Any
 
 from miniray.cli import afar
 from miniray.cli.status import add_server, find_clusters
+from miniray.errors import MiniRayError
 
 EXAMPLES = """\
 examples:
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         news = afar.ask("top", options, stack)
         try:
             first = next(one for one in news if one)  # ssh may have something to say before
-        except afar.PROBLEMS as error:
+        except (OSError, MiniRayError) as error:
             afar.say("top", options, str(error))
             return 1
         with screen() as woken, Looking(news) as looking:
@@ -70,9 +71,10 @@ def answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     view = View(options)
     while True:
         view.look()
-        if options.once and (view.looks > 1 or not view.is_of_something()):
-            key = "text" if view.is_of_something() else "say"
-            yield {key: "\n".join(view.lines()), "status": int(key == "say")}
+        if options.once and (problem := view.problem()):
+            yield {"say": problem, "status": 1}
+        if options.once and view.looks > 1:
+            yield {"text": "\n".join(view.lines()), "status": 0}
         if not options.once:
             yield {"lines": view.lines()}
         until = time.monotonic() + (options.every if view.looks > 1 else FIRST_LOOK_S)
@@ -106,7 +108,7 @@ class Looking:
                 if "lines" in one:
                     self._lines = one["lines"]
                     os.write(self._hand, b".")
-        except afar.PROBLEMS as error:
+        except (OSError, MiniRayError) as error:
             self.problem = str(error)
         os.write(self._hand, b".")
 
@@ -188,16 +190,19 @@ class View:
         from miniray.looking.clusters import describe
         from miniray.looking.glance import Glances
 
-        clusters = {describe(one): one for one in find_clusters(self._options)}
-        before, self._glances = self._glances, {}
-        for name, cluster in clusters.items():
-            self._glances[name] = before.get(name) or Glances(cluster)
-        self._seen = [(name, glances.take()) for name, glances in self._glances.items()]
+        before, self._glances, self._seen = self._glances, {}, []
+        for one in find_clusters(self._options):
+            glances = self._glances[one["notice"]] = before.get(one["notice"]) or Glances()
+            self._seen.append((describe(one), glances.take(one)))
         self.looks = self.looks + 1 if self._seen else 0
 
-    def is_of_something(self) -> bool:
-        """Return whether there is any cluster."""
-        return bool(self._seen)
+    def problem(self) -> str:
+        """Say why nothing is to be seen: there is no cluster, or the named server is not there."""
+        if not self._seen:
+            return afar.nobody("top", self._options)
+        return (
+            "" if self._options.host is None else "".join(one.problem for one in self._seen[0][1])
+        )
 
     def lines(self) -> list[str]:
         """Return what was seen as a table for each cluster, as wide as it has to be."""
@@ -205,7 +210,7 @@ class View:
         from miniray.looking.glance import COLUMNS, as_row
 
         if not self._seen:
-            return [afar.nobody("top", self._options)]
+            return [self.problem()]
         lines: list[str] = []
         for name, ranks in self._seen:
             lines += [""] if lines else []

@@ -1,48 +1,61 @@
 """How clusters and nodes look at a prompt and in a notebook."""
 
+import contextlib
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from miniray.cluster import Cluster
+    from miniray.crew import Crew
     from miniray.node_config import NodeConfig
 
 
-def of_cluster(cluster: "Cluster") -> str:
+def of_cluster(cluster: "Crew") -> str:
     """Return a cluster in one line, from what this process knows of it: nobody is asked."""
-    return f"<{type(cluster).__name__} {_places(cluster.nodes)}: {_state(cluster)}>"
+    return f"<{type(cluster).__name__} {_places(cluster)}: {_state(cluster)}>"
 
 
-def _places(nodes: "Sequence[NodeConfig]") -> str:
-    ranks = sum(node.num_workers for node in nodes)
+def _nodes(cluster: "Crew") -> "Sequence[NodeConfig]":
+    """Return a cluster's nodes; one whose ranks come to it knows of none."""
+    return getattr(cluster, "nodes", ())
+
+
+def _places(cluster: "Crew") -> str:
+    nodes = _nodes(cluster)
+    ranks = sum(node.num_workers for node in nodes) if nodes else len(cluster.workers)
     places = ", ".join(f"{node.num_workers} on {node.host}" for node in nodes)
-    return f"of {ranks} rank{'s' * (ranks != 1)} ({places})"
+    return f"of {ranks} rank{'s' * (ranks != 1)}" + (f" ({places})" if places else "")
 
 
-def _state(cluster: "Cluster") -> str:
+def _state(cluster: "Crew") -> str:
     if not cluster.workers:
         return "not started"
     if cluster.group is not None and cluster.group.culprit is not None:
         return str(cluster.group.culprit).partition("\n")[0]
     ended = [worker for worker in cluster.workers if worker.ended is not None]
-    work = f"running {cluster.whereabouts()['work']}"
+    work = "running"
+    with contextlib.suppress(RuntimeError):  # another launcher's ranks are nowhere to be asked
+        work += f" {cluster.whereabouts()['work']}"
     if not ended:
         return work
-    return f"{work}, but {len(ended)} ended, first {ended[0].ended}".partition("\n")[0]
+    return f"{work}, but {len(ended)} ended, first {_first_line(ended[0].ended)}"
 
 
-def of_cluster_in_html(cluster: "Cluster") -> str:
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def of_cluster_in_html(cluster: "Crew") -> str:
     """Return a cluster as a small table, a row for each rank."""
     workers = list(cluster.workers)
-    rows, rank = [], 0
-    for node in cluster.nodes:
-        for _ in range(node.num_workers):
-            worker = workers[rank] if rank < len(workers) else None
-            state = "not started" if worker is None else str(worker.ended or "open").splitlines()[0]
-            pid = "" if worker is None else str(worker.pid)
-            rows.append((str(rank), node.host, pid, state))
-            rank += 1
+    hosts = [node.host for node in _nodes(cluster) for _ in range(node.num_workers)]
+    rows = []
+    for rank, host in enumerate(hosts or [""] * len(workers)):
+        worker = workers[rank] if rank < len(workers) else None
+        state = "not started" if worker is None else "open"
+        if worker is not None and worker.ended is not None:
+            state = _first_line(worker.ended)
+        rows.append((str(rank), host, "" if worker is None else str(worker.pid), state))
     return _table(of_cluster(cluster)[1:-1], ("rank", "node", "pid", "state"), rows)
 
 
