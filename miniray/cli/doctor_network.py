@@ -69,7 +69,8 @@ def _unset(findings: Findings, variable: str) -> str:
     exact = "=" if variable.startswith("NCCL") else ""
     right = f"`--env {variable}={exact}{name}`"
     if variable in findings.config.env:
-        return f"leave `--env {variable}` out: MiniRay finds the interface by itself; or {right}"
+        leave = f"leave `--env {variable}` out: MiniRay finds the interface by itself"
+        return f"{leave}; or {right}" if name else leave
     places = findings.fact("network")["set_in"]
     where = f" ({', '.join(places[:3])})" if places else " (look for it in what your shell starts)"
     instead = f"; or say it for this run: {right}" if name else ""
