@@ -11,12 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from miniray import ClusterError, auth, cli, wait
+from miniray.cli import outer_rank
 from miniray.cli.outer_place import Meeting, find_place, port_of_step
+from miniray.cli.outer_rank import StoreDirectory
 from miniray.extras import hosted
 from miniray.extras.hosted import HostedCluster
 from miniray.extras.rank_host import HOST, Place, reach
@@ -298,6 +301,32 @@ def _catches(status: str, number: int) -> bool:
     """Return whether a process has a handler for a signal, as its /proc/PID/status says."""
     (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", Path(status).read_text())
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_agents_that_have_counted_other_restarts_meet_in_torchruns_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a death one agent sees a failure, and another one only that the first starts anew."""
+    values: dict[str, bytes] = {}
+
+    class Store:
+        def __init__(self, *where: Any, **options: Any) -> None:
+            self.get = values.__getitem__
+
+        def set(self, key: str, value: str) -> None:
+            values[key] = value.encode()
+
+    torch = SimpleNamespace(TCPStore=Store)
+    monkeypatch.setattr(outer_rank.importlib, "import_module", lambda name: torch)
+    place = Place(0, 2, 0, 1, 0, "node")
+    found = []
+    for count in ("1", "0"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        directory = StoreDirectory(Meeting("127.0.0.1", 29400, is_store=True))
+        if count == "1":
+            directory.publish(place, 1234)
+        found.append(directory.find()[1])
+    assert found == [1234, 1234]
 
 
 class TestKey:

@@ -160,7 +160,9 @@ class StoreDirectory(Directory):
         super().__init__(meeting)
         # Before the fork, for the ranks need it, too.
         self._distributed: Any = importlib.import_module("torch.distributed")
-        self._key = f"miniray/coordinator/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # Not one for each restart: the agents' counts may differ. What an earlier coordinator has
+        # left leads nowhere, and then it is asked for again.
+        self._key = "miniray/coordinator"
 
     def _store(self) -> Any:
         from datetime import timedelta
