@@ -9,7 +9,7 @@ import pytest
 
 from miniray import Cluster, NodeConfig, RemoteWorker
 from miniray.crew import Crew
-from miniray.looking import gpus, show
+from miniray.looking import gpus, look, show
 from miniray.looking.activity import find_activity
 from miniray.looking.clusters import RUN, describe
 from miniray.looking.glance import duration, in_words
@@ -115,6 +115,8 @@ class TestStacks:
             (f"{OURS}/channel.py", False, "miniray/channel.py"),
             (f"{OURS}/cli/run_rank.py", False, "cli/run_rank.py"),
             ("<frozen runpy>", False, "<frozen runpy>"),
+            ("<string>", False, "<string>"),
+            ("<In[2]>", True, "In[2]"),
         ],
     )
     def test_tell_the_users_calls_from_others(self, file: str, is_users: bool, short: str) -> None:
@@ -384,3 +386,14 @@ class TestReprs:
         assert "<td>0</td><td></td><td>7</td><td>TimeoutError</td>" in crew._repr_html_()
         with pytest.raises(RuntimeError, match="another launcher"):
             crew.stacks()
+
+
+def test_a_cell_of_this_process_is_called_as_ipython_calls_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = types.SimpleNamespace(_filename_map={"/tmp/ipykernel_7/12.py": 3})
+    shell = types.SimpleNamespace(compile=compiled)
+    stand_in = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", stand_in)
+    assert look._name_of("/tmp/ipykernel_7/12.py") == "<In[3]>"
+    assert look._name_of(__file__) == __file__

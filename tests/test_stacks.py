@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import pty
@@ -28,6 +29,7 @@ from miniray.connection import server_status
 from miniray.looking import clusters
 from miniray.looking.clusters import find_clusters
 from miniray.looking.look import look_at
+from miniray.notice import Notice
 from miniray.looking.process import send
 from tests import hanging
 from tests.support import poll, processes, ssh
@@ -182,6 +184,7 @@ class TestALook:
     def test_leaves_a_stopped_rank_alone_if_it_is_to(self) -> None:
         with hung("tests.hanging", "stop", dict(LOCAL)):
             verdict = verdict_of(miniray("stacks", "--no-wake"))
+            assert re.findall(r"(rank\d) +\d+ +stopped", miniray("status")) == ["rank2"]
         assert verdict.startswith("Rank 2 is behind: it is stopped, while ranks 0-1, 3 wait")
 
     def test_does_not_end_a_rank_that_has_become_another_program(self) -> None:
@@ -367,6 +370,15 @@ class TestANotice:
             worker.send(1)
             assert worker.recv(T) == 1
 
+    def test_goes_with_a_cluster_that_nobody_has_any_more(self) -> None:
+        """In a notebook a cell that makes one is run again."""
+        notice = Notice()
+        notice.post({"work": "a.b", "nodes": [], "began": 0.0})
+        assert len(find_clusters()) == 1
+        del notice
+        gc.collect()
+        assert find_clusters() == []
+
     def test_that_nobody_can_remove_keeps_no_cluster_from_its_end(self, home: Path) -> None:
         cluster = Cluster([NodeConfig.local(1)])
         (worker,) = cluster.start("tests.work.echo")
@@ -424,6 +436,7 @@ class TestATitle:
     def test_says_what_is_called(self) -> None:
         with Cluster([NodeConfig.local(2)]) as cluster:
             titles = cluster.run("tests.hanging.own_title")
+            assert repr(cluster) == "<Cluster of 2 ranks (2 on local): ready for calls>"
         assert titles == [f"miniray rank {rank} of 2: tests.hanging.own_title" for rank in range(2)]
 
     def test_that_is_too_long_is_cut_and_harms_nothing(self) -> None:

@@ -33,9 +33,9 @@ def _state(cluster: "Crew") -> str:
     if cluster.group is not None and cluster.group.culprit is not None:
         return str(cluster.group.culprit).partition("\n")[0]
     ended = [worker for worker in cluster.workers if worker.ended is not None]
-    work = "running"
+    work = "ready for calls" if cluster.answers_calls else "running"
     with contextlib.suppress(RuntimeError):  # another launcher's ranks are nowhere to be asked
-        work += f" {cluster.whereabouts()['work']}"
+        work += "" if cluster.answers_calls else f" {cluster.whereabouts()['work']}"
     if not ended:
         return work
     return f"{work}, but {len(ended)} ended, first {_first_line(ended[0].ended)}"
