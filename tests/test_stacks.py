@@ -29,8 +29,8 @@ from miniray.connection import server_status
 from miniray.looking import clusters
 from miniray.looking.clusters import find_clusters
 from miniray.looking.look import look_at
-from miniray.notice import Notice
 from miniray.looking.process import send
+from miniray.notice import Notice
 from tests import hanging
 from tests.support import poll, processes, ssh
 from tests.support.hung import check_verdict, hung, line_of, miniray, state_of, verdict_of
