@@ -104,11 +104,15 @@ class Lab:
         """Plant six: a key, a Python, a module, a disk, an interface, a port."""
         nodes, home = self.nodes, self.home
         variable = 'export NCCL_SOCKET_IFNAME=ib0; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
-        taken = f"import socket, time; s = socket.create_server(('', {PORT})); time.sleep(9999)"
+        # Short: of a command no more than its beginning is shown, and paths differ.
+        taken = [sys.executable, "-um", "http.server", str(PORT)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with (
             nodes.other_server("node2", force_command=variable),
-            nodes.popen([sys.executable, "-c", taken], node="node2") as server,
+            nodes.popen(taken, node="node2", **pipes) as server,
         ):
+            assert server.stdout is not None
+            assert "Serving" in server.stdout.readline()
             nodes.on("node1", "mount", "--bind", str(home / "old"), str(home / "venv"))
             nodes.on("node2", "mount", "--bind", str(home / "bare"), str(home / "venv"))
             nodes.on("node2", "mount", "-t", "tmpfs", "-o", "size=64k", "full", str(self.scratch))

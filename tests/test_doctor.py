@@ -293,11 +293,33 @@ class TestOverNodes:
         ):
             assert sick.run().status == 0
 
-    def test_an_account_without_a_shell(self, sick: Doctor) -> None:
+    def test_accounts_without_a_shell_or_that_want_more_than_a_key(self, sick: Doctor) -> None:
         force = "echo This account is currently not available. && exit 1"
-        with sick.nodes.other_server("node1", force_command=force):
-            (wrong,) = sick.run().wrong("node1")
+        more = "HostbasedAuthentication yes\nAuthenticationMethods publickey,hostbased\n"
+        with (
+            sick.nodes.other_server("node1", force_command=force),
+            sick.nodes.other_server("node2", settings=more),
+        ):
+            seen = sick.run()
+        (wrong,) = seen.wrong("node1")
         assert "it does not run commands, and ended with status 1: This account is cur" in wrong
+        (wrong,) = seen.wrong("node2")
+        assert wrong.startswith("login: the key is right, and its sshd wants more of you (hostbas")
+
+    def test_a_login_that_all_sessions_share(self, sick: Doctor) -> None:
+        """As is advised to whoever needs more than a key for it."""
+        shared = f"-oControlPath={sick.folder}/%n"
+        config = f"-F{sick.nodes.identity.config}"
+        for node in sick.nodes.hosts:
+            sick.nodes.run(["ssh", "-fNM", shared, config, node], stderr=subprocess.DEVNULL)
+        empty = sick.config(f"  IdentityFile {sick.nodes.identity.key}\n", "")
+        try:
+            seen = sick.run(f"--ssh-option={shared}", config=empty)
+        finally:
+            for node in sick.nodes.hosts:
+                sick.nodes.run(["ssh", "-Oexit", shared, config, node])
+        assert seen.status == 0
+        assert "tunnel: allowed" in seen.checks("node1", "ok")
 
     def test_pythons_that_are_not_there_or_too_old(self, sick: Doctor) -> None:
         path = sick.folder / "there/python"
@@ -325,7 +347,7 @@ class TestOverNodes:
         assert wrong[0].startswith("torch: 2.12.1+cpu, and 2.13.0+cpu on node1 -> the same version")
         assert "pip install torch==2.13.0" in wrong[0]
         assert wrong[1].startswith("broken: not installed in")
-        assert "pip install broken" in wrong[1]
+        assert wrong[1].endswith("the package that has it over there; pip may call it otherwise")
         wrong = seen.wrong("node1")
         assert wrong[0].startswith("broken: its import fails: OSError: libcuda.so.1: no such file")
         assert wrong[1].startswith("crash: its import fails")
@@ -440,13 +462,14 @@ class TestOverNodes:
             ports,
         )
         assert ports.endswith("or go through ssh: --tunnel")
+        assert re.search(r"10\.77\.0\.1\b(?!\d)", ports.partition(" -> ")[2]), "whom to let in"
         assert re.match(
             r"others: does not get through to node2 at 10.77.0.12:\d+: no answer, though node2 "
             r"does to it -> on node2: .*10\.77\.0\.11",
             others,
         )
         if Path("/proc/net/if_inet6").exists():  # tried last, when node2 has long been done
-            assert others.endswith("or name it fd77::12, which works: -H [fd77::12]:2")
+            assert others.endswith("or name it fd77::12, which works: -H '[fd77::12]:2'")
         assert not seen.wrong("node2")
 
     def test_a_network_that_loses_large_packets(self, sick: Doctor) -> None:
@@ -683,7 +706,7 @@ class TestGpus:
         (wrong,) = smi(echo(*(GPU.format(index=index, used=4) for index in range(2)))).wrong(
             "local"
         )
-        assert wrong.endswith("and 4 ranks: one GPU is for one rank -> fewer ranks: -H local:2")
+        assert wrong.endswith("and 4 ranks: one GPU is for one rank -> fewer ranks: --local 2")
 
     def test_a_torch_that_sees_none(self, smi: Any) -> None:
         gpus = echo(*(GPU.format(index=index, used=4) for index in range(4)))

@@ -77,6 +77,7 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     if elsewhere:
         instead = f"`--env {move}={elsewhere[0][0]}` ({_size(elsewhere[0][1])} free)"
     take = f", or take another place: {instead}" if move else ""
+    remount = f"sudo mount -o remount,rw $(findmnt -no TARGET -T {shlex.quote(there)})"
     largest = over_there(findings, f"du -xsh {shlex.quote(there)}/* | sort -h | tail")
 
     def wrong(says: str, fix: str) -> Check:
@@ -95,8 +96,8 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     if facts["is_read_only"]:
         return wrong(
             f"{where} is on a read-only file system",
-            "a disk that had errors is mounted so: see `dmesg` over there; "
-            f"`sudo mount -o remount,rw {there}`{take}",
+            "one becomes so after errors, which `sudo dmesg` over there shows, and then the disk "
+            f"has to be repaired; if there are none: {over_there(findings, remount)}{take}",
         )
     if problem and facts.get("errno") in ("ENOSPC", "EDQUOT"):
         if facts["free_files"] == 0:

@@ -158,7 +158,9 @@ class Probe:
             try:
                 _listen_at(USUAL_PORT).close()
             except OSError:
-                facts["usual_port"] = dict(_find_holder(USUAL_PORT), port=USUAL_PORT)
+                holder = _find_holder(USUAL_PORT)
+                if holder["user"]:  # else it was another probe that has just looked
+                    facts["usual_port"] = dict(holder, port=USUAL_PORT)
         return facts
 
     def look_at_modules(self) -> Facts:
@@ -299,9 +301,8 @@ def look_at_memory() -> Facts:
             name, _, rest = line.partition(":")
             facts[name] = int(rest.split()[0]) * 1024
     facts = {"total": facts["MemTotal"], "available": facts["MemAvailable"], "limit": None}
-    with open("/proc/self/cgroup") as file:
-        groups = [line.strip().split(":", 2) for line in file]
-    for _, kinds, path in groups:
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, kinds, path = line.split(":", 2)
         if kinds not in ("", "memory"):
             continue
         root = "/sys/fs/cgroup" + ("/memory" if kinds else "")
@@ -311,11 +312,23 @@ def look_at_memory() -> Facts:
         while path:
             with contextlib.suppress(OSError, ValueError):
                 limit, used = [int(_read("%s%s/%s" % (root, path, name))) for name in names]
-                facts["available"] = min(facts["available"], max(0, limit - used))
+                free = max(0, limit - used + _cached_in("%s%s/memory.stat" % (root, path)))
+                facts["available"] = min(facts["available"], free)
                 if limit < facts["total"]:
                     facts["limit"] = min(limit, facts["limit"] or limit)
             path = path.rpartition("/")[0] if path != "/" else ""
     return facts
+
+
+def _cached_in(path: str) -> int:
+    """Return how much of what a cgroup uses are files, and goes as soon as somebody needs room.
+
+    The total, if there is one, is that of the groups within, too.
+    """
+    found = ["0"]
+    with contextlib.suppress(OSError):
+        found += re.findall(r"(?m)^(?:total_)?inactive_file (\d+)$", _read(path))
+    return max(map(int, found))
 
 
 def look_at_network() -> Facts:
@@ -393,11 +406,9 @@ def try_to_reach(address: str, port: int, token: str, limit_s: float) -> Facts:
     How it went is in "how": ok, timeout, refused, unreachable, stuck, stranger or error.
     """
     until = time.time() + limit_s
-    facts: "dict[str, Any]" = {"how": "error", "source": None}
+    facts: "dict[str, Any]" = {"how": "error", "source": _source_towards(address, port)}
     try:
         with contextlib.closing(_connect(address, port, limit_s)) as sock:
-            if port:
-                facts["source"] = sock.getsockname()[0]
             facts["how"] = "stuck"
             sock.settimeout(max(0.1, until - time.time()))
             sock.sendall(b"." * TRIED_BYTES)
@@ -421,6 +432,15 @@ def try_to_reach(address: str, port: int, token: str, limit_s: float) -> Facts:
         elif facts["how"] == "stuck":
             facts["how"] = "stranger"  # it hung up
     return facts
+
+
+def _source_towards(address: str, port: int) -> "str | None":
+    """Return from which of its addresses this machine would send there, which sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asking:
+        asking.connect((address, port))
+        return str(asking.getsockname()[0])
+    return None
 
 
 def _connect(address: str, port: int, limit_s: float) -> socket.socket:
