@@ -9,8 +9,8 @@ CORE_VENV ?= .venv-core
 RAY_VENV ?= .venv-ray
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py encrypted.py every_worker.py group.py inherited.py process.py values.py wire.py worker_server.py)
 # Two halves of the tests that touch no file of each other's: make test HALF=course, HALF=package.
-COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py examples.py \
-	exercises.py fuzz.py labs.py mutants.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
+COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py doctor.py examples.py \
+	exercises.py fuzz.py labs.py mutants.py notebooks.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
 TESTS_course := $(COURSE_TESTS)
 TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON
@@ -44,7 +44,7 @@ test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own
 	@tools/environment $(RAY_VENV) ray,dev
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
 		>"$$($(RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-torch.pth"
-	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray \
+	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray --timeout 300 \
 		$(addprefix tests/test_,every_worker.py ray_cluster.py)
 
 lint: $(VENV)/.dev ## Check format, lint and types

@@ -6,6 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +142,23 @@ class TestPythons:
         assert "`--python '/opt/my envs/bin/python3.11'`" in check("python", sick).fix
         sick.pythons = None
         assert """`ssh n '~/'"'"'my python'"'"' --version'`""" in check("python", sick).fix
+
+    def test_each_is_asked_once_and_each_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two names in a folder are one; in another folder the same file is another venv."""
+        for folder in ("one", "other"):
+            (tmp_path / folder).mkdir()
+            for name in ("python3", "python3.1x"):
+                (tmp_path / folder / name).symlink_to(sys.executable)
+        monkeypatch.setattr(doctor_probe, "PYTHON_PLACES", [str(tmp_path / "one")])
+        monkeypatch.setenv("PATH", str(tmp_path / "other"))
+        settings = {"modules": ["nonesuch"], "import_s": 60.0, "python": sys.executable}
+        probe = doctor_probe.Probe({**settings, "python_min": [3, 11]}, print)
+        found = probe.look_at_modules()["pythons"]
+        assert [one["path"] for one in found] == [
+            *(f"{tmp_path}/other/python3", f"{tmp_path}/one/python3")
+        ]
 
     def test_there_is_no_ssh_where_a_launcher_is(self) -> None:
         sick = node("local", launcher=("/bin/sh", "-c"))

@@ -72,7 +72,8 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
             if request.param == "ray":
                 from miniray.extras.ray_cluster import RayCluster
 
-                return stack.enter_context(RayCluster([node])).start(f"tests.work.{name}")
+                ranks = stack.enter_context(RayCluster([node], start_timeout=240.0))
+                return ranks.start(f"tests.work.{name}")
             if request.param == "tunnel":
                 sshd = request.getfixturevalue("loopback_sshd")
                 node = NodeConfig(

@@ -136,6 +136,14 @@ def test_the_culprits_host_is_told_first_and_the_others_when_it_has_left(
         dismissing.join()
 
 
+def test_a_cluster_shows_its_state_and_says_who_cannot_be_asked_for_stacks() -> None:
+    with HostedCluster(2, "127.0.0.1", 0, auth.make_key()) as cluster:
+        assert repr(cluster) == "<HostedCluster not started>"
+        assert cluster._repr_html_() == "&lt;HostedCluster not started&gt;"
+        with pytest.raises(RuntimeError, match="have no node server"):
+            cluster.stacks()
+
+
 def gather_in_vain(cluster: HostedCluster) -> None:
     with pytest.raises(ClusterError, match="rank 0 at node: not ready"):
         cluster.gather_ranks("no.function", 1.0)

@@ -191,7 +191,12 @@ class Probe:
         known = [self.settings["python"]]
         for pattern in patterns:
             known += glob.glob(os.path.expanduser(pattern))
-        paths = sorted({path for path in known if path != sys.executable}, key=known.index)
+        # In one folder several names are often one Python; another folder may be another venv of it.
+        each: "dict[tuple[str, str], str]" = {}
+        for path in known:
+            if path != sys.executable:
+                each.setdefault((os.path.dirname(path), os.path.realpath(path)), path)
+        paths = list(each.values())
         running = [
             subprocess.Popen(
                 [path, "-c", FIND, *names],

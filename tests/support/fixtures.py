@@ -89,7 +89,9 @@ def connected_to_ray() -> None:
         from miniray.extras.ray_cluster import RayCluster
 
         ray.init(logging_level="warning")
-        with RayCluster([NodeConfig.local()]) as cluster:  # some connections it makes on first use
+        with RayCluster(
+            [NodeConfig.local()], start_timeout=240.0
+        ) as cluster:  # some connections it makes on first use
             cluster.start("tests.work.echo")
 
 
