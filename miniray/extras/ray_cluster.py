@@ -15,8 +15,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from miniray import auth, bootstrap
+from miniray.crew import Crew
 from miniray.errors import ClusterError
-from miniray.extras.hosted import HostedCluster, OuterCrew
+from miniray.extras.hosted import HostedCluster
 from miniray.extras.rank_host import ANSWERS_CALLS, Place
 from miniray.faults import check_start
 from miniray.node_config import NodeConfig
@@ -35,7 +36,7 @@ HEAR_S = 0.5
 SHOWN_CHARS = 300
 
 
-class RayCluster(OuterCrew):
+class RayCluster(Crew):
     """Workers on a Ray cluster, which all start together and end together, as a Cluster's do.
 
     Each NodeConfig is one bundle of a placement group: its ranks are on one machine, which Ray
