@@ -16,6 +16,8 @@ from miniray.cli import doctor, doctor_probe, main
 from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Check, Findings, Wanted
 from miniray.cli.doctor_login import copy_id_options
+from miniray.cli.doctor_report import as_text
+from miniray.cli.doctor_session import Session
 from miniray.cli.doctor_ssh import check_session
 
 REFUSED = "me@n: Permission denied (publickey,password)."
@@ -68,6 +70,54 @@ class TestKeys:
         assert says.startswith("the key is right, and its sshd wants more of you (keyboard-inter")
         assert "`ssh -fNM '-oControlPath=~/.ssh/%C' n`" in says
         assert "passphrase" not in says
+
+
+JUMPED = (
+    "debug1: Executing proxy command: exec ssh -v -W '[n]:22' jump",
+    "debug1: Remote protocol version 2.0",
+    "debug1: Server host key: ssh-ed25519 SHA256:jump",
+    "debug1: Server accepts key: /my/jumps_key ED25519 SHA256:abc",
+    'Authenticated to jump ([10.0.0.1]:22) using "publickey".',
+    "debug1: Remote protocol version 2.0",
+)
+
+
+class TestBehindAnotherHost:
+    """What ssh says of the host in between is not about the node."""
+
+    def test_a_login_that_is_refused_is_not_the_one_that_was_not(self) -> None:
+        behind = (*JUMPED, "debug1: Authenticating to n:22 as 'me'")
+        says = login(*behind, *offered("/my/key"))
+        assert says.startswith("me@n does not accept the key /my/key -> ")
+        only_keys = [one.replace(",password", "") for one in offered("/my/key")]
+        assert "append the line in /my/key.pub to ~/.ssh/auth" in login(*behind, *only_keys)
+
+    def test_the_key_that_is_well_is_the_nodes(self) -> None:
+        said = (
+            *(*JUMPED, "debug1: Server accepts key: /my/key ED25519 SHA256:abc"),
+            'Authenticated to n (via proxy) using "publickey".',
+        )
+        findings = Findings(NodeConfig("n"), "n", said=[*said], has_shell=True)
+        assert check_session(findings, 5.0)[2] == Check("login", "ok", "accepted, by /my/key")
+
+
+def test_what_start_up_files_say_is_not_about_this_session() -> None:
+    """They may well use ssh themselves."""
+    said = ['Authenticated to n ([10.0.0.1]:22) using "publickey".']
+    said += ["Host key verification failed.", "fatal: Could not read from remote repository."]
+    findings = Findings(NodeConfig("n"), "n", said=said, has_shell=True)
+    assert {one.state for one in check_session(findings, 5.0)} == {"ok"}
+
+
+def test_who_runs_a_process_there_says_nothing_to_this_terminal() -> None:
+    """A window's title, say: of what has a port, the command line is another user's to choose."""
+    title = "\x1b]0;yours\x07"
+    checks = [Check("ports", "wrong", f"taken by pid 1 of you ({title})", f"`kill {title}`")]
+    text = as_text(
+        [Findings(NodeConfig("n"), "n")], [checks], columns=80, stream=sys.stdout, is_brief=False
+    )
+    assert all(one.isprintable() for one in text.splitlines())
+    assert "taken by pid 1 of you (?]0;yours?)" in text
 
 
 def node(name: str = "n", **config: Any) -> Findings:
@@ -269,6 +319,14 @@ class TestNetworks:
         (config,) = doctor.find_nodes(parse(*words))
         assert config.host == f"me@{way}"
 
+    def test_an_interface_without_a_name_is_not_advised(self) -> None:
+        """As that of an address which is another machine's, that passes connections on."""
+        variable, network = "NCCL_SOCKET_IFNAME", {"interfaces": [], "set_in": []}
+        sick = node(env={variable: "ib0"})
+        sick.facts["network"] = network | {"variables": {variable: "ib0"}}
+        fix = check("interface", sick).fix
+        assert fix == f"leave `--env {variable}` out: MiniRay finds the interface by itself"
+
     def test_of_two_probes_at_one_machine_none_takes_the_others_look_for_a_stranger(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -293,6 +351,16 @@ class TestNetworks:
             one.close()
 
 
+def test_an_answer_that_something_else_has_written_into_is_passed_over() -> None:
+    """What a start-up file has left in the background may print at any time."""
+    session = Session.__new__(Session)
+    session._findings, session._limits, session._number = Findings(NodeConfig("n"), "n"), None, 5
+    session.marker, session._unread = "miniray-5", {"stdout": b"", "stderr": b""}
+    session._take_in("stdout", b'miniray-5 ["a", {"b"hello\nminiray-5 ["c", {}]\n')
+    assert session._findings.facts == {"c": {}}
+    assert session._findings.noise == ['miniray-5 ["a", {"b"hello']
+
+
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     doctor.add_options(parser)
@@ -312,6 +380,15 @@ class TestMachines:
         sick.facts["place0"] = place | {"is_read_only": True}
         fix = check("disk", sick).fix
         assert """ssh -t n 'sudo mount -o remount,rw $(findmnt -no TARGET -T '"'"'/tmp/my""" in fix
+
+    def test_what_stands_in_a_folders_place_is_not_to_be_removed(self, tmp_path: Path) -> None:
+        """It may be a link to a disk that is not mounted today."""
+        sick, link = node(), tmp_path / "cache"
+        link.symlink_to(tmp_path / "not mounted")
+        sick.facts["place0"] = doctor_probe.look_at_place("your folder's copy", str(link), "", "x")
+        found = check("disk", sick)
+        assert found.says == f"{link} (your folder's copy) is no folder"
+        assert found.fix.startswith(f"see what it is: `ssh n 'ls -ld {link}'`, or take another")
 
     @pytest.mark.parametrize("kind", ["", "memory"])
     def test_files_that_were_read_do_not_fill_a_cgroup(

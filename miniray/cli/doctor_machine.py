@@ -94,7 +94,8 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     if name == "the folder to run in" and (there != path or problem == "it is no folder"):
         return wrong(f"there is no folder {path}", "make it there, or leave `--workdir` out")
     if problem == "it is no folder":
-        return wrong(f"{there} ({name}) is a file", f"remove it{take}")
+        look = over_there(findings, f"ls -ld {shlex.quote(there)}")
+        return wrong(f"{where} is no folder", f"see what it is: {look}{take}")
     if facts["is_read_only"]:
         return wrong(
             f"{where} is on a read-only file system",

@@ -69,7 +69,8 @@ def _unset(findings: Findings, variable: str) -> str:
     exact = "=" if variable.startswith("NCCL") else ""
     right = f"`--env {variable}={exact}{name}`"
     if variable in findings.config.env:
-        return f"leave `--env {variable}` out: MiniRay finds the interface by itself; or {right}"
+        leave = f"leave `--env {variable}` out: MiniRay finds the interface by itself"
+        return f"{leave}; or {right}" if name else leave
     places = findings.fact("network")["set_in"]
     unknown = "none of the usual start-up files has it; sshd's SetEnv may"
     where = f" ({', '.join(places[:3]) or unknown})"
