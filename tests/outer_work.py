@@ -5,7 +5,7 @@ import select
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -187,5 +187,4 @@ def compute(cluster: HostedCluster, file: str) -> None:
         worker.send(["pause"])
         worker.recv(20.0)
     Path(file).touch()
-    while True:
-        time.sleep(60.0)
+    threading.Event().wait()
