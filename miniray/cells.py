@@ -10,10 +10,10 @@ import __future__
 
 import ast
 import builtins
+import cmath
 import contextlib
 import inspect
 import linecache
-import math
 import symtable
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,12 +23,13 @@ from typing import Any
 from miniray.work_fn import main_module
 
 TEXT_CHARS_MAX = 1024 * 1024
+FUTURE = "from __future__ import annotations\n"
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 # What it binds; the cell, as tracebacks call it; the line there; the text.
 Piece = tuple[str, str, int, str]
 
-_defined: dict[str, Piece] = {}
+_defined: dict[str, str] = {}
 
 
 def collect(function: str) -> list[Piece]:
@@ -52,12 +53,11 @@ def collect(function: str) -> list[Piece]:
 def define(pieces: Iterable[Iterable[Any]]) -> None:
     """Run in `__main__` what another process collected, but for what is there already."""
     for name, file, line, text in pieces:
-        piece = name, file, line, text
-        if _defined.get(name) != piece:
+        if _defined.get(name) != text:
             _show_in_tracebacks(file, line, text)
             code = compile("\n" * (line - 1) + text, file, "exec", dont_inherit=True)
             exec(code, vars(sys.modules["__main__"]))
-            _defined[name] = piece
+            _defined[name] = text
 
 
 def _show_in_tracebacks(file: str, line: int, text: str) -> None:
@@ -73,21 +73,17 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     if name in pieces or name in above or name not in here:  # a builtin, or nothing yet
         return
     value, path = here[name], (*above, name)
-    builtin = getattr(builtins, name, None)
-    if builtin is not None and inspect.unwrap(value) is builtin:  # IPython wraps open
+    if name in vars(builtins) and inspect.unwrap(value) is vars(builtins)[name]:  # IPython's open
         return
-    if text := _literal(value):
-        text = f"{name} = {text}"
-    if text := text or _import(name, value):
+    literal = _literal(value)
+    if text := f"{name} = {literal}" if literal else _import(name, value):
         pieces[name] = name, "<notebook>", 1, text
         return
     called = getattr(value, "__qualname__", None)
     if getattr(value, "__module__", None) != "__main__" or not isinstance(called, str):
         kind = type(value).__name__
-        remedy = "pass it as an argument, send it, or make it within"
-        raise _refuse(
-            path, f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind} stays here", remedy
-        )
+        stays = f"a{'n' * (kind[0].lower() in 'aeiou')} {kind} stays here"
+        raise _refuse(path, stays, "pass it as an argument, send it, or make it within")
     if here.get(called) is not value:
         known = "a lambda" if "<lambda>" in called else called
         problem = f"it is {known}" + (called in here) * f", and {called} is something else by now"
@@ -97,16 +93,15 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
         pieces[name] = name, "<notebook>", 1, f"{name} = {called}"
         return
     file, line, text = _definition(value, path)
-    for needed in _names(text):
-        _add(needed, path, pieces)
-    for module in _submodules(text, here):
-        pieces[module] = module, "<notebook>", 1, f"import {module}"
-    pieces[name] = name, file, line, text
+    pieces |= {one: (one, "<notebook>", 1, f"import {one}") for one in _submodules(text, here)}
+    for bodies in (False, True):  # two classes may name each other, but in what methods do
+        for needed in _names(text.removeprefix(FUTURE), bodies):
+            _add(needed, path, pieces)
+        pieces.setdefault(name, (name, file, line, text))
 
 
 def _refuse(path: tuple[str, ...], problem: str, remedy: str) -> TypeError:
-    names = ", which names ".join(path)
-    return TypeError(f"cannot send {names}: {problem}; {remedy}")
+    return TypeError(f"cannot send {', which names '.join(path)}: {problem}; {remedy}")
 
 
 def _literal(value: Any) -> str:
@@ -114,8 +109,8 @@ def _literal(value: Any) -> str:
     if type(value) is tuple:
         items = [_literal(item) for item in value]
         return f"({''.join(f'{item},' for item in items)})" if all(items) else ""
-    if type(value) is float and not math.isfinite(value):
-        return f'float("{value}")'
+    if type(value) in (float, complex) and not cmath.isfinite(value):
+        return f'{type(value).__name__}("{value}")'
     return repr(value) if type(value) in PLAIN else ""
 
 
@@ -127,8 +122,7 @@ def _import(name: str, value: Any) -> str:
     if not isinstance(where, str) or where == "__main__" or where not in sys.modules:
         return ""
     there = vars(sys.modules[where])
-    own = getattr(value, "__name__", None)
-    for called in (name, own, *there):
+    for called in (name, getattr(value, "__name__", None), *there):
         if isinstance(called, str) and there.get(called) is value:
             return f"from {where} import {called} as {name}"
     return ""
@@ -140,21 +134,20 @@ def _definition(value: Any, path: tuple[str, ...]) -> tuple[str, int, str]:
     cells = [str(cell).rstrip() for cell in main.get("In", ())]
     try:
         if isinstance(value, type):
-            number, first, lines = _find_class(value, cells)
-            file = ""
+            file, first, lines = _find_class(value, cells)
         else:
             lines, first = inspect.getsourcelines(value)
+            if hasattr(value, "__wrapped__") and not lines[0].lstrip().startswith("@"):
+                raise OSError("a call has made it of what has this text")
             file = str(inspect.getsourcefile(inspect.unwrap(value)))
-            number = _number_of(file, cells)
+            if number := _number_of(file, cells):
+                file = f"<In[{number}]>"
     except (OSError, TypeError):
-        problem = "its text is not known: a call made it, or a plain prompt, a -c, or %%time's cell"
-        remedy = "write it with def or class in a cell, or save it to a file and import it"
-        raise _refuse(path, problem, remedy) from None
-    above = ["from __future__ import annotations\n"]
-    above *= main.get("annotations") is __future__.annotations
+        problem = "its text is not known: a call made or changed it, a prompt, a -c, or a %%time"
+        raise _refuse(path, problem, "write it in a cell, or import it from a file") from None
+    above = [FUTURE] * (main.get("annotations") is __future__.annotations)
     above += ["if True:\n"] * lines[0].startswith((" ", "\t"))
-    line = max(1, first - len(above))
-    return f"<In[{number}]>" if number else file, line, "".join([*above, *lines])
+    return file, max(1, first - len(above)), "".join([*above, *lines])
 
 
 def _number_of(file: str, cells: list[str]) -> int:
@@ -163,41 +156,52 @@ def _number_of(file: str, cells: list[str]) -> int:
     return max((number for number, cell in enumerate(cells) if cell == text), default=0)
 
 
-def _find_class(kind: type, cells: list[str]) -> tuple[int, int, list[str]]:
-    """Return which cell defines a class, the line there, and its lines; Python does not know it."""
+def _find_class(kind: type, cells: list[str]) -> tuple[str, int, list[str]]:
+    """Return the cell that defines a class, the line there, and its lines; Python has no note."""
     for number in range(len(cells) - 1, 0, -1):
-        with contextlib.suppress(SyntaxError):  # such a cell was not run
-            for node in ast.walk(ast.parse(cells[number])):
-                if (
-                    isinstance(node, ast.ClassDef)
-                    and node.name == kind.__name__
-                    and _is_of(node, kind, cells, number)
-                ):
-                    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-                    lines = cells[number].splitlines(keepends=True)
-                    return number, first, lines[first - 1 : node.end_lineno]
+        if f"class {kind.__name__}" in cells[number]:  # to parse every cell takes its time
+            with contextlib.suppress(SyntaxError):  # such a cell was not run
+                for node in reversed(ast.parse(cells[number]).body):
+                    if isinstance(node, ast.ClassDef) and _is_of(node, kind, cells, number):
+                        first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                        lines = cells[number].split("\n")[first - 1 : node.end_lineno]
+                        return f"<In[{number}]>", first, [f"{line}\n" for line in lines]
     raise OSError("no cell defines this class")
 
 
 def _is_of(node: ast.ClassDef, kind: type, cells: list[str], number: int) -> bool:
-    """Return whether a definition is that of a class, and not of what had, or gets, its name."""
-    own = [vars(kind).get(getattr(one, "name", "")) for one in node.body]
-    files = {method.__code__.co_filename for method in own if inspect.isfunction(method)}
-    fields = {ast.unparse(one.target) for one in node.body if isinstance(one, ast.AnnAssign)}
-    is_same = fields == inspect.get_annotations(kind).keys()
-    return is_same and all(_number_of(file, cells) in (0, number) for file in files)
+    """Return whether a definition is that of a class as it is now, and not of another."""
+    own, body, here = vars(kind), list[Any](node.body), vars(sys.modules["__main__"])
+    for code in (one.__code__ for one in own.values() if inspect.isfunction(one)):
+        if code.co_qualname.startswith(f"{node.name}."):  # unlike what a decorator has put there
+            line = (_number_of(code.co_filename, cells) == number) * code.co_firstlineno
+            if not node.lineno <= line <= (node.end_lineno or 0):
+                return False
+    for one in (one for one in body if isinstance(getattr(one, "value", None), ast.Constant)):
+        there = own.get(ast.unparse(one).split()[0].rstrip(":"), ...)
+        if type(there) in PLAIN and there != one.value.value:
+            return False
+    fields = {ast.unparse(one.target) for one in body if isinstance(one, ast.AnnAssign)}
+    bases = [
+        here.get(one.__name__) is one for one in kind.__bases__ if one.__module__ == "__main__"
+    ]
+    return node.name == kind.__name__ and fields == {*inspect.get_annotations(kind)} and all(bases)
 
 
-def _names(text: str) -> list[str]:
-    """Return the global names that some text uses, in whatever scope."""
+def _names(text: str, bodies: bool) -> list[str]:
+    """Return the global names that a text uses: all of them, or but for the bodies of functions."""
     found, tables = set[str](), [symtable.symtable(text, "<cell>", "exec")]
-    while tables:
-        table = tables.pop()
-        is_top = table.get_type() == "module"
+    for table in tables:
         for symbol in table.get_symbols():
-            if symbol.is_referenced() if is_top else symbol.is_global():
+            if symbol.is_global() or (symbol.is_referenced() and table.get_type() == "module"):
                 found.add(symbol.get_name())
-        tables += table.get_children()
+        for one in table.get_children():  # of a comprehension, too, which binds no name
+            if (
+                bodies
+                or one.get_type() != "function"
+                or one.get_name() not in table.get_identifiers()
+            ):
+                tables.append(one)
     return sorted(found)
 
 

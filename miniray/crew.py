@@ -9,7 +9,7 @@ from miniray.fan_out import broadcast, gather
 from miniray.recovery import attempt_again
 from miniray.rendezvous import NCCLConfig
 from miniray.waiting import deadline_after, time_left
-from miniray.work_fn import AnyFunction
+from miniray.work_fn import AnyFunction, name_of
 
 if TYPE_CHECKING:
     from miniray.group import Group
@@ -48,7 +48,7 @@ class Crew:
 
     def whereabouts(self) -> dict[str, Any]:
         """Return what runs, and where each node's server is: all that it takes to look at it."""
-        raise NotImplementedError
+        raise RuntimeError("ranks that another launcher keeps have no server to ask: try py-spy")
 
     def stacks(self, *, wake: bool = True) -> "Look":
         """Return where every rank is, however it hangs, and who of them is behind; print it.
@@ -200,6 +200,7 @@ class Crew:
         )
 
     def _be_ready(self, function: str | AnyFunction) -> None:
+        calls.send_cells([], name_of(function), None)  # what cannot go is refused, and all goes on
         if not self.workers:
             self.start(function, calls=True)
         elif not self.answers_calls:

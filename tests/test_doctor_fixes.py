@@ -154,6 +154,15 @@ class TestPackages:
         assert "pip install" not in fix
         assert "pip may call it otherwise" in fix
 
+    @pytest.mark.parametrize("has_pip", [True, False])
+    def test_a_venv_may_have_no_pip(self, has_pip: bool) -> None:
+        sick, well = node(), node("well")
+        sick.facts["modules"] = {"torch": missing("torch")["torch"] | {"has_pip": has_pip}}
+        well.facts["modules"] = {"torch": {"version": "2.13.0", "cuda": None, "gpus": 0}}
+        fix = check("torch", sick, well).fix
+        first = "" if has_pip else "/usr/bin/python3 -m ensurepip && "
+        assert f"n '{first}/usr/bin/python3 -m pip install torch==2.13.0'" in fix
+
     def test_this_machine_knows_which_package_a_module_is_of(self) -> None:
         found = doctor.look_here(Wanted(modules=["_pytest.config", "pytest", "json", "nonesuch"]))
         assert {name: one["package"] for name, one in found.facts["modules"].items()} == {

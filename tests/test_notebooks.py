@@ -209,29 +209,8 @@ class TestText:
                 "table = {}\ndef f():\n    return table",
                 "f, which names table: a dict stays here; pass",
             ),
-            (
-                "import threading\nlock = threading.Lock()\n"
-                "def g():\n    with lock:\n        pass\ndef f():\n    g()",
-                "f, which names g, which names lock: a lock stays here; pass it as an argument",
-            ),
-            (
-                "class Net:\n    pass\nnet = Net()\ndef f():\n    return net",
-                "net: a Net stays here",
-            ),
-            ("g = lambda: 1\ndef f():\n    return g()", "g: it is a lambda; write it with def"),
-            (
-                "def g(): pass\nold = g\ndef g(): pass\ndef f():\n    old()",
-                "old: it is g, and g is something else by now; write it with def",
-            ),
             ("def f():\n    !ls", "get_ipython: a method stays here"),
-            ("%%time\ndef f(): pass", "f: its text is not known: a call made it, or a plain"),
-            ("exec('def f(): pass')", "f: its text is not known"),
-            (
-                "from collections import namedtuple\nPair = namedtuple('Pair', 'one other')\n"
-                "def f():\n    return Pair(1, 2)",
-                "f, which names Pair: its text is not known: a call made it, or a plain prompt",
-            ),
-            (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
+            ("%%time\ndef f(): pass", "f: its text is not known: a call made or changed"),
             ("f = '__main__.nothing'", "nothing: this notebook has nothing of that name; run its"),
         ],
         ids=lambda text: text[:20],
@@ -438,13 +417,15 @@ class TestForks:
 
             ticking = asyncio.create_task(tick())
             for number in range(3):
+                answer, before = asyncio.create_task(aio.recv(worker, timeout=20)), ticks
+                while ticks < before + 3:  # before there is anything to receive
+                    await asyncio.sleep(0)
                 worker.send(number)
-                print(await aio.recv(worker, timeout=20))
+                print(await answer)
             ticking.cancel()
             worker.close()
         """)
         assert said == "0\n1\n2\n"
-        assert notebook.out("print(ticks > 0)") == "True\n"
 
 
 @pytest.mark.ssh

@@ -93,6 +93,7 @@ class TestHosts:
     ("arguments", "problem"),
     [
         ("script.py", "no hosts given: name them with -H node1:4,node2:4 or --hostfile FILE, stay"),
+        ("a:4,b:4 script.py", "a:4,b:4 is no script; if these are hosts: -H a:4,b:4"),
         ("--local 4 -H a:1 script.py", "-H and --local both say where to run; name one of them"),
         ("-H node1 script.py", "how many ranks on node1? write node1:4, or --per-node 4"),
         ("-H node1:x script.py", "'node1:x': the number of ranks must be a whole number from 1 up"),

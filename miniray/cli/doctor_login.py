@@ -94,7 +94,8 @@ def _refusal(findings: Findings) -> tuple[str, str] | None:
     return (
         says,
         f"append the line in {key}.pub to ~/.ssh/authorized_keys of that user over there, a file "
-        f"that nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}",
+        f"that nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}. It is there "
+        "already? Then the log of its sshd says why (another AuthorizedKeysFile, perhaps)",
     )
 
 

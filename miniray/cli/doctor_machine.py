@@ -35,6 +35,8 @@ def check_memory(findings: Findings, world: World) -> list[Check]:
 
 
 def _size(nbytes: float) -> str:
+    if nbytes < MIB:
+        return f"{nbytes / 1024:.0f} KiB"
     if nbytes < GIB:
         return f"{nbytes / MIB:.0f} MiB"
     return f"{nbytes / GIB:.0f} GiB" if nbytes >= 10 * GIB else f"{nbytes / GIB:.1f} GiB"
@@ -78,7 +80,7 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
         instead = f"`--env {move}={elsewhere[0][0]}` ({_size(elsewhere[0][1])} free)"
     take = f", or take another place: {instead}" if move else ""
     remount = f"sudo mount -o remount,rw $(findmnt -no TARGET -T {shlex.quote(there)})"
-    largest = over_there(findings, f"du -xsh {shlex.quote(there)}/* | sort -h | tail")
+    largest = over_there(findings, f"du -xahd1 {shlex.quote(there)} | sort -h | tail")
 
     def wrong(says: str, fix: str) -> Check:
         return Check("disk", "wrong", says, fix)
@@ -108,8 +110,10 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
                 f"{over_there(findings, f'du -x --inodes {shlex.quote(there)} | sort -n | tail')}"
                 f"{take}",
             )
-        how = "you may write no more" if facts["errno"] == "EDQUOT" else "no space left"
-        return wrong(f"{where} is full: {how}", f"see what fills it: {largest}{take}")
+        left = f"no space left of {_size(facts['total_bytes'])}"
+        how = "you may write no more" if facts["errno"] == "EDQUOT" else left
+        hidden = "what that leaves out is in deleted files that somebody has open: `sudo lsof +L1`"
+        return wrong(f"{where} is full: {how}", f"see what fills it: {largest} ({hidden}){take}")
     if problem:
         return wrong(
             f"cannot write in {where}: {problem.lower()}",

@@ -55,7 +55,7 @@ STARTUP_FILES = (
     *("/etc/profile.d/*.sh", "/etc/zsh/zshenv"),
 )
 IMPORT = """
-import importlib, json, sys
+import importlib.util, json, sys
 for name in sys.argv[1:]:
     try:
         module = importlib.import_module(name)
@@ -66,6 +66,7 @@ for name in sys.argv[1:]:
     except BaseException as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         found = {"error": "%s: %s" % (type(error).__name__, error), "missing": missing}
+    found["has_pip"] = importlib.util.find_spec("pip") is not None
     print("\\n" + json.dumps([name, found]), flush=True)
 """
 FIND = """

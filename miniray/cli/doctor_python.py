@@ -101,14 +101,17 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
     install = "install the package that has it over there; pip may call it otherwise"
     if package := world.package_of(name):
         wanted = f"{package}=={base_version(usual['version'])}" if usual else package
-        words = (python, "-m", "pip", "install", wanted)
-        install = over_there(findings, shlex.join(words))
+        command = shlex.join([python, "-m", "pip", "install", wanted])
+        if not found.get("has_pip", True):
+            command = f"{shlex.quote(python)} -m ensurepip && {command}"
+        install = over_there(findings, command)
     if found.get("missing"):
         if usual is None and name not in world.wanted.needed:
             return Check(name, "note", "nobody has it: fine for what does not import it")
         better = _better(findings, name)
         other = f", or take another Python: {better}" if better else ""
-        return Check(name, "wrong", f"not installed in {python}", f"{install}{other}")
+        verb = "install it: " if package else ""
+        return Check(name, "wrong", f"not installed in {python}", f"{verb}{install}{other}")
     if "error" in found:
         fix = f"install it anew: {install}"
         if re.search(r"lib\w+\.so", found["error"]):

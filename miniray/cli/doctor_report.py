@@ -65,7 +65,8 @@ def _check_lines(check: Check, width: int, name_columns: int, stream: TextIO) ->
         # A command stays in one piece, however long, so that it can be copied.
         fix = re.sub("`.*?`", lambda one: one[0].replace(" ", NO_BREAK), fix)
         lines += _wrap(f"{indent}-> {fix}", width, f"{indent}   ")
-    lines = [line.replace(NO_BREAK, " ") for line in lines]
+    # Who copies a line that has nothing but a command wants no comma along.
+    lines = [re.sub(r"^(\W*`[^`]*`)[,;]$", r"\1", line).replace(NO_BREAK, " ") for line in lines]
     return [re.sub("`(.*?)`", lambda one: _paint_command(one, stream), line) for line in lines]
 
 

@@ -145,6 +145,9 @@ def find_hosts(options: argparse.Namespace) -> Hosts:
                 "name the hosts for ssh: -H node1:4,node2:4"
             )
         return run_slurm.read_allocation(os.environ, options.per_node)
+    target = getattr(options, "target", None) or ""
+    if re.fullmatch(r".+:\d+", target):  # as doctor, which runs no script, takes them
+        raise ValueError(f"{target} is no script; if these are hosts: -H {target}")
     raise ValueError(
         "no hosts given: name them with -H node1:4,node2:4 or --hostfile FILE, stay here with "
         "--local 4, or run it inside a Slurm allocation"
