@@ -545,11 +545,11 @@ class TestTop:
             with in_front_of(theirs, "top", "--every", "600") as process:
                 read_until(ours, b"node2")
                 assert termios.tcgetattr(theirs)[3] & termios.ICANON == 0
-                read_until(ours, b"0%")  # the second look; the next one is in ten minutes
+                read_until(ours, b"0%", b"\x1b[J")  # the second look; the next is in ten minutes
                 drawn = b""
                 for columns in (30, 50, 40):
                     set_size(ours, columns, 4)
-                    drawn += read_until(ours, b"\x1b[J")
+                    drawn += read_until(ours, b"\x1b[H", b"\x1b[J")
                 assert drawn.count(b"\x1b[H") < 10  # it does not draw for ever
                 assert b"received" not in drawn  # which is beyond column 50
                 assert b"node2" not in drawn.replace(b"on node2", b"")  # and this below row 4
@@ -562,6 +562,22 @@ class TestTop:
                 assert b"\x1b[?25h" in seen
                 assert b"Traceback" not in seen
                 assert termios.tcgetattr(theirs) == before
+
+    def test_gives_the_terminal_back_while_it_is_stopped(self) -> None:
+        with hung("tests.hanging", "recv", dict(LOCAL)), terminal(0, 0) as (ours, theirs):
+            before = termios.tcgetattr(theirs)
+            with in_front_of(theirs, "top", "--every", "600") as process:
+                read_until(ours, b"0%", b"\x1b[J")  # also where the terminal has no size
+                process.send_signal(signal.SIGTSTP)
+                seen = read_until(ours, b"\x1b[?1049l")
+                poll.until(lambda: state_of(process.pid) == "T", timeout_s=T)
+                assert b"\x1b[?25h" in seen
+                assert termios.tcgetattr(theirs) == before
+                process.send_signal(signal.SIGCONT)
+                assert b"node2" in read_until(ours, b"0%", b"\x1b[J")
+                os.write(ours, b"q")
+                read_until(ours, b"\x1b[?1049l")
+                assert process.wait(T) == 0
 
     def test_goes_on_through_restarts_and_tells_clusters_of_one_script_apart(self) -> None:
         view = top.View(argparse.Namespace(host=None, port=None, encrypt=False, on=None))
@@ -668,10 +684,10 @@ def set_size(ours: int, columns: int, rows: int) -> None:
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 
-def read_until(ours: int, what: bytes) -> bytes:
-    """Return what a program has written until something is in it."""
+def read_until(ours: int, what: bytes, end: bytes = b"") -> bytes:
+    """Return what a program has written until something is in it, and all up to an end."""
     seen = b""
-    while what not in seen:
+    while what not in seen or not seen.endswith(end):
         ready, _, _ = select.select([ours], [], [], T)
         assert ready, seen
         seen += os.read(ours, 1 << 16)
