@@ -29,7 +29,7 @@ from miniray.connection import server_status
 from miniray.looking import clusters
 from miniray.looking.clusters import find_clusters
 from miniray.looking.look import look_at
-from miniray.looking.process import send
+from miniray.looking.process import send, why_silent
 from miniray.notice import Notice
 from tests import hanging
 from tests.support import poll, processes, ssh
@@ -204,6 +204,22 @@ class TestALook:
             cluster.stacks()
             worker.send("how many?")
             assert worker.recv(T) == 0
+
+    def test_of_one_that_answers_just_now_is_not_given_up(self) -> None:
+        """While the handler runs the signal is blocked, as it is where nobody will ever answer."""
+        ours = window.Window()
+        ours.open()
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {window.LOOK_SIGNAL})
+            assert why_silent(os.getpid(), ours.descriptor) == ""
+            send(os.getpid(), window.LOOK_SIGNAL)
+            assert why_silent(os.getpid(), ours.descriptor) == "it blocks the signal"
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {window.LOOK_SIGNAL})
+            assert why_silent(os.getpid(), ours.descriptor) == ""
+            assert "test_of_one_that_answers" in window.read_stacks(ours.descriptor)
+        finally:
+            ours.shut()
+            ours.close()
 
     def test_of_two_at_once_both_see_all(self) -> None:
         with Cluster([NodeConfig.local(3)]) as cluster:
