@@ -16,7 +16,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from miniray import Cluster, MiniRayError, NodeConfig, auth, wait, window
 from miniray.cli import afar, elsewhere, top
 from miniray.connection import server_status
 from miniray.looking import clusters
-from miniray.looking.clusters import find_clusters
+from miniray.looking.clusters import find_clusters, source_of
 from miniray.looking.look import look_at
 from miniray.looking.process import send, why_silent
 from miniray.notice import Notice
@@ -414,27 +413,21 @@ class TestANotice:
             worker.send(1)
             assert worker.recv(T) == 1
 
-    def test_tells_no_line_of_a_file_that_was_edited(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    def test_tells_no_line_of_a_file_that_was_edited_since_the_first_start(
+        self, tmp_path: Path
     ) -> None:
-        monkeypatch.chdir(home)
-        monkeypatch.syspath_prepend(home)
-        module = home / "edited_later.py"
-        text = "def work(channel):\n    channel.send('here')\n    channel.recv()  # old\n"
-        module.write_text(text)
+        """Servers that live through a restart keep what they have imported."""
         with Cluster([NodeConfig.local(1)]) as cluster:
-            (worker,) = cluster.start("edited_later.work")
-            assert worker.recv(T) == "here"
-            poll.until(lambda: "# old" in cluster.stacks().verdict, timeout_s=T)
-            module.write_text(text.replace("old", "new"))
-            os.utime(module, (time.time() + 60, time.time() + 60))
-            assert "edited_later.py:3 in work" in cluster.stacks().verdict
-            (worker,) = cluster.restart()  # of servers that keep what they have imported
-            assert worker.recv(T) == "here"
-            poll.until(lambda: ":3 in work" in cluster.stacks().verdict, timeout_s=T)
-            for look in (cluster.stacks(), look_at(find_clusters()[0])):
-                assert "edited_later.py:3 in work" in look.verdict
-                assert "new" not in str(look)
+            cluster.start("tests.work.echo")
+            began = cluster.whereabouts()["began"]
+            cluster.restart()
+            (found,) = find_clusters()
+            assert (cluster.whereabouts()["began"], found["began"]) == (began, began)
+        (tmp_path / "train.py").write_text("new = 1\n")
+        here = {**found, "folder": str(tmp_path)}  # on the node it is somewhere else
+        assert source_of("/there/train.py", "train.py", 1, here) == ""
+        os.utime(tmp_path / "train.py", (began - 60, began - 60))
+        assert source_of("/there/train.py", "train.py", 1, here) == "new = 1"
 
 
 class TestATitle:
