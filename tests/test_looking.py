@@ -237,6 +237,11 @@ class TestAVerdict:
             "ranks 4-5 wait in recv for each other, and nobody sends: "
             "rank 4 at train.py:50 in step, rank 5 at train.py:52 in step"
         )
+        nowhere = "Current thread 0x00007f (most recent call first):\n"
+        nowhere += f'  File "{TORCH}/distributed_c10d.py", line 1 in recv\n'
+        assert judge([rank(4, nowhere + SERVER)], None).text.endswith(
+            "nobody sends: rank 4 outside of the user's code"
+        )
         sender = rank(6, in_torch("send", 60))
         assert "for each other" not in judge([*pair, sender], None).text
         # Somebody who runs may yet send.
