@@ -40,12 +40,12 @@ test-core: ## Run the core's tests without torch: make test-core PYTHON=python3.
 	@rm -rf $(CORE_VENV) && tools/environment $(CORE_VENV) dev
 	@$(CORE_VENV)/bin/python -m pytest -k "not cluster" $(CORE_TESTS)
 
-test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own
+test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own (all: SLOW=1)
 	@tools/environment $(RAY_VENV) ray,dev
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
 		>"$$($(RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-torch.pth"
-	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray --timeout 300 \
-		$(addprefix tests/test_,every_worker.py ray_cluster.py)
+	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest --timeout 300 \
+		-m "ray$(if $(SLOW),, and not slow)" $(addprefix tests/test_,every_worker.py ray_cluster.py)
 
 lint: $(VENV)/.dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,8 @@ class Notice:
     def post(self, facts: dict[str, Any]) -> None:
         """Say what there is, in place of what this notice has said before."""
         with contextlib.suppress(OSError, RuntimeError):  # no home, or it is full; no folder
-            about_us = {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "window": _open_window(self),
-                "command": sys.argv,
-                "folder": os.getcwd(),
-            }
+            where = {"host": socket.gethostname(), "pid": os.getpid(), "folder": os.getcwd()}
+            facts = where | facts | {"window": _open_window(self), "command": sys.argv}
             folder = folder_of_notices()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self._path or folder / f"{secrets.token_hex(8)}.json"
@@ -51,7 +47,7 @@ class Notice:
             self._path = path
             fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else has it yet
             with open(new, "w", closefd=False) as file:
-                json.dump(about_us | facts, file)
+                json.dump(facts, file)
             draft.replace(path)  # all of it, and locked
             if before >= 0:
                 os.close(before)
@@ -63,9 +59,11 @@ class Notice:
                 self._path.unlink()
         self.abandon()
 
+    __del__ = remove  # a cluster that nobody has stopped, and nobody has any more
+
     def abandon(self) -> None:
         """Close, in a forked child, the copies of the descriptors."""
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self._descriptor, self._path = self._descriptor, -1, None
         if descriptor >= 0:
             os.close(descriptor)
         _shut_window(self)
@@ -74,7 +72,7 @@ class Notice:
 # All of this process's notices speak of one window, because a signal has one handler: that of a
 # rank which is a coordinator, too, is open already.
 _window: window.Window | None = None
-_users: set[Notice] = set()
+_users = weakref.WeakSet[Notice]()
 
 
 def _open_window(notice: Notice) -> int:

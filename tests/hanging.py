@@ -43,7 +43,12 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)  # here: stop
 
 
-WAYS = {one.__name__: one for one in (loop, loop_in_c, sleep, stop)}
+def block() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {window.LOOK_SIGNAL})
+    threading.Event().wait()
+
+
+WAYS = {one.__name__: one for one in (loop, loop_in_c, sleep, stop, block)}
 
 
 def hang(channel: Channel) -> None:
@@ -90,6 +95,16 @@ def be_busy_in_threads(channel: Channel) -> None:
         threading.Timer(CALLS_S, enough.set).start()
         calls(enough)
         channel.send("still here")
+
+
+def coordinate(channel: Channel) -> None:
+    """Coordinate a cluster of its own for a while."""
+    with Cluster([NodeConfig.local(1)]) as cluster:
+        cluster.start("tests.work.echo")
+        channel.send("coordinating")
+        channel.recv()  # here: recv of a coordinating rank
+    channel.send("done")
+    channel.recv()
 
 
 def hold_memory(channel: Channel) -> None:

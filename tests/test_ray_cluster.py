@@ -47,7 +47,7 @@ def without_log(nodes: Any, *, log: Any, **options: Any) -> ray_cluster.RayClust
     return RayCluster(nodes, **options)
 
 
-ON_RAY: Any = SimpleNamespace(
+ON_A_RAY: Any = SimpleNamespace(
     cluster=SimpleNamespace(
         Cluster=lambda nodes, log=None, **more: without_log(nodes, log=log, **more),
         NodeConfig=NodeConfig,
@@ -64,7 +64,7 @@ ON_RAY: Any = SimpleNamespace(
     ],
 )
 def test_a_clusters_contract_is_kept(contract: Any) -> None:
-    contract(ON_RAY)
+    contract(ON_A_RAY)
 
 
 def test_ranks_are_ordered_over_nodes_and_named_after_them() -> None:
@@ -293,7 +293,7 @@ class TestExamples:
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=280,
         )
         print(done.stdout, done.stderr)
         assert done.returncode == 0

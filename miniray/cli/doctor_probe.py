@@ -191,7 +191,7 @@ class Probe:
         known = [self.settings["python"]]
         for pattern in patterns:
             known += glob.glob(os.path.expanduser(pattern))
-        # In one folder several names are often one Python; another may be another venv.
+        # Two names in one folder are often one Python; in another folder it may be another venv.
         each: "dict[tuple[str, str], str]" = {}
         for path in known:
             if path != sys.executable:

@@ -72,7 +72,7 @@ def launch(
             attempts.say_last()
             if plan.min_nodes is None and len(plan.nodes) > 1:
                 problem += "\n  to go on without nodes that are lost: --min-nodes 1"
-        if isinstance(error, ClusterError) and (command := name_doctor(plan.nodes)):
+        elif isinstance(error, ClusterError) and (command := name_doctor(plan.nodes)):
             problem += f"\n  to see all that is wrong there: {command}"
         screen.say(problem, is_bad=True)
         return 1

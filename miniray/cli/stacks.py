@@ -17,6 +17,7 @@ examples:
 Ask from another terminal: it works while the coordinator waits, and while a
 rank loops, sleeps, is in a collective, or holds Python's lock in C. A stopped
 rank is woken to say where it is, and gets no further; --no-wake leaves it be.
+Ranks of run-rank and of Ray have no server to ask: py-spy dump --pid does.
 """
 
 

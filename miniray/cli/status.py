@@ -7,6 +7,7 @@ from typing import Any
 from miniray.cli import afar
 from miniray.cli.common import port_number
 
+STATES = {"T": "stopped", "t": "traced"}
 COLUMNS = ("id", "label", "pid", "state", "age", "silent for", "how it ended")
 
 EXAMPLES = """\
@@ -65,7 +66,10 @@ def answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for number, cluster in enumerate(clusters):
         if options.host is None:
             yield {"text": "\n" * bool(number) + describe(cluster)}
-        for node, status in zip(cluster["nodes"], ask_all(cluster["nodes"], {}), strict=True):
+        # A server that was named and encrypts tells its status in clear, but nothing more.
+        request = {"look": "facts"} if options.host is None else {}
+        said = ask_all(cluster["nodes"], request)
+        for node, status in zip(cluster["nodes"], said, strict=True):
             if isinstance(status, str):
                 problems += 1
                 place = "" if options.host is not None else f"{node['node']}: "
@@ -93,7 +97,7 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
         str(worker["id"]),
         worker["name"],
         str(worker["pid"]),
-        worker["state"],
+        STATES.get(worker.get("look", {}).get("state"), worker["state"]),
         seconds(worker["age_s"]),
         seconds(worker["silent_s"]),
         worker["ended"] or "-",

@@ -254,6 +254,8 @@ class RayCluster(Crew):
             if self._hosted is not None:
                 self._hosted.stop(timeout)
         finally:
+            if self._hosted is not None:
+                self._hosted.release()
             if self._kept and ray.is_initialized():
                 ray.wait(self._kept, num_returns=len(self._kept), timeout=LAST_WORDS_S)
                 for keeper in self._keepers:

@@ -32,13 +32,25 @@ def find_clusters() -> list[dict[str, Any]]:
     with contextlib.suppress(RuntimeError):  # this user has no home
         for path in folder_of_notices().glob("*"):
             with contextlib.suppress(OSError):  # gone meanwhile, or not ours to read
-                with open(path, "rb") as file:
-                    facts = _read(file.read())
-                    if not _is_locked(file):
-                        _remove(path, os.fstat(file.fileno()), facts)
-                    elif facts is not None and facts["host"] == socket.gethostname():
-                        found.append({**facts, "notice": path.name})
+                facts = _take_in(path)
+                if facts is not None and facts["host"] == socket.gethostname():
+                    found.append({**facts, "notice": path.name})
     return sorted(found, key=lambda one: float(one["began"]))
+
+
+def _take_in(path: Path) -> dict[str, Any] | None:
+    """Return what a notice says if its coordinator lives; one that it has replaced does not count.
+
+    It does that after a restart, perhaps just now.
+    """
+    while True:
+        with open(path, "rb") as file:
+            facts = _read(file.read())
+            if _is_locked(file):
+                return facts
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                _remove(path, facts)
+                return None
 
 
 def _read(data: bytes) -> dict[str, Any] | None:
@@ -58,14 +70,13 @@ def _is_locked(file: IO[bytes]) -> bool:
     return False
 
 
-def _remove(path: Path, was: os.stat_result, facts: Mapping[str, Any] | None) -> None:
-    """Remove a notice that was left behind, and is not just being written, or replaced.
+def _remove(path: Path, facts: Mapping[str, Any] | None) -> None:
+    """Remove a notice that was left behind, and is not just being written.
 
     Those of another machine, which shares this home and no processes, only after a month.
     """
     is_ours = facts is not None and facts["host"] == socket.gethostname()
-    is_it = path.stat().st_ino == was.st_ino
-    if is_it and ((is_ours and path.suffix == ".json") or was.st_mtime < time.time() - OLD_S):
+    if (is_ours and path.suffix == ".json") or path.stat().st_mtime < time.time() - OLD_S:
         path.unlink()
 
 

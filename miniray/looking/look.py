@@ -111,7 +111,7 @@ def _this_process() -> Seen:
     seen = Seen("coordinator", socket.gethostname(), pid=os.getpid(), row={"state": "running"})
     seen.stacks = [
         tuple(
-            Frame(frame.f_code.co_filename, line, frame.f_code.co_name, os.getcwd())
+            Frame(_name_of(frame.f_code.co_filename), line, frame.f_code.co_name, os.getcwd())
             for frame, line in traceback.walk_stack(frames[one])
         )
         for one in order
@@ -120,6 +120,13 @@ def _this_process() -> Seen:
     if own == main:
         seen.does = Activity(ASKS, "", users_place(seen.stacks[-1]))
     return seen
+
+
+def _name_of(file: str) -> str:
+    """Return a file's name; of a notebook's cell, what IPython's tracebacks call that."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = getattr(getattr(shell, "compile", None), "_filename_map", {})
+    return f"<In[{cells[file]}]>" if file in cells else file
 
 
 def ask_all(

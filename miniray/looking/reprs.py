@@ -31,7 +31,7 @@ def _state(cluster: Crew) -> str:
         return _first_line(cluster.group.culprit)
     ended = [worker for worker in cluster.workers if worker.ended is not None]
     work = cluster.whereabouts()["work"] if isinstance(cluster, Cluster) else ""
-    running = "taking calls" if cluster.answers_calls else f"running {work}".strip()
+    running = "ready for calls" if cluster.answers_calls else f"running {work}".strip()
     if not ended:
         return running
     return f"{running}, but {len(ended)} ended, first {_first_line(ended[0].ended)}"

@@ -13,7 +13,7 @@ _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 # Where the code that came along is on a node; and the copy of a folder.
 _UNPACKED = re.compile(r".*?/miniray-\w+/|.*/miniray/sync/[^/]+/")
 _INSTALLED = re.compile(
-    r".*/(?:site-packages|dist-packages|lib/python3\.\d+t?)/|.*/bin/miniray$|<.*>$"
+    r".*/(?:site-packages|dist-packages|lib/python3\.\d+t?)/|.*/bin/miniray$|<(?!In\[).*>$"
 )
 _PACKAGE = Path(miniray.__file__).parent
 _OURS = {path.relative_to(_PACKAGE.parent).parts for path in _PACKAGE.rglob("*.py")}
@@ -47,6 +47,8 @@ class Frame:
         """The file's name as its author knows it."""
         if self.is_ours:
             return "/".join(Path(self.file).parts[-2:])
+        if self.file.startswith("<In["):  # a notebook's cell
+            return self.file[1:-1]
         bare = _INSTALLED.sub("", _UNPACKED.sub("", self.file)) or self.file
         return bare.removeprefix(f"{self.root}/") if self.root else bare
 

@@ -68,7 +68,7 @@ def _has_left(one: Seen) -> bool:
 
 def _blame(out: Sequence[Seen], waiting: Sequence[Seen]) -> Verdict:
     first = [one for one in out if _does(one) == _does(out[0])]
-    text = f"{names(first)} {'is' if len(first) == 1 else 'are'} behind: {_it(first)} {tell(first)}"
+    text = f"{names(first)} {'is' if len(first) == 1 else 'are'} behind: {_each(first)}"
     rest = [one for one in out if one not in first]
     if rest:
         text += f"; so {'is' if len(rest) == 1 else 'are'} {names(rest)}"
@@ -89,7 +89,7 @@ def _judge_collectives(together: Sequence[Seen]) -> Verdict:
     most = rest[-1]
     return Verdict(
         f"{names(few)} {'is' if len(few) == 1 else 'are'} in another call than the others: "
-        f"{_it(few)} {tell(few)}, while {names(most)} {tell(most)}",
+        f"{_each(few)}, while {names(most)} {tell(most)}",
         tuple(one.name for one in few),
     )
 
@@ -107,7 +107,7 @@ def _judge_runners(ranks: Sequence[Seen]) -> Verdict:
         return Verdict(f"{names(ranks)} run, each on its own: none waits for another")
     return Verdict(
         f"{names(few)} {'is' if len(few) == 1 else 'are'} elsewhere than the others: "
-        f"{_it(few)} {tell(few)}, while {names(most)} {tell(most)}",
+        f"{_each(few)}, while {names(most)} {tell(most)}",
         tuple(one.name for one in few),
     )
 
@@ -145,8 +145,9 @@ def _judge_coordinator(coordinator: Seen | None, waiting: Sequence[Seen]) -> Ver
     )
 
 
-def _it(ranks: Sequence[Seen]) -> str:
-    return "it" if len(ranks) == 1 else "each"
+def _each(ranks: Sequence[Seen]) -> str:
+    """Say what some do that all do the same, in a clause of its own."""
+    return f"{'it' if len(ranks) == 1 else 'each'} {tell(ranks[:1])}"
 
 
 def _place(one: Seen) -> str:
