@@ -4,12 +4,12 @@ import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from miniray import calls
+from miniray import calls, cells
 from miniray.fan_out import broadcast, gather
 from miniray.recovery import attempt_again
 from miniray.rendezvous import NCCLConfig
 from miniray.waiting import deadline_after, time_left
-from miniray.work_fn import AnyFunction
+from miniray.work_fn import AnyFunction, name_of
 
 if TYPE_CHECKING:
     from miniray.group import Group
@@ -208,6 +208,7 @@ class Crew:
                 "this cluster was started with a work function of its own, which gets messages; "
                 "for calls stop it first, or start it with start(function, calls=True)"
             )
+        cells.collect(name_of(function))  # what cannot go is refused while nobody has anything
 
     def _stop_if_failed(self, results: Iterator[Any]) -> Iterator[Any]:
         try:
