@@ -9,8 +9,8 @@ CORE_VENV ?= .venv-core
 RAY_VENV ?= .venv-ray
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py encrypted.py every_worker.py group.py inherited.py process.py values.py wire.py worker_server.py)
 # Two halves of the tests that touch no file of each other's: make test HALF=course, HALF=package.
-COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py examples.py \
-	exercises.py fuzz.py labs.py mutants.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
+COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py doctor.py examples.py \
+	exercises.py fuzz.py labs.py mutants.py notebooks.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
 TESTS_course := $(COURSE_TESTS)
 TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON
@@ -40,12 +40,12 @@ test-core: ## Run the core's tests without torch: make test-core PYTHON=python3.
 	@rm -rf $(CORE_VENV) && tools/environment $(CORE_VENV) dev
 	@$(CORE_VENV)/bin/python -m pytest -k "not cluster" $(CORE_TESTS)
 
-test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own
+test-ray: $(VENV)/.dev ## Run the tests of workers on Ray, on a Ray of their own (all: SLOW=1)
 	@tools/environment $(RAY_VENV) ray,dev
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
 		>"$$($(RAY_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz-torch.pth"
-	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest -m ray \
-		$(addprefix tests/test_,every_worker.py ray_cluster.py)
+	@$(RAY_VENV)/bin/python -m tests.support.ray_head $(RAY_VENV)/bin/python -m pytest --timeout 300 \
+		-m "ray$(if $(SLOW),, and not slow)" $(addprefix tests/test_,every_worker.py ray_cluster.py)
 
 lint: $(VENV)/.dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .

@@ -126,6 +126,11 @@ def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
     is_registry = isinstance(getattr(value, "registry", None), MappingProxyType)  # singledispatch
     if is_registry or len(layers) > len(node.decorator_list):
         raise _refuse(path, "there is more to it than its def", "decorate it there, or import it")
+    for one in node.body:
+        if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(one.value, ast.Constant):
+            name = ast.unparse(getattr(one, "target", getattr(one, "targets", [one])[0]))
+            if type(now := vars(value).get(name, value)) in PLAIN and now != one.value.value:
+                raise _refuse(path, f"its {name} is another by now", "run its cell again")
     if isinstance(node, ast.ClassDef):
         written, held = node.bases, value.__bases__
     else:

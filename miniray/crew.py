@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from miniray import calls, cells
+from miniray import calls
 from miniray.fan_out import broadcast, gather
 from miniray.recovery import attempt_again
 from miniray.rendezvous import NCCLConfig
@@ -48,8 +48,7 @@ class Crew:
 
     def whereabouts(self) -> dict[str, Any]:
         """Return what runs, and where each node's server is: all that it takes to look at it."""
-        remedy = "`py-spy dump --pid` on its machine says where one is"
-        raise RuntimeError(f"the ranks of a {type(self).__name__} have no server to ask; {remedy}")
+        raise RuntimeError("ranks that another launcher keeps have no server to ask: try py-spy")
 
     def stacks(self, *, wake: bool = True) -> "Look":
         """Return where every rank is, however it hangs, and who of them is behind; print it.
@@ -201,6 +200,7 @@ class Crew:
         )
 
     def _be_ready(self, function: str | AnyFunction) -> None:
+        calls.send_cells([], name_of(function), None)  # what cannot go is refused, and all goes on
         if not self.workers:
             self.start(function, calls=True)
         elif not self.answers_calls:
@@ -208,7 +208,6 @@ class Crew:
                 "this cluster was started with a work function of its own, which gets messages; "
                 "for calls stop it first, or start it with start(function, calls=True)"
             )
-        cells.collect(name_of(function))  # what cannot go is refused while nobody has anything
 
     def _stop_if_failed(self, results: Iterator[Any]) -> Iterator[Any]:
         try:

@@ -58,8 +58,7 @@ def find_definition(value: Any) -> tuple[Node, tuple[str, int, bool, str]]:
     found = [one for one in found if one[1].name == value.__name__ and line in (0, one[0])]
     if not found:
         problem = "its text is not known: a call made it, or a plain prompt, a -c, or %%time's cell"
-        remedy = "write it with def or class in a cell, or save it to a file and import it"
-        raise LookupError(problem, remedy)
+        raise LookupError(problem, "write it with def or class in a cell, or import it")
     first, node, text = found[-1]
     if any(ast.dump(one) != ast.dump(node) for _, one, _ in found[:-1]):
         raise LookupError("more than one text defines it", "define it once, and run that cell")

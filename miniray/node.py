@@ -203,7 +203,7 @@ class Node:
         if self.config.tunnel and session.log.heard.is_set():
             return session.last_words(
                 "its server is ready, but ssh does not get through to it; sshd there may need "
-                "AllowStreamLocalForwarding yes, or set tunnel=False"
+                "AllowStreamLocalForwarding and AllowTcpForwarding yes, or set tunnel=False"
             )
         reason = getattr(error.__cause__, "errno", None)
         if str(error).startswith("cannot connect") and reason not in _OUR_OWN_TROUBLE:

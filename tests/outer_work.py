@@ -5,10 +5,12 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from miniray import Channel, gather
+from miniray.cli import outer_rank
 from miniray.extras.hosted import HostedCluster
 
 
@@ -156,3 +158,33 @@ def reduce(channel: Channel) -> None:
         total = torch.tensor([float(dist.get_rank())], device=device)
         dist.all_reduce(total)
         channel.send(total.item())
+
+
+def stop(cluster: HostedCluster) -> None:
+    """End the ranks oneself, as one does who writes `with cluster`."""
+    with cluster:
+        exchange(cluster)
+
+
+def exit_on_rank_1(status: int) -> None:
+    """Leave rank 1 with a status, and have the others wait for that."""
+    if os.environ["RANK"] == "1":
+        sys.exit(status)
+    signal.pause()
+
+
+def run_and_fail(cluster: HostedCluster) -> None:
+    """Call what fails on rank 1."""
+    cluster.run("tests.outer_work.exit_on_rank_1", 7)
+
+
+def compute(cluster: HostedCluster, file: str) -> None:
+    """Look at no rank for ever, while one has returned and the others are busy."""
+    outer_rank.SEEN_S = 0.0
+    cluster.workers[0].send(["return"])
+    cluster.workers[0].wait(20.0)
+    for worker in cluster.workers[1:]:
+        worker.send(["pause"])
+        worker.recv(20.0)
+    Path(file).touch()
+    threading.Event().wait()

@@ -189,6 +189,52 @@ class TestTheSameResult:
             "import xml.etree.ElementTree\ndef f():\n    return xml.etree.ElementTree.__name__",
             "text = 'a\u2028b'\nclass C:\n    x = 1\ndef f():\n    return C.x",
             "In = 5\ndef f():\n    return 1",
+            """
+            import enum, functools
+            from dataclasses import dataclass
+            from typing import NamedTuple
+
+            def keep(method):
+                def call(self):
+                    return method(self)
+                return call
+
+            @dataclass(slots=True)
+            class Slots:
+                x: int = 1
+                @property
+                def value(self):
+                    return self.x
+                @value.setter
+                def value(self, new):
+                    self.x = new
+                @keep
+                def get(self):
+                    return self.x
+
+            class Color(enum.IntEnum):
+                RED = 1
+
+            class Pair(NamedTuple):
+                one: int = 2
+
+            @functools.lru_cache
+            def plain(number=1):
+                number = 2
+                return number
+
+            def f():
+                return Slots(3).get(), Slots().value, Color.RED.value, Pair().one, plain()
+            """,
+            # Run while a class is made, in a comprehension.
+            """
+            def double(number):
+                return 2 * number
+            class Sizes:
+                sizes = [double(size) for size in (1, 2)]
+            def f():
+                return Sizes.sizes
+            """,
         ],
     )
     def test_there_as_here(self, notebook: Notebook, cell: str) -> None:
@@ -335,6 +381,11 @@ class TestRefused:
                 "class Base: pass\nclass Net(Base): pass\nclass Base: pass\n"
                 "def f():\n    return Net",
                 "f, which names Net: its Base is another by now; run its cell again",
+            ),
+            (
+                "class Config:\n    rate: float = 0.5\ndef f():\n    return Config.rate\n"
+                "Config.rate = 0.1",
+                "f, which names Config: its rate is another by now; run its cell again",
             ),
             (
                 "N, M = 1, (2, 3)\ndef f(a, x=N, *, m=M): pass\nN, M = 1, (2, 4)",

@@ -44,6 +44,29 @@ from tests.support.servers import Server, serving
 Start = Callable[..., list[Any]]
 T = 20.0  # seconds that no healthy exchange comes near
 
+# What `make test-ray` runs on Ray, unless SLOW=1: how workers come, talk and end. That large or odd
+# messages stay whole is the same there as over TCP.
+ON_RAY = {
+    "test_a_closed_sibling_sees_end_of_file",
+    "test_a_death_is_noticed_though_another_program_holds_the_connection",
+    "test_a_hard_exit_tells_its_status",
+    "test_a_worker_killed_by_a_signal_died_of_it",
+    "test_a_worker_that_returned_has_exited_now_and_ever_after",
+    "test_after_close_every_call_says_so",
+    "test_an_exception_arrives_with_its_traceback",
+    "test_an_interrupted_recv_leaves_the_channel_usable",
+    "test_fileno_stays_readable_after_the_end",
+    "test_how_it_ended_is_what_recv_raises",
+    "test_iteration_ends_when_the_worker_is_done",
+    "test_messages_come_back_in_order",
+    "test_recv_timeout_leaves_the_channel_usable",
+    "test_repr_states_the_status",
+    "test_tensors_and_arrays_come_back",
+    "test_to_a_worker_the_other_side_is_the_coordinator",
+    "test_wait_returns_those_with_something_to_say",
+    "test_what_was_sent_before_the_end_is_received_before_the_error",
+}
+
 
 @pytest.fixture(
     params=[
@@ -72,7 +95,8 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
             if request.param == "ray":
                 from miniray.extras.ray_cluster import RayCluster
 
-                return stack.enter_context(RayCluster([node])).start(f"tests.work.{name}")
+                ranks = stack.enter_context(RayCluster([node], start_timeout=240.0))
+                return ranks.start(f"tests.work.{name}")
             if request.param == "tunnel":
                 sshd = request.getfixturevalue("loopback_sshd")
                 node = NodeConfig(

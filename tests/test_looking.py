@@ -11,7 +11,7 @@ import pytest
 
 from miniray import Cluster, NodeConfig, RemoteWorker
 from miniray.crew import Crew
-from miniray.looking import gpus, show
+from miniray.looking import gpus, look, show
 from miniray.looking.activity import find_activity
 from miniray.looking.clusters import RUN, describe, find_clusters
 from miniray.looking.glance import duration, in_words
@@ -106,6 +106,11 @@ class TestStacks:
             (USER, True, "train.py"),
             ("/home/me/.cache/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
             ("/home/me/work/net.py", True, "net.py"),
+            ("/home/me/work/miniray/worker.py", True, "miniray/worker.py"),
+            ("/home/me/work/miniray/examples/pool.py", True, "miniray/examples/pool.py"),
+            ("/fast/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
+            ("/opt/lib/python3.13t/threading.py", False, "threading.py"),
+            ("/home/me/work/.venv/bin/miniray", False, ".venv/bin/miniray"),
             ("/home/me/miniray/train.py", True, "/home/me/miniray/train.py"),
             ("/home/me/work/.venv/lib/python3.12/site-packages/a/b.py", False, "a/b.py"),
             ("/usr/lib/python3.11/threading.py", False, "threading.py"),
@@ -115,6 +120,8 @@ class TestStacks:
             ("/home/me/.venv/lib/python3.13t/threading.py", False, "threading.py"),
             ("/data/cache/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
             ("/home/me/miniray/examples/pool.py", True, "/home/me/miniray/examples/pool.py"),
+            ("<string>", False, "<string>"),
+            ("<In[2]>", True, "In[2]"),
         ],
     )
     def test_tell_the_users_calls_from_others(self, file: str, is_users: bool, short: str) -> None:
@@ -174,6 +181,35 @@ class TestAVerdict:
         verdict = judge([*WAITS[:2], culprit, WAITS[2]], None)
         assert verdict.text == says
         assert verdict.behind == ("rank 2",)
+
+    def test_names_who_does_not_say_where_it_is_if_others_wait_for_it(self) -> None:
+        silent = rank(2, "")
+        silent.row["look"]["why_silent"] = "process 7 is debugging it"
+        silent.conclude()
+        says = "rank 2 is behind: it does not say where it is (process 7 is debugging it), while "
+        assert judge([*WAITS, silent], None).text == says + REST
+        waiting = [rank(one, RECV) for one in (0, 1)]
+        wait = "ranks 0-1 wait for a message at train.py:40 in train"
+        assert judge([*waiting, silent], coordinator(RECV)).text == says + wait
+        assert judge([*waiting, silent], coordinator(LOOP, 99.0)).behind == ("coordinator",)
+        assert judge([*WAITS, silent, rank(4, LOOP, "R", 99.0)], None).behind == (
+            *("rank 4", "rank 2"),
+        )
+
+    def test_tells_the_end_of_each_and_begins_with_the_first(self) -> None:
+        dead = [
+            rank(one, "", exit_code=code, ended=how, ended_s_ago=ago)
+            for one, code, how, ago in [
+                (2, 3, "exited with status 3", 1.0),
+                (5, -9, "was killed by SIGKILL", 2.0),
+            ]
+        ]
+        for one in dead:
+            one.row["state"] = "ended"
+            one.conclude()
+        assert judge([*WAITS, *dead], None).text == (
+            f"rank 5 is behind: it was killed by SIGKILL; so is rank 2, while {REST}"
+        )
 
     def test_begins_with_who_has_died(self) -> None:
         dead = rank(2, "", exit_code=-9, ended="was killed by SIGKILL")
@@ -283,6 +319,35 @@ def test_an_html_page_takes_nothing_for_markup() -> None:
     assert "&lt;lambda&gt;" in page
 
 
+def test_a_call_that_is_too_long_loses_its_folders_and_not_its_line() -> None:
+    deep = f"experiments/{'language_models/' * 4}train.py"
+    seen = rank(2, calls((f"/tmp/miniray-abc/{deep}", 36, "step_of_the_optimizer")))
+    lines = show.as_text("", [seen], 40).splitlines()
+    assert any(line.endswith("train.py:36 in step_of_the_optimizer") for line in lines)
+    whole = show.as_text("", [seen], 40, show.NO_LIMIT)
+    assert f"    {deep}:36 in step_of_the_optimizer\n" in f"{whole}\n"
+
+
+def test_a_command_line_is_shown_without_the_values_of_variables() -> None:
+    command = ["/x/miniray", "run", "--env", "TOKEN=t0p", "--env=KEY=t0p", "--env", "A", "a b\n.py"]
+    nodes = [{"node": "local", "ranks": 1}]
+    shown = describe({"work": RUN, "command": command, "nodes": nodes, "pid": 7})
+    assert shown == (
+        "miniray run --env TOKEN=... --env=KEY=... --env A 'a b?.py': 1 rank (1 on local), "
+        "coordinated by pid 7"
+    )
+
+
+def test_the_title_of_a_partial_keeps_its_arguments_for_itself() -> None:
+    program = (
+        "import functools, statistics; from miniray.title import set_title\n"
+        "set_title('me', functools.partial(statistics.mean, data='t0p'))\n"
+        "print(open('/proc/self/cmdline').read().rstrip(chr(0)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "miniray me: statistics.mean\n", done.stderr
+
+
 class TestGPUs:
     def test_are_found_by_process(self) -> None:
         text = "GPU-a, 0, 12, 81559\nGPU-b, 1, [N/A], [N/A]\n\nGPU-b, 17, 300\nGPU-a, 18, [N/A]\n"
@@ -345,14 +410,14 @@ class TestReprs:
 
     def test_of_ranks_that_came_by_themselves_says_where_they_are(self) -> None:
         crew = Crew()
-        assert repr(crew) == "<Crew of 0 ranks (): not started>"
+        assert repr(crew) == "<Crew of 0 ranks: not started>"
         crew.workers += [cast(RemoteWorker, SimpleNamespace(host="a", pid=1, ended=None))] * 2
         crew.workers[1] = cast(RemoteWorker, SimpleNamespace(host="b", pid=2, ended=TimeoutError()))
         assert repr(crew) == (
             "<Crew of 2 ranks (1 on a, 1 on b): running, but 1 ended, first TimeoutError>"
         )
         assert "<td>1</td><td>b</td><td>2</td><td>TimeoutError</td>" in crew._repr_html_()
-        with pytest.raises(RuntimeError, match="a Crew have no server to ask; `py-spy dump"):
+        with pytest.raises(RuntimeError, match="another launcher keeps have no server to ask"):
             crew.stacks()
 
 
@@ -389,4 +454,15 @@ def test_a_title_has_no_arguments_of_a_partials() -> None:
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("b'miniray worker 1: functools.partial\\x00")
+    assert done.stdout.startswith("b'miniray worker 1: builtins.print\\x00")
+
+
+def test_a_cell_of_this_process_is_called_as_ipython_calls_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = SimpleNamespace(_filename_map={"/tmp/ipykernel_7/12.py": 3})
+    shell = SimpleNamespace(compile=compiled)
+    stand_in = SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", stand_in)
+    assert look._name_of("/tmp/ipykernel_7/12.py") == "<In[3]>"
+    assert look._name_of(__file__) == __file__

@@ -3,10 +3,13 @@
 What a worker does, on Ray as elsewhere, is in test_every_worker.py.
 """
 
+import functools
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +25,13 @@ from tools.site import blocks as site
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
 
-from miniray.extras.ray_cluster import RayCluster  # noqa: E402  # it needs Ray
+from miniray.extras import ray_cluster  # noqa: E402  # it needs Ray
+from miniray.extras.hosted import HostedCluster  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
 T = 60.0
+RayCluster = functools.partial(ray_cluster.RayCluster, start_timeout=240.0)
 NODES = [NodeConfig.local(2, host="node1"), NodeConfig.local(1, host="node2")]
 
 
@@ -37,12 +42,12 @@ def actor_of(worker: RemoteWorker) -> psutil.Process:
     return actor
 
 
-def without_log(nodes: Any, *, log: Any, **options: Any) -> RayCluster:
+def without_log(nodes: Any, *, log: Any, **options: Any) -> ray_cluster.RayCluster:
     """Return a RayCluster as the contracts make a Cluster: the log is Ray's."""
     return RayCluster(nodes, **options)
 
 
-ON_RAY: Any = SimpleNamespace(
+ON_A_RAY: Any = SimpleNamespace(
     cluster=SimpleNamespace(
         Cluster=lambda nodes, log=None, **more: without_log(nodes, log=log, **more),
         NodeConfig=NodeConfig,
@@ -59,7 +64,7 @@ ON_RAY: Any = SimpleNamespace(
     ],
 )
 def test_a_clusters_contract_is_kept(contract: Any) -> None:
-    contract(ON_RAY)
+    contract(ON_A_RAY)
 
 
 def test_ranks_are_ordered_over_nodes_and_named_after_them() -> None:
@@ -73,19 +78,24 @@ def test_ranks_are_ordered_over_nodes_and_named_after_them() -> None:
 
 
 def test_stop_gives_everything_back_and_the_cluster_can_start_again() -> None:
-    free = ray.available_resources()["CPU"]
-    cluster = RayCluster(NODES, cpus_per_worker=2.0)
-    for _ in range(2):
-        workers = cluster.start("tests.work.echo")
-        with pytest.raises(RuntimeError, match="has been started"):
-            cluster.start("tests.work.echo")
-        poll.until(lambda: ray.available_resources()["CPU"] == free - 6, timeout_s=T)
-        workers[2].send(1)
-        assert workers[2].recv(T) == 1
-        cluster.stop()
-        cluster.stop()
-        processes.wait_until_gone([worker.pid for worker in workers], timeout_s=T)
-        poll.until(lambda: ray.available_resources()["CPU"] == free, timeout_s=T)
+    cpus = ray.cluster_resources()["CPU"]
+
+    def are_free(count: float) -> bool:
+        return bool(ray.available_resources().get("CPU", 0) == count)
+
+    poll.until(lambda: are_free(cpus), timeout_s=T)  # what the test before this one had
+    with RayCluster(NODES, cpus_per_worker=2.0) as cluster:
+        for _ in range(2):
+            workers = cluster.start("tests.work.echo")
+            with pytest.raises(RuntimeError, match="has been started"):
+                cluster.start("tests.work.echo")
+            poll.until(lambda: are_free(cpus - 6), timeout_s=T)
+            workers[2].send(1)
+            assert workers[2].recv(T) == 1
+            cluster.stop()
+            cluster.stop()
+            processes.wait_until_gone([worker.pid for worker in workers], timeout_s=T)
+            poll.until(lambda: are_free(cpus), timeout_s=T)
 
 
 def test_what_ray_has_no_place_for_is_said_in_numbers() -> None:
@@ -96,6 +106,35 @@ def test_what_ray_has_no_place_for_is_said_in_numbers() -> None:
         cluster.start("tests.work.echo")
     with pytest.raises(ClusterError, match="CPU: 100 wanted, 8 there, "):
         cluster.start("tests.work.echo")
+
+
+def test_ctrl_c_is_heard_while_ray_looks_for_a_place() -> None:
+    def start() -> None:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        RayCluster([NodeConfig.local(100)]).start("tests.work.echo")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+
+
+def test_an_actor_that_ray_has_not_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Keeper:
+        def __init__(self, name: str) -> None:
+            import signal
+
+            signal.pause()
+
+        def keep(self, *arguments: Any) -> None: ...
+
+    def gather(cluster: HostedCluster, *arguments: Any) -> None:
+        raise ClusterError("rank 0 has not come")
+
+    monkeypatch.setattr(ray_cluster, "make_keeper_class", lambda: ray.remote(Keeper))
+    monkeypatch.setattr(HostedCluster, "gather_ranks", gather)
+    with pytest.raises(ClusterError) as caught:
+        RayCluster(NODES).start("tests.work.echo")
+    assert str(caught.value).startswith("rank 0 has not come\n  Ray has not started the actors")
+    assert "of these ranks yet: 0, 1, 2" in str(caught.value)
 
 
 @pytest.mark.parametrize("calls", [False, True])
@@ -136,7 +175,8 @@ def test_env_and_workdir_are_the_ranks(tmp_path: Path) -> None:
 def run_script(folder: Path, text: str) -> "subprocess.Popen[str]":
     """Start a script that connects to Ray by itself."""
     (folder / "script.py").write_text(
-        "from miniray import NodeConfig\nfrom miniray.extras.ray_cluster import RayCluster\n" + text
+        "import functools\nfrom miniray import NodeConfig\nfrom miniray.extras import ray_cluster\n"
+        "RayCluster = functools.partial(ray_cluster.RayCluster, start_timeout=240.0)\n" + text
     )
     return subprocess.Popen(
         [sys.executable, str(folder / "script.py")],
@@ -191,10 +231,13 @@ def test_ranks_are_a_group_and_the_culprit_is_named() -> None:
     with RayCluster(NODES) as cluster:
         workers = cluster.start("tests.work.obey")
         cluster.nccl_configs()
+        assert repr(cluster).startswith("<RayCluster of 3 ranks (2 on ")
+        assert repr(cluster).endswith("): running>")
         workers[1].send("die")
         for worker in workers:
             with pytest.raises(WorkerDied, match=r"rank 1 at node1:\d+ was killed by SIGKILL"):
                 worker.recv(T)
+        assert "3 ended, first rank 1 at node1:" in repr(cluster)
 
 
 def test_who_loses_its_actor_is_lost_in_rays_words() -> None:
@@ -250,7 +293,7 @@ class TestExamples:
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=280,
         )
         print(done.stdout, done.stderr)
         assert done.returncode == 0

@@ -42,9 +42,16 @@ def find_place(environ: Mapping[str, str]) -> tuple[Place, Meeting]:
         place, meeting = _of_slurm(environ)
     else:
         raise ValueError(f"no launcher has started this process as a rank: {HELP}")
+    check_port(meeting.port, "MASTER_PORT")
     if place.rank >= place.world_size:
         raise ValueError(f"there is no rank {place.rank} in a world of {place.world_size}")
     return place, meeting
+
+
+def check_port(port: int, name: str) -> None:
+    """Raise ValueError for a number at which nobody can be met."""
+    if not 1 <= port <= 65_535:
+        raise ValueError(f"{name}={port} is no port: those are 1 to 65535")
 
 
 def _of_torchrun(environ: Mapping[str, str]) -> tuple[Place, Meeting]:
@@ -66,6 +73,8 @@ def _of_torchrun(environ: Mapping[str, str]) -> tuple[Place, Meeting]:
 
 def _of_slurm(environ: Mapping[str, str]) -> tuple[Place, Meeting]:
     """Read what srun sets for a task; MASTER_ADDR and MASTER_PORT win where the user sets them."""
+    if "SLURM_STEP_ID" not in environ and _number(environ, "SLURM_NTASKS") > 1:
+        raise ValueError("this is the batch script itself: put srun before the command in it")
     node_rank = _number(environ, "SLURM_NODEID", 0)
     place = Place(
         _number(environ, "SLURM_PROCID"),

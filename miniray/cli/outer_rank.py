@@ -1,9 +1,11 @@
-"""Be one rank of a job that another launcher has started: torchrun, srun, a training operator.
+"""Be one rank of a job of another launcher: torchrun, srun, a training operator.
 
-Rank 0 coordinates: beside its own work it runs the coordinator, to which all ranks connect.
+Rank 0 coordinates: beside its own work it runs the coordinator, to which all
+ranks connect.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import io
@@ -13,13 +15,14 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any, cast
 
 from miniray import ClusterError, MiniRayError, WorkerError, WorkerExited, auth, process, wait
-from miniray.cli.outer_place import Meeting, find_place
+from miniray.cli.outer_place import Meeting, check_port, find_place
 from miniray.cli.run_plan import read_keywords
 from miniray.cli.run_verdict import Verdict, find_verdict
 from miniray.extras.hosted import HostedCluster
@@ -36,19 +39,23 @@ from miniray.work_fn import load_work_fn
 
 USAGE_ERROR = 2
 START_S = 300.0
+SEEN_S = 5.0  # from the end of all ranks, for the coordinator's function to see it
 STORE_S = 5.0  # no signal is heard meanwhile
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 EXAMPLES = """\
 examples:
   torchrun --nproc-per-node 4 --no-python miniray run-rank train:work
-  torchrun --nproc-per-node 4 -m miniray run-rank train:work --coordinator train:main
-  srun --ntasks 8 miniray run-rank train:work --coordinator train:main --arg steps=100
-  in a pod of a training job: miniray run-rank train:work --coordinator train:main
+  torchrun --nproc-per-node 4 -m miniray run-rank train:work \\
+      --coordinator train:main
+  srun --ntasks 8 miniray run-rank train:work --coordinator train:main \\
+      --arg steps=100
+  in a pod of a job: miniray run-rank train:work --coordinator train:main
 
-The work function takes a channel, as Cluster.start's does. The coordinator's function takes a
-cluster, which has workers, nccl_configs(), broadcast, run, map and the rest. Without one, each rank
-is sent its place, and what ranks send is printed.
+The work function takes a channel, as Cluster.start's does. The coordinator's
+function takes a cluster, which has workers, nccl_configs(), broadcast, run, map
+and the rest. Without one, each rank is sent its place, and what ranks send is
+printed.
 """
 
 
@@ -65,7 +72,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arg", action="append", default=[], metavar="NAME=VALUE", help="for that function"
     )
-    parser.add_argument("--start-timeout", type=float, default=START_S, metavar="SECONDS")
+    parser.add_argument(
+        "--start-timeout", type=float, default=START_S, metavar="SECONDS",
+        help="for all ranks to come (300)",
+    )  # fmt: skip
     parser.add_argument("target", metavar="MODULE:FUNCTION", help="what each rank runs")
 
 
@@ -78,10 +88,15 @@ def run(options: argparse.Namespace) -> int:
     try:
         place, meeting = find_place(os.environ)
         if options.port is not None:
+            check_port(options.port, "--port")
             meeting = Meeting(meeting.address, options.port)
         work_fn = dotted(options.target)
         coordinator = dotted(options.coordinator or f"{__name__}:print_all")
         keywords = read_keywords([f"--arg={one}" for one in options.arg])
+        if keywords and options.coordinator is None:
+            raise ValueError("--arg is for the coordinator's function: there is no --coordinator")
+        if not options.start_timeout > 0:
+            raise ValueError(f"--start-timeout {options.start_timeout:g} is no time to wait")
         key = take_key()
     except (ValueError, OSError) as error:
         print(f"miniray run-rank: {error}", file=sys.stderr)
@@ -120,16 +135,18 @@ class Directory:
 
     def choose(self, place: Place) -> tuple[str, int]:
         """Return where rank 0 is to listen: at an address of its own, or everywhere."""
-        address = self.meeting.address
+        everywhere = "0.0.0.0"
         try:
-            found = socket.gethostbyname(address)
-            with socket.socket() as probe:
-                probe.bind((found, 0))
+            where = socket.getaddrinfo(self.meeting.address, 0, type=socket.SOCK_STREAM)[0]
+            everywhere = "::" if where[0] == socket.AF_INET6 else everywhere
+            with socket.socket(where[0]) as probe:
+                probe.bind(where[4])
         except OSError:  # of a name that is not this machine's own, but leads to it
-            return "0.0.0.0", self.meeting.port
-        is_loopback = found.startswith("127.")
+            return everywhere, self.meeting.port
+        found = str(where[4][0])
+        is_loopback = found.startswith("127.") or found == "::1"
         if is_loopback and not place.is_everybody_here:
-            return "0.0.0.0", self.meeting.port
+            return everywhere, self.meeting.port
         return found, self.meeting.port
 
     def publish(self, place: Place, port: int) -> None:
@@ -143,7 +160,9 @@ class StoreDirectory(Directory):
         super().__init__(meeting)
         # Before the fork, for the ranks need it, too.
         self._distributed: Any = importlib.import_module("torch.distributed")
-        self._key = f"miniray/coordinator/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        # Not one for each restart: the agents' counts may differ. What an earlier coordinator has
+        # left leads nowhere, and then it is asked for again.
+        self._key = "miniray/coordinator"
 
     def _store(self) -> Any:
         from datetime import timedelta
@@ -189,16 +208,52 @@ def coordinate(job: Job) -> int:
     except (OSError, RuntimeError) as error:  # the port is taken, or torchrun's store is gone
         say(f"miniray run-rank: the coordinator {getattr(error, 'strerror', None) or error}")
         return 1
-    with cluster:
+    try:
+        heed_signals(cluster)
         verdict = attempt(job, cluster)
+        # As soon as the first has left, torchrun ends all others, and some have not been told.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         if verdict.status and verdict.summary:
             trace = f"\n{verdict.traceback}\n\n" if verdict.traceback else ""
-            say(f"{trace}miniray run-rank: {verdict.summary} (exit status {verdict.status})")
-        # As soon as the first has left, torchrun ends all others, and some have not been told.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            space = "\n" if "\n" in verdict.summary else " "
+            status = f"{space}(exit status {verdict.status})"
+            say(f"{trace}miniray run-rank: {verdict.summary}{status}")
         told = {"status": verdict.status, "text": verdict.summary, "traceback": verdict.traceback}
         cluster.dismiss(told, first=verdict.rank or 0)  # whose process the coordinator's is
+    finally:
+        cluster.release()
     return verdict.status
+
+
+class ToldToEnd(BaseException):
+    """A signal has ended all ranks, or came before they were there."""
+
+
+def heed_signals(cluster: HostedCluster) -> None:
+    """Have the coordinator outlive a signal until all ranks have ended, and not much longer.
+
+    They have the time that the launcher gives them, and what becomes of them is for the
+    coordinator's function to see; it may be at something else.
+    """
+    late: list[int] = []
+
+    def leave_after_ranks(number: int) -> None:
+        cluster.await_ranks()
+        time.sleep(SEEN_S)
+        late.append(number)
+        os.kill(os.getpid(), number)
+
+    def heed(number: int, frame: Any) -> None:
+        if late or not cluster.workers:
+            raise ToldToEnd(number)
+        threading.Thread(target=leave_after_ranks, args=(number,), daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, heed)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # for ranks; of rank 0 nobody is left to hear
+        signal.signal(number, signal.SIG_IGN)
 
 
 def attempt(job: Job, cluster: HostedCluster) -> Verdict:
@@ -216,6 +271,9 @@ def attempt(job: Job, cluster: HostedCluster) -> Verdict:
         return Verdict(None, str(leaving.code), "", 1)
     except KeyboardInterrupt:
         return Verdict(None, "the coordinator was interrupted", "", 128 + signal.SIGINT)
+    except ToldToEnd as told:
+        words = f"the coordinator was told to end by {signal.Signals(told.args[0]).name}"
+        return Verdict(None, words, "", 128 + told.args[0])
     except BaseException as error:
         return Verdict(
             None,
@@ -250,10 +308,12 @@ def keep_rank(job: Job, coordinating: Process | None) -> int:
     place, host = job.place, cast(RankHost | None, None)
 
     def pass_on(number: int, frame: Any) -> None:
-        if host is not None and host.pass_on(number):
-            return
-        if coordinating is not None and coordinating.poll() is None:
+        passed = host is not None and host.pass_on(number)
+        concerns_it = not passed or number in (signal.SIGTERM, signal.SIGHUP)  # which it outlives
+        if concerns_it and coordinating is not None and coordinating.poll() is None:
             os.kill(coordinating.pid, number)
+        if passed:
+            return
         if number in ENDING and (host is None or coordinating is None):
             sys.exit(128 + number)
 
@@ -291,4 +351,5 @@ def leave_error_file(verdict: dict[str, Any]) -> None:
             "timestamp": str(int(time.time())),
         }
         message = {"message": verdict["text"], "extraInfo": extra}
-        Path(file).write_text(json.dumps({"message": message}))
+        with contextlib.suppress(OSError):  # torchrun will do without
+            Path(file).write_text(json.dumps({"message": message}))

@@ -141,7 +141,7 @@ class HostedCluster(Crew):
         self._arrived: dict[int, HostedWorker] = {}
         self._ready: set[int] = set()
         self._faults: dict[int, Exception] = {}
-        self._is_open = True
+        self._work_fn, self._is_open = "", True
 
     def start(self, work_fn: str | AnyFunction, *, calls: bool = False) -> Sequence[RemoteWorker]:
         """Refuse: the launcher has started what there is, and will start no more."""
@@ -172,7 +172,7 @@ class HostedCluster(Crew):
         Raises ClusterError, with every fault that is known by then, if not all do within `timeout`
         seconds. `check` is called now and then, and may raise what makes the waiting vain.
         """
-        deadline = deadline_after(timeout)
+        self._work_fn, deadline = work_fn, deadline_after(timeout)
         while len(self._ready) < self.world_size and time_left(deadline):
             check()
             self._loop.turn()
@@ -228,6 +228,8 @@ class HostedCluster(Crew):
         if request["world_size"] != self.world_size or not 0 <= rank < self.world_size:
             world = f"rank {rank} of {request['world_size']}"
             return f"{world} is none of the {self.world_size} ranks of this coordinator"
+        if (other := request.get("work_fn", self._work_fn)) != self._work_fn:
+            return f"this coordinator's ranks run {self._work_fn}, not {other}: it is another job's"
         if request["type"] == HOST and rank in self._leases:
             return f"rank {rank} has reported already, from {self._leases[rank].place.node}"
         if request["type"] == RANK and (rank not in self._leases or rank in self._arrived):
@@ -317,20 +319,30 @@ class HostedCluster(Crew):
             lease.look(deadline)
 
     def stop(self, timeout: float = STOP_S) -> None:
-        """End all ranks within `timeout` seconds, and let go of their hosts.
+        """End all ranks within `timeout` seconds; there will be no others.
 
-        A KeyboardInterrupt while it waits ends them at once.
+        Their hosts stay for the verdict. A KeyboardInterrupt meanwhile leaves all to `release`.
         """
         try:
             if self._leases:
                 self.hang_up(timeout)
         finally:
-            for lease in self._leases.values():
-                lease.channel.close()
-            for worker in self._arrived.values():
-                Channel.close(worker)
-            self._leases, self._arrived, self.workers, self.group = {}, {}, [], None
+            self.workers, self.group = [], None
             self._stop_listening()
+
+    def release(self) -> None:
+        """Let go of all hosts: those that have no verdict end their ranks, and say so."""
+        for worker in self._arrived.values():
+            Channel.close(worker)
+        for lease in self._leases.values():
+            lease.channel.close()
+        self._leases, self._arrived, self.workers, self.group = {}, {}, [], None
+        self._stop_listening()
+
+    def await_ranks(self) -> None:
+        """Wait until all ranks have ended, or are lost; any thread may."""
+        for lease in list(self._leases.values()):
+            lease.look(deadline_after(None))
 
     def _stop_listening(self) -> None:
         if self._is_open:

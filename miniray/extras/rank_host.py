@@ -122,7 +122,8 @@ class RankHost:
         self.place, self.verdict = place, dict[str, Any]()
         self._work_fn, self._also, self._key, self._meet_at = work_fn, also, key, meet_at
         self._was_told_to_end = self._is_let_go = False
-        self._lease, self._where = reach(find, key, place.introduce(HOST), deadline_after(timeout))
+        request = place.introduce(HOST) | {"work_fn": work_fn}
+        self._lease, self._where = reach(find, key, request, deadline_after(timeout))
         try:
             self.rank = self._fork()
         except BaseException:
@@ -232,7 +233,7 @@ def own_address(towards: str, place: Place) -> str:
     """
     names = (towards, socket.gethostname(), socket.getfqdn())
     found = [address for name in names if (address := _interface_towards(name))]
-    others = [address for address in found if not address.startswith("127.")]
+    others = [address for address in found if not address.startswith("127.") and address != "::1"]
     if place.is_everybody_here or not others:
         return found[0] if found else "127.0.0.1"
     return others[0]
@@ -240,8 +241,9 @@ def own_address(towards: str, place: Place) -> str:
 
 def _interface_towards(host: str) -> str | None:
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing: it only looks the route up
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # sends nothing: it only looks the route up
             return str(probe.getsockname()[0])
     except OSError:
         return None

@@ -32,6 +32,7 @@ from miniray.work_fn import AnyFunction
 __all__ = ["RayCluster"]
 
 LAST_WORDS_S = 2.0
+HEAR_S = 0.5
 SHOWN_CHARS = 300
 
 
@@ -71,7 +72,8 @@ class RayCluster(Crew):
         self._code: Any = None  # Ray's to keep, from `start` to `stop`
         self._group: PlacementGroup | None = None
         self._keepers: list[Any] = []
-        self._kept: list[Any] = []  # references that are ready once a keeper is done
+        self._up: list[Any] = []  # references that are ready once Ray has started a keeper
+        self._kept: list[Any] = []  # and once it is done
 
     def start(self, work_fn: str | AnyFunction, *, calls: bool = False) -> list[RemoteWorker]:
         """Start a function, or "module.function", on every node; return the workers, index == rank.
@@ -141,8 +143,9 @@ class RayCluster(Crew):
         ]
         if self._group is None:
             self._group = placement_group(bundles, strategy=self._strategy)
-        if self._group.wait(time_left(deadline)):
-            return
+        while time_left(deadline):
+            if self._group.wait(min(time_left(deadline), HEAR_S)):  # Ray hears no Ctrl-C meanwhile
+                return
         there, free = ray.cluster_resources(), ray.available_resources()
         lines = [
             f"  {name}: {sum(one.get(name, 0.0) for one in bundles):g} wanted, "
@@ -189,8 +192,12 @@ class RayCluster(Crew):
             more = {"place": vars(place), "env": env | dict(config.env), "workdir": config.workdir}
             line = json.dumps({**settings, **more, "copy": None, "marker": secrets.randbits(60)})
             self._keepers.append(keeper)
+            self._up.append(keeper.__ray_ready__.remote())
             self._kept.append(keeper.keep.remote(source_of(bootstrap), line, self._code))
-        hosted.gather_ranks(work_fn, time_left(deadline), self._check_keepers)
+        try:
+            hosted.gather_ranks(work_fn, time_left(deadline), self._check_keepers)
+        except ClusterError as error:
+            raise ClusterError(f"{error}{self._who_is_not_up()}") from None
         hosted.ask_why_lost(self._why_lost)
         self.workers = list(hosted.workers)
 
@@ -202,6 +209,15 @@ class RayCluster(Crew):
             raise ClusterError(
                 f"rank {rank} failed to start; nothing is left running:\n  {self._why_lost(rank)}"
             )
+
+    def _who_is_not_up(self) -> str:
+        """Return in words whose actors Ray itself has not started yet."""
+        _, late = ray.wait(self._up, num_returns=len(self._up), timeout=0)
+        if not late:
+            return ""
+        ranks = ", ".join(str(self._up.index(one)) for one in late)
+        words = "Ray has not started the actors of these ranks yet"
+        return f"\n  {words}: {ranks}; start_timeout= waits longer"
 
     def _why_lost(self, rank: int) -> str:
         """Return in words what Ray knows of the end of a rank's actor."""
@@ -238,12 +254,14 @@ class RayCluster(Crew):
             if self._hosted is not None:
                 self._hosted.stop(timeout)
         finally:
+            if self._hosted is not None:
+                self._hosted.release()
             if self._kept and ray.is_initialized():
                 ray.wait(self._kept, num_returns=len(self._kept), timeout=LAST_WORDS_S)
                 for keeper in self._keepers:
                     ray.kill(keeper)
             self._hosted, self.group = None, None
-            self.workers, self._keepers, self._kept = [], [], []
+            self.workers, self._keepers, self._up, self._kept = [], [], [], []
 
     def _give_back(self) -> None:
         if self._group is not None and ray.is_initialized():

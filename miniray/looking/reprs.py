@@ -12,7 +12,7 @@ def of_cluster(cluster: Crew) -> str:
     """Return a cluster in one line, from what this process knows of it: nobody is asked."""
     hosts = _hosts(cluster)
     places = ", ".join(f"{len([*some])} on {host}" for host, some in itertools.groupby(hosts))
-    ranks = f"{len(hosts)} rank{'s' * (len(hosts) != 1)} ({places})"
+    ranks = f"{len(hosts)} rank{'s' * (len(hosts) != 1)}{f' ({places})' * bool(places)}"
     return f"<{type(cluster).__name__} of {ranks}: {_state(cluster)}>"
 
 
@@ -31,7 +31,7 @@ def _state(cluster: Crew) -> str:
         return _first_line(cluster.group.culprit)
     ended = [worker for worker in cluster.workers if worker.ended is not None]
     work = cluster.whereabouts()["work"] if isinstance(cluster, Cluster) else ""
-    running = "taking calls" if cluster.answers_calls else f"running {work}".strip()
+    running = "ready for calls" if cluster.answers_calls else f"running {work}".strip()
     if not ended:
         return running
     return f"{running}, but {len(ended)} ended, first {_first_line(ended[0].ended)}"
@@ -50,7 +50,7 @@ def of_cluster_in_html(cluster: Crew) -> str:
         state, pid = "not started", ""
         if worker is not None:
             state = "open" if worker.ended is None else _first_line(worker.ended)
-            pid = str(worker.pid)
+            pid = str(worker.pid or "")  # another launcher's has none that is known here
         rows.append((str(rank), host or worker.host, pid, state))
     return _table(of_cluster(cluster)[1:-1], ("rank", "node", "pid", "state"), rows)
 

@@ -12,9 +12,11 @@ _THREAD = re.compile(r"(?:Current thread|Thread) 0x.* \(most recent call first\)
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 # Where the code that came along is on a node; and the copy of a folder.
 _UNPACKED = re.compile(r".*?/miniray-\w+/|.*/miniray/sync/[^/]+/")
-_INSTALLED = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+t?)/|<.*>$")
+_INSTALLED = re.compile(
+    r".*/(?:site-packages|dist-packages|lib/python3\.\d+t?)/|.*/bin/miniray$|<(?!In\[).*>$"
+)
 _PACKAGE = Path(miniray.__file__).parent
-_OURS = {str(path.relative_to(_PACKAGE.parent)) for path in _PACKAGE.rglob("*.py")}
+_OURS = {path.relative_to(_PACKAGE.parent).parts for path in _PACKAGE.rglob("*.py")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,15 +27,15 @@ class Frame:
     line: int
     function: str
     root: str = dataclasses.field(default="", compare=False)  # the user's folder
-    package: str = dataclasses.field(default="", compare=False)  # MiniRay's there, if known
 
     @property
     def is_ours(self) -> bool:
         """Whether it is MiniRay's own."""
-        if self.package:
-            return self.file.startswith(f"{self.package}/")
-        parts = Path(self.file).parts
-        return any("/".join(parts[-depth:]) in _OURS for depth in (2, 3))
+        path = Path(self.file)
+        if path.is_relative_to(_PACKAGE):
+            return True
+        is_like_one = path.parts[-2:] in _OURS or path.parts[-3:] in _OURS
+        return is_like_one and not (self.root and path.is_relative_to(self.root))
 
     @property
     def is_users(self) -> bool:
@@ -45,6 +47,8 @@ class Frame:
         """The file's name as its author knows it."""
         if self.is_ours:
             return "/".join(Path(self.file).parts[-2:])
+        if self.file.startswith("<In["):  # a notebook's cell
+            return self.file[1:-1]
         bare = _INSTALLED.sub("", _UNPACKED.sub("", self.file)) or self.file
         return bare.removeprefix(f"{self.root}/") if self.root else bare
 
@@ -55,7 +59,7 @@ class Frame:
 Stack = tuple[Frame, ...]
 
 
-def read(text: str, root: str = "", package: str = "") -> list[Stack]:
+def read(text: str, root: str = "") -> list[Stack]:
     """Return each thread's stack, the innermost call first; the main thread is the first one.
 
     A dump may be cut off, or be of a Python that says more: what is no frame is passed over.
@@ -68,7 +72,7 @@ def read(text: str, root: str = "", package: str = "") -> list[Stack]:
             stacks.append([])
         elif stacks and (found := _FRAME.fullmatch(line)):
             number = 0 if found[2] == "???" else int(found[2])
-            stacks[-1].append(Frame(found[1], number, found[3], root, package))
+            stacks[-1].append(Frame(found[1], number, found[3], root))
     return [tuple(one) for one in reversed(stacks) if one]  # the main thread is the oldest
 
 

@@ -79,6 +79,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what a file of tests does not name for Ray, where each start takes a second."""
+    for item in items:
+        chosen = getattr(getattr(item, "module", None), "ON_RAY", None)
+        name = getattr(item, "originalname", "")
+        if isinstance(chosen, set) and item.get_closest_marker("ray") and name not in chosen:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def connected_to_ray() -> None:
     """Connect to the Ray that tests.support.ray_head has started, if it has, once for all tests."""
@@ -89,7 +99,9 @@ def connected_to_ray() -> None:
         from miniray.extras.ray_cluster import RayCluster
 
         ray.init(logging_level="warning")
-        with RayCluster([NodeConfig.local()]) as cluster:  # some connections it makes on first use
+        with RayCluster(
+            [NodeConfig.local()], start_timeout=240.0
+        ) as cluster:  # some connections it makes on first use
             cluster.start("tests.work.echo")
 
 
