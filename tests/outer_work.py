@@ -5,7 +5,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -188,4 +187,4 @@ def compute(cluster: HostedCluster, file: str) -> None:
         worker.recv(20.0)
     Path(file).touch()
     while True:
-        time.sleep(60.0)
+        signal.pause()

@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from miniray import auth, bootstrap
+from miniray import auth, bootstrap, cells
 from miniray.errors import ClusterError
 from miniray.extras.hosted import HostedCluster, OuterCrew
 from miniray.extras.rank_host import ANSWERS_CALLS, Place
@@ -67,7 +67,8 @@ class RayCluster(OuterCrew):
         self._fake_gpus, self._start_timeout, self._sync = fake_gpus, start_timeout, sync
         self._strategy, self._cpus, self._gpus = strategy, cpus_per_worker, gpus_per_worker
         self._hosted: HostedCluster | None = None
-        self._work_fn, self._calls = "", False
+        self._work_fn, self._calls, self._job = "", False, ""
+        self._cells: list[cells.Piece] = []
         self._code: Any = None  # Ray's to keep, from `start` to `stop`
         self._group: PlacementGroup | None = None
         self._keepers: list[Any] = []
@@ -82,7 +83,8 @@ class RayCluster(OuterCrew):
         work_fn = check_start(work_fn)
         if self._code is not None:
             raise RuntimeError("this cluster has been started; restart it, or stop it first")
-        archive = pack(find_code(work_fn))
+        self._cells = cells.collect(work_fn)
+        archive = pack(find_code(work_fn, "\n".join(text for *_, text in self._cells)))
         if not ray.is_initialized():
             ray.init(runtime_env={"working_dir": self._sync} if self._sync else None)
         elif self._sync:
@@ -91,6 +93,7 @@ class RayCluster(OuterCrew):
                 f"ray.init(runtime_env={{'working_dir': {self._sync!r}}})"
             )
         self._code, self._work_fn, self._calls = ray.put(archive), work_fn, calls
+        self._job = ray.get_runtime_context().get_job_id()
         try:
             self._start_ranks(self._start_timeout)
         except BaseException:
@@ -130,6 +133,7 @@ class RayCluster(OuterCrew):
             self._start_ranks(seconds)
         except BaseException:
             self._end_ranks(0.0)
+            self._give_back()
             raise
         return list(self.workers)
 
@@ -173,6 +177,7 @@ class RayCluster(OuterCrew):
         settings = {
             "work_fn": work_fn,
             "also": self._work_fn,
+            "cells": self._cells,
             "key": key.decode(),
             "where": [hosted.address, hosted.port],
             "timeout": timeout,
@@ -220,6 +225,8 @@ class RayCluster(OuterCrew):
 
     def _why_lost(self, rank: int) -> str:
         """Return in words what Ray knows of the end of a rank's actor."""
+        if not self._is_there():
+            return "Ray has been shut down"
         try:
             return str(ray.get(self._kept[rank], timeout=LAST_WORDS_S))
         except ray.exceptions.GetTimeoutError:
@@ -255,17 +262,25 @@ class RayCluster(OuterCrew):
         finally:
             if self._hosted is not None:
                 self._hosted.release()
-            if self._kept and ray.is_initialized():
-                ray.wait(self._kept, num_returns=len(self._kept), timeout=LAST_WORDS_S)
-                for keeper in self._keepers:
-                    ray.kill(keeper)
+            keepers, kept = self._keepers, self._kept
             self._hosted, self.group = None, None
             self.workers, self._keepers, self._up, self._kept = [], [], [], []
+            if kept and self._is_there():
+                ray.wait(kept, num_returns=len(kept), timeout=LAST_WORDS_S)
+                for keeper in keepers:
+                    ray.kill(keeper)
 
     def _give_back(self) -> None:
-        if self._group is not None and ray.is_initialized():
-            remove_placement_group(self._group)
-        self._group = None
+        group, self._group = self._group, None
+        if group is not None and self._is_there():
+            remove_placement_group(group)
+
+    def _is_there(self) -> bool:
+        """Return whether this script is still connected to Ray as it was at the start.
+
+        What has been of an earlier connection Ray has forgotten, and asked for it, raises.
+        """
+        return bool(ray.is_initialized() and ray.get_runtime_context().get_job_id() == self._job)
 
     def __enter__(self) -> Self:
         return self
@@ -282,6 +297,7 @@ def check_node(node: NodeConfig) -> NodeConfig:
         "address": node.address,
         "tunnel": node.tunnel,
         "encrypt": node.encrypt,
+        "python": node.python not in ("python3", sys.executable) and node.python,
     }
     for field, value in asked.items():
         if value:
