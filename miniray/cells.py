@@ -14,10 +14,11 @@ import cmath
 import contextlib
 import inspect
 import linecache
+import re
 import symtable
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from miniray.work_fn import main_module
@@ -29,7 +30,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # What it binds; the cell, as tracebacks call it; the line there; the text.
 Piece = tuple[str, str, int, str]
 
-_defined: dict[str, str] = {}
+_defined: dict[str, Piece] = {}
 
 
 def collect(function: str) -> list[Piece]:
@@ -53,11 +54,12 @@ def collect(function: str) -> list[Piece]:
 def define(pieces: Iterable[Iterable[Any]]) -> None:
     """Run in `__main__` what another process collected, but for what is there already."""
     for name, file, line, text in pieces:
-        if _defined.get(name) != text:
+        piece = name, file, line, text
+        if _defined.get(name) != piece:
             _show_in_tracebacks(file, line, text)
             code = compile("\n" * (line - 1) + text, file, "exec", dont_inherit=True)
             exec(code, vars(sys.modules["__main__"]))
-            _defined[name] = text
+            _defined[name] = piece
 
 
 def _show_in_tracebacks(file: str, line: int, text: str) -> None:
@@ -142,7 +144,7 @@ def _definition(value: Any, path: tuple[str, ...]) -> tuple[str, int, str]:
             file = str(inspect.getsourcefile(inspect.unwrap(value)))
             if number := _number_of(file, cells):
                 file = f"<In[{number}]>"
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError):
         problem = "its text is not known: a call made or changed it, a prompt, a -c, or a %%time"
         raise _refuse(path, problem, "write it in a cell, or import it from a file") from None
     above = [FUTURE] * (main.get("annotations") is __future__.annotations)
@@ -157,35 +159,36 @@ def _number_of(file: str, cells: list[str]) -> int:
 
 
 def _find_class(kind: type, cells: list[str]) -> tuple[str, int, list[str]]:
-    """Return the cell that defines a class, the line there, and its lines; Python has no note."""
-    for number in range(len(cells) - 1, 0, -1):
-        if f"class {kind.__name__}" in cells[number]:  # to parse every cell takes its time
-            with contextlib.suppress(SyntaxError):  # such a cell was not run
-                for node in reversed(ast.parse(cells[number]).body):
-                    if isinstance(node, ast.ClassDef) and _is_of(node, kind, cells, number):
-                        first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-                        lines = cells[number].split("\n")[first - 1 : node.end_lineno]
-                        return f"<In[{number}]>", first, [f"{line}\n" for line in lines]
+    """Return the cell that defines a class, the line there, and its lines; Python has no note.
+
+    Its methods know their cell. Without any it is the last that has such a class, or none is.
+    """
+    codes = [one.__code__ for one in vars(kind).values() if inspect.isfunction(one)]
+    codes = [one for one in codes if one.co_qualname.startswith(f"{kind.__name__}.")]
+    name = re.compile(rf"\bclass {kind.__name__}\b")
+    named = [number for number, cell in enumerate(cells) if name.search(cell)]
+    number = _number_of(codes[0].co_filename, cells) if codes else max(named, default=0)
+    for node in reversed(ast.parse("".join(cells[number : number + 1])).body):
+        if isinstance(node, ast.ClassDef) and _is_of(node, kind, codes):
+            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+            lines = cells[number].split("\n")[first - 1 : node.end_lineno]
+            return f"<In[{number}]>", first, [f"{line}\n" for line in lines]
     raise OSError("no cell defines this class")
 
 
-def _is_of(node: ast.ClassDef, kind: type, cells: list[str], number: int) -> bool:
+def _is_of(node: ast.ClassDef, kind: type, codes: list[CodeType]) -> bool:
     """Return whether a definition is that of a class as it is now, and not of another."""
     own, body, here = vars(kind), list[Any](node.body), vars(sys.modules["__main__"])
-    for code in (one.__code__ for one in own.values() if inspect.isfunction(one)):
-        if code.co_qualname.startswith(f"{node.name}."):  # unlike what a decorator has put there
-            line = (_number_of(code.co_filename, cells) == number) * code.co_firstlineno
-            if not node.lineno <= line <= (node.end_lineno or 0):
+    for one in body:
+        with contextlib.suppress(ValueError, AttributeError):  # it has no value, or no plain one
+            written = ast.literal_eval(one.value)
+            there = own.get(ast.unparse(one).split()[0].rstrip(":"), written)
+            if type(there) in (*PLAIN, tuple, list) and there != written:
                 return False
-    for one in (one for one in body if isinstance(getattr(one, "value", None), ast.Constant)):
-        there = own.get(ast.unparse(one).split()[0].rstrip(":"), ...)
-        if type(there) in PLAIN and there != one.value.value:
-            return False
     fields = {ast.unparse(one.target) for one in body if isinstance(one, ast.AnnAssign)}
-    bases = [
-        here.get(one.__name__) is one for one in kind.__bases__ if one.__module__ == "__main__"
-    ]
-    return node.name == kind.__name__ and fields == {*inspect.get_annotations(kind)} and all(bases)
+    same = [here.get(one.__name__) is one for one in kind.__bases__ if one.__module__ == "__main__"]
+    same += [node.lineno <= code.co_firstlineno <= (node.end_lineno or 0) for code in codes]
+    return node.name == kind.__name__ and fields == {*inspect.get_annotations(kind)} and all(same)
 
 
 def _names(text: str, bodies: bool) -> list[str]:

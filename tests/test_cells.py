@@ -68,20 +68,46 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Cells:
 class TestTheRightText:
     """Of several that have a name: wrong text would give wrong results, and nobody would know."""
 
-    def test_a_class_inside_of_another_or_of_a_function_is_not_it(self, notebook: Cells) -> None:
-        notebook.run("class Config:\n    rate = 1\ndef f():\n    return Config.rate")
-        notebook.run("class Trainer:\n    class Config:\n        pass")
-        notebook.run("def test():\n    class Config:\n        pass\n    return Config")
+    @pytest.mark.parametrize(
+        "later",
+        [
+            "class Trainer:\n    class Config:\n        rate = 2",
+            "def test():\n    class Config:\n        rate = 2\n    return Config",
+            "if True:\n    class Config:\n        rate = 2",
+            "1 / 0\nclass Config:\n    rate = [2]",
+            "1 / 0\nclass Config:\n    rate = -2",
+            "Config.rate = 2",
+        ],
+    )
+    def test_a_class_without_methods_is_the_last_of_its_name_or_none_is(
+        self, notebook: Cells, later: str
+    ) -> None:
+        cell = "class Config:\n    rate = 1\ndef f():\n    return Config.rate"
+        notebook.run("class Config:\n    rate = int('2')")  # an older one that would seem to fit
+        notebook.run(cell)
+        notebook.run("class Configuration:\n    pass")
+        assert notebook.both("f") == 1
+        notebook.run(later)
+        assert "f, which names Config: its text is not known" in notebook.refused("f")
+        notebook.run(cell)
+        assert notebook.both("f") == 1
+
+    @pytest.mark.parametrize(
+        "later",
+        [
+            "class Trainer:\n    class Config:\n        rate = 2",
+            "1 / 0\nclass Config:\n    def rate(self):\n        return 2",
+        ],
+    )
+    def test_methods_know_their_cell(self, notebook: Cells, later: str) -> None:
+        notebook.run("class Config:\n    def rate(self):\n        return 1")
+        notebook.run("def f():\n    return Config().rate()")
+        notebook.run(later)
         assert notebook.both("f") == 1
 
     def test_of_two_in_one_cell_it_is_the_last(self, notebook: Cells) -> None:
         notebook.run("class A:\n    x = (1,)\nclass A:\n    x = (2,)\ndef f():\n    return A.x")
         assert notebook.both("f") == (2,)
-
-    def test_a_class_of_a_cell_that_failed_above_it_is_not_it(self, notebook: Cells) -> None:
-        notebook.run("class A:\n    rate: float = 0.5\ndef f():\n    return A.rate")
-        notebook.run("1 / 0\nclass A:\n    rate: float = 0.1")
-        assert notebook.both("f") == 0.5
 
     def test_methods_that_are_elsewhere_in_the_cell_are_of_another(self, notebook: Cells) -> None:
         cell = "class A:\n    def x(self):\n        return 1\n"
@@ -242,21 +268,22 @@ class TestWhatIsNamed:
         assert notebook.both("f", None) == 1
 
 
-def test_a_cell_that_is_run_again_unchanged_defines_nothing_anew(notebook: Cells) -> None:
-    cell = "class Counter:\n    number = 0\ndef f():\n    return Counter"
-    notebook.run(cell)
-    first = cells.collect("__main__.f")
-    notebook.run(cell)
-    second = cells.collect("__main__.f")
-    assert [one[1] for one in first] != [one[1] for one in second]  # another cell's number
+def test_a_cell_that_is_run_again_unchanged_is_defined_anew_for_what_it_needs_may_have_changed(
+    notebook: Cells,
+) -> None:
+    cell = "class Derived(Base):\n    pass\ndef f():\n    return Derived.number"
+    pieces = []
+    for number in (1, 2):
+        notebook.run(f"class Base:\n    number = {number}")
+        notebook.run(cell)
+        pieces.append(cells.collect("__main__.f"))
     with pytest.MonkeyPatch.context() as patch:
         there = ModuleType("__main__")
         patch.setitem(sys.modules, "__main__", there)
         patch.setattr(cells, "_defined", {})
-        cells.define(first)
-        counter = there.f()
-        cells.define(second)
-        assert there.f() is counter
+        for number in (1, 2):
+            cells.define(pieces[number - 1])
+            assert there.f() == number
 
 
 @pytest.mark.parametrize("call", ["map", "as_completed", "run"])

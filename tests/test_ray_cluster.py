@@ -261,6 +261,13 @@ def test_a_run_begins_anew_after_a_failure(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="drop without_lost"):
             cluster.restart(without_lost=True)
         assert len(cluster.restart(NODES[:1])) == 2
+        with pytest.raises(ClusterError, match="no place for 1 node"):
+            cluster.restart([NodeConfig.local(100)], timeout=0.5)
+        poll.until(lambda: "PENDING" not in states_of_reservations(), timeout_s=T)
+
+
+def states_of_reservations() -> set[str]:
+    return {one["state"] for one in ray.util.placement_group_table().values()}
 
 
 def test_ranks_are_a_group_and_the_culprit_is_named() -> None:

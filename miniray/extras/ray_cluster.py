@@ -332,6 +332,7 @@ def make_keeper_class() -> Any:
             return self._name  # Ray puts it before each line that the rank prints
 
         def keep(self, program: str, settings: str, archive: bytes) -> str:
+            import json
             import subprocess
             import sys
 
@@ -345,6 +346,8 @@ def make_keeper_class() -> Any:
                 host.stdin.write(f"exec({program!a})\n{len(payload)}\n".encode() + payload)
                 host.stdin.flush()
                 said = host.stdout.read().decode(errors="replace").strip()
-            return said.partition(" ")[2] or f"its host exited with status {host.returncode}"
+            if words := said.partition(" ")[2]:  # bootstrap's report
+                return str(*json.loads(words).values())
+            return f"its host exited with status {host.returncode}"
 
     return ray.remote(max_restarts=0)(Keeper)
