@@ -93,6 +93,22 @@ class TestTheRightText:
         assert notebook.both("f") == 1
 
     @pytest.mark.parametrize(
+        ("body", "later"),
+        [
+            ("sizes = [1, 2]", "Config.sizes.append(3)"),
+            ("x: int", "1 / 0\n@dataclass\nclass Config:\n    y: int"),
+        ],
+    )
+    def test_a_class_that_has_other_values_or_fields_is_another(
+        self, notebook: Cells, body: str, later: str
+    ) -> None:
+        notebook.run("from dataclasses import dataclass")
+        notebook.run(f"@dataclass\nclass Config:\n    {body}\ndef f():\n    return Config.__name__")
+        assert notebook.both("f") == "Config"
+        notebook.run(later)
+        assert "f, which names Config: its text is not known" in notebook.refused("f")
+
+    @pytest.mark.parametrize(
         "later",
         [
             "class Trainer:\n    class Config:\n        rate = 2",
@@ -106,8 +122,8 @@ class TestTheRightText:
         assert notebook.both("f") == 1
 
     def test_of_two_in_one_cell_it_is_the_last(self, notebook: Cells) -> None:
-        notebook.run("class A:\n    x = (1,)\nclass A:\n    x = (2,)\ndef f():\n    return A.x")
-        assert notebook.both("f") == (2,)
+        notebook.run("class A:\n    x = int(1)\nclass A:\n    x = int(2)\ndef f():\n    return A.x")
+        assert notebook.both("f") == 2
 
     def test_methods_that_are_elsewhere_in_the_cell_are_of_another(self, notebook: Cells) -> None:
         cell = "class A:\n    def x(self):\n        return 1\n"
@@ -220,6 +236,26 @@ class TestConstants:
 
 
 class TestWhatIsNamed:
+    def test_a_builtin_that_ipython_has_wrapped_is_the_builtin(self, notebook: Cells) -> None:
+        notebook.run("""
+            import functools
+
+            def wrap(function):
+                @functools.wraps(function)
+                def call(*arguments):
+                    return function(*arguments)
+
+                return call
+
+            open = wrap(open)
+
+            def f():
+                with open("/dev/null") as file:
+                    return file.read()
+        """)
+        assert [name for name, *_ in cells.collect("__main__.f")] == ["f"]
+        assert notebook.both("f") == ""
+
     def test_two_classes_may_name_each_other(self, notebook: Cells) -> None:
         notebook.run("""
             def mark(kind):
