@@ -201,7 +201,7 @@ class RayCluster(OuterCrew):
         try:
             hosted.gather_ranks(work_fn, time_left(deadline), self._check_keepers)
         except ClusterError as error:
-            raise ClusterError(f"{error}{self._who_is_not_up()}") from None
+            raise ClusterError(f"{error}{who_is_not_up(self._up)}") from None
         hosted.ask_why_lost(self._why_lost)
         self.workers = list(hosted.workers)
 
@@ -213,15 +213,6 @@ class RayCluster(OuterCrew):
             raise ClusterError(
                 f"rank {rank} failed to start; nothing is left running:\n  {self._why_lost(rank)}"
             )
-
-    def _who_is_not_up(self) -> str:
-        """Return in words whose actors Ray itself has not started yet."""
-        _, late = ray.wait(self._up, num_returns=len(self._up), timeout=0)
-        if not late:
-            return ""
-        ranks = ", ".join(str(self._up.index(one)) for one in late)
-        words = "Ray has not started the actors of these ranks yet"
-        return f"\n  {words}: {ranks}; start_timeout= waits longer"
 
     def _why_lost(self, rank: int) -> str:
         """Return in words what Ray knows of the end of a rank's actor."""
@@ -317,6 +308,16 @@ def make_places(nodes: Sequence[NodeConfig]) -> list[tuple[NodeConfig, Place]]:
             place = Place(rank, world_size, local_rank, node.num_workers, node_rank, label)
             places.append((node, place))
     return places
+
+
+def who_is_not_up(up: Sequence[Any]) -> str:
+    """Return in words whose actors Ray itself has not started yet, of references by rank."""
+    _, late = ray.wait(list(up), num_returns=len(up), timeout=0)
+    if not late:
+        return ""
+    ranks = ", ".join(str(up.index(one)) for one in late)
+    words = "Ray has not started the actors of these ranks yet"
+    return f"\n  {words}: {ranks}; start_timeout= waits longer"
 
 
 def make_keeper_class() -> Any:
