@@ -20,7 +20,9 @@ from pathlib import Path
 SOURCES_BYTES_MAX = 16 * 1024 * 1024
 FOLDER_ENTRIES_MAX = 1000
 
-_IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w \t.,]+))", re.MULTILINE)
+_IMPORT = re.compile(  # but not a docstring's line "from data to weights"
+    rb"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[\s\\]+import\b|import[ \t]+([\w \t.,]+))", re.MULTILINE
+)
 
 
 def collect_sources(work_fn: str) -> bytes:

@@ -296,7 +296,7 @@ class TestScripts:
         [
             (("my.train.py",), "my.train.py cannot be imported as 'my.train'"),
             (("turtle.py",), "turtle is a module of Python's own; give yours another name"),
-            (("-c", SCRIPT), "its text is not known: a call made or changed it, a prompt, a -c"),
+            (("-c", SCRIPT), "its text is not known: a call made it, or a plain prompt, a -c"),
             (("-P", "elsewhere/train.py"), "train.py cannot be imported as 'train'"),
         ],
     )

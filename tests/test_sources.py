@@ -14,7 +14,7 @@ import pytest
 
 import miniray
 from miniray import bootstrap
-from miniray.sources import SOURCES_BYTES_MAX, collect_sources
+from miniray.sources import SOURCES_BYTES_MAX, collect_sources, find_code
 
 T = 60.0
 PACKAGE = Path(miniray.__file__).parent
@@ -139,6 +139,15 @@ class TestWhatIsSent:
         )
         path = os.pathsep.join(map(str, (PACKAGE.parent, here / "scripts", here / "src")))
         assert first_word(here, PYTHONPATH=path) == [8, "beside", "data"]
+
+    def test_a_sentence_is_no_import(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(here, {"data/token.txt": "secret", "wanted.py": "", "other.py": ""})
+        monkeypatch.syspath_prepend(here)
+        text = (
+            'def f():\n    """All the way\n    from data to weights.\n    """\n'
+            "    from wanted \\\n        import this\n    from other.one import(that)\n"
+        )
+        assert find_code("__main__.f", text).keys() == {"wanted.py", "other.py"}
 
     def test_a_namespace_package_of_which_each_folder_imports_its_own(
         self, here: Path, tmp_path: Path
