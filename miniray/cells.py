@@ -6,30 +6,28 @@ else that it names stays here, and is refused by its name. On the other side the
 `__main__`, so that a class is called the same on both.
 """
 
-import __future__
-
 import ast
 import builtins
 import cmath
 import contextlib
 import inspect
 import linecache
-import symtable
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Iterable
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
+from miniray.definitions import FUTURE, Node, find_definition, names_in
 from miniray.work_fn import main_module
 
 TEXT_CHARS_MAX = 1024 * 1024
-FUTURE = "from __future__ import annotations\n"
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
-# What it binds; the cell, as tracebacks call it; the line there; the text.
-Piece = tuple[str, str, int, str]
+# What it binds; the cell, as tracebacks call it; the line there; whether annotations stay text; the
+# text.
+Piece = tuple[str, str, int, bool, str]
 
-_defined: dict[str, str] = {}
+_defined: dict[str, Piece] = {}
 
 
 def collect(function: str) -> list[Piece]:
@@ -47,17 +45,26 @@ def collect(function: str) -> list[Piece]:
         raise _refuse((name,), "this notebook has nothing of that name", "run its cell")
     if (chars := sum(len(text) for *_, text in pieces.values())) > TEXT_CHARS_MAX:
         raise _refuse((name,), f"with what it names it has {chars} characters", "send the data")
-    return list(pieces.values())
+    here, ordered = vars(sys.modules["__main__"]), list[Piece]()
+    bases = {one: [*map(id, getattr(here.get(one), "__bases__", ()))] for one in pieces}
+    while pieces:  # a base's own methods may name what derives from it, which comes after it
+        one = next(n for n in pieces if not any(id(here.get(m)) in bases[n] for m in pieces))
+        ordered.append(pieces.pop(one))
+    return ordered
 
 
 def define(pieces: Iterable[Iterable[Any]]) -> None:
     """Run in `__main__` what another process collected, but for what is there already."""
-    for name, file, line, text in pieces:
-        if _defined.get(name) != text:
+    for name, file, line, is_future, text in pieces:
+        if _defined.get(name) != (piece := (name, file, line, is_future, text)):
             _show_in_tracebacks(file, line, text)
-            code = compile("\n" * (line - 1) + text, file, "exec", dont_inherit=True)
-            exec(code, vars(sys.modules["__main__"]))
-            _defined[name] = text
+            lines, flags = "\n" * (line - 1) + text, FUTURE * is_future
+            code = compile(lines, file, "exec", flags, dont_inherit=True)
+            try:
+                exec(code, vars(sys.modules["__main__"]))
+            except ImportError as error:
+                raise ImportError(f"{error}; modules go along when a cluster starts") from error
+            _defined[name] = piece
 
 
 def _show_in_tracebacks(file: str, line: int, text: str) -> None:
@@ -73,31 +80,67 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     if name in pieces or name in above or name not in here:  # a builtin, or nothing yet
         return
     value, path = here[name], (*above, name)
-    if name in vars(builtins) and inspect.unwrap(value) is vars(builtins)[name]:  # IPython's open
-        return
-    literal = _literal(value)
-    if text := f"{name} = {literal}" if literal else _import(name, value):
-        pieces[name] = name, "<notebook>", 1, text
+    if hasattr(builtins, name) and inspect.unwrap(value) is getattr(builtins, name):
+        return  # IPython wraps open
+    text = _literal(value)
+    if text := f"{name} = {text}" if text else _import(name, value):
+        pieces[name] = name, "<notebook>", 1, False, text
         return
     called = getattr(value, "__qualname__", None)
-    if getattr(value, "__module__", None) != "__main__" or not isinstance(called, str):
+    if (module := getattr(value, "__module__", None)) != "__main__" or not isinstance(called, str):
+        if isinstance(value, FunctionType | type):
+            raise _refuse(path, f"it is not in {module} any more", "import or make it anew")
         kind = type(value).__name__
-        stays = f"a{'n' * (kind[0].lower() in 'aeiou')} {kind} stays here"
-        raise _refuse(path, stays, "pass it as an argument, send it, or make it within")
+        problem = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind} stays here"
+        raise _refuse(path, problem, "pass it as an argument, send it, or make it within")
     if here.get(called) is not value:
         known = "a lambda" if "<lambda>" in called else called
         problem = f"it is {known}" + (called in here) * f", and {called} is something else by now"
         raise _refuse(path, problem, "write it with def, at the top of a cell")
     if called != name:
         _add(called, above, pieces)
-        pieces[name] = name, "<notebook>", 1, f"{name} = {called}"
+        pieces[name] = name, "<notebook>", 1, False, f"{name} = {called}"
         return
-    file, line, text = _definition(value, path)
-    pieces |= {one: (one, "<notebook>", 1, f"import {one}") for one in _submodules(text, here)}
-    for bodies in (False, True):  # two classes may name each other, but in what methods do
-        for needed in _names(text.removeprefix(FUTURE), bodies):
-            _add(needed, path, pieces)
-        pieces.setdefault(name, (name, file, line, text))
+    try:
+        node, definition = find_definition(value)
+    except LookupError as error:
+        raise _refuse(path, *error.args) from None
+    _check(value, node, path)
+    needed, perhaps, dotted = names_in(*definition[2:])
+    for one in perhaps:
+        with contextlib.suppress(TypeError):
+            _add(one, path, pieces)
+    for one in needed:
+        _add(one, path, pieces)
+    for first, _, rest in (one.partition(".") for one in dotted):
+        module = f"{getattr(here.get(first), '__name__', '')}.{rest}"
+        if module in sys.modules:  # `xml` alone has no `etree`
+            pieces[module] = module, "<notebook>", 1, False, f"import {module}"
+    pieces[name] = name, *definition
+
+
+def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
+    """Refuse what is not, or not any more, what its text makes."""
+    here, layers = vars(sys.modules["__main__"]), list[Any]()
+    inner = inspect.unwrap(value, stop=layers.append)
+    is_registry = isinstance(getattr(value, "registry", None), MappingProxyType)  # singledispatch
+    if is_registry or len(layers) > len(node.decorator_list):
+        raise _refuse(path, "there is more to it than its def", "decorate it there, or import it")
+    for one in node.body:
+        if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(one.value, ast.Constant):
+            name = ast.unparse(getattr(one, "target", getattr(one, "targets", [one])[0]))
+            if type(now := vars(value).get(name, value)) in PLAIN and now != one.value.value:
+                raise _refuse(path, f"its {name} is another by now", "run its cell again")
+    if isinstance(node, ast.ClassDef):
+        written, held = node.bases, value.__bases__
+    else:
+        written = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
+        held = (*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values())
+    for part, one in zip(written, held, strict=False):
+        now = here.get(getattr(part, "id", ""), one)
+        is_same = now is one or _literal(now) == _literal(one) != ""
+        if not is_same and getattr(one, "__module__", "__main__") == "__main__":
+            raise _refuse(path, f"its {ast.unparse(part)} is another by now", "run its cell again")
 
 
 def _refuse(path: tuple[str, ...], problem: str, remedy: str) -> TypeError:
@@ -106,12 +149,13 @@ def _refuse(path: tuple[str, ...], problem: str, remedy: str) -> TypeError:
 
 def _literal(value: Any) -> str:
     """Return a number, a text, or a tuple of them as Python writes it; else nothing."""
-    if type(value) is tuple:
+    kind = type(value)
+    if kind is tuple:
         items = [_literal(item) for item in value]
         return f"({''.join(f'{item},' for item in items)})" if all(items) else ""
-    if type(value) in (float, complex) and not cmath.isfinite(value):
-        return f'{type(value).__name__}("{value}")'
-    return repr(value) if type(value) in PLAIN else ""
+    if kind in (float, complex) and not cmath.isfinite(value):
+        return f'{kind.__name__}("{value}")'
+    return hex(value) if kind is int else repr(value) if kind in PLAIN else ""
 
 
 def _import(name: str, value: Any) -> str:
@@ -122,94 +166,6 @@ def _import(name: str, value: Any) -> str:
     if not isinstance(where, str) or where == "__main__" or where not in sys.modules:
         return ""
     there = vars(sys.modules[where])
-    for called in (name, getattr(value, "__name__", None), *there):
-        if isinstance(called, str) and there.get(called) is value:
-            return f"from {where} import {called} as {name}"
-    return ""
-
-
-def _definition(value: Any, path: tuple[str, ...]) -> tuple[str, int, str]:
-    """Return the cell in which a function or class was defined, the line there, and its text."""
-    main = vars(sys.modules["__main__"])
-    cells = [str(cell).rstrip() for cell in main.get("In", ())]
-    try:
-        if isinstance(value, type):
-            file, first, lines = _find_class(value, cells)
-        else:
-            lines, first = inspect.getsourcelines(value)
-            if hasattr(value, "__wrapped__") and not lines[0].lstrip().startswith("@"):
-                raise OSError("a call has made it of what has this text")
-            file = str(inspect.getsourcefile(inspect.unwrap(value)))
-            if number := _number_of(file, cells):
-                file = f"<In[{number}]>"
-    except (OSError, TypeError):
-        problem = "its text is not known: a call made or changed it, a prompt, a -c, or a %%time"
-        raise _refuse(path, problem, "write it in a cell, or import it from a file") from None
-    above = [FUTURE] * (main.get("annotations") is __future__.annotations)
-    above += ["if True:\n"] * lines[0].startswith((" ", "\t"))
-    return file, max(1, first - len(above)), "".join([*above, *lines])
-
-
-def _number_of(file: str, cells: list[str]) -> int:
-    """Return which cell is run under a file's name, the last if it was run again; 0 if none is."""
-    text = "".join(linecache.getlines(file)).rstrip()
-    return max((number for number, cell in enumerate(cells) if cell == text), default=0)
-
-
-def _find_class(kind: type, cells: list[str]) -> tuple[str, int, list[str]]:
-    """Return the cell that defines a class, the line there, and its lines; Python has no note."""
-    for number in range(len(cells) - 1, 0, -1):
-        if f"class {kind.__name__}" in cells[number]:  # to parse every cell takes its time
-            with contextlib.suppress(SyntaxError):  # such a cell was not run
-                for node in reversed(ast.parse(cells[number]).body):
-                    if isinstance(node, ast.ClassDef) and _is_of(node, kind, cells, number):
-                        first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-                        lines = cells[number].split("\n")[first - 1 : node.end_lineno]
-                        return f"<In[{number}]>", first, [f"{line}\n" for line in lines]
-    raise OSError("no cell defines this class")
-
-
-def _is_of(node: ast.ClassDef, kind: type, cells: list[str], number: int) -> bool:
-    """Return whether a definition is that of a class as it is now, and not of another."""
-    own, body, here = vars(kind), list[Any](node.body), vars(sys.modules["__main__"])
-    for code in (one.__code__ for one in own.values() if inspect.isfunction(one)):
-        if code.co_qualname.startswith(f"{node.name}."):  # unlike what a decorator has put there
-            line = (_number_of(code.co_filename, cells) == number) * code.co_firstlineno
-            if not node.lineno <= line <= (node.end_lineno or 0):
-                return False
-    for one in (one for one in body if isinstance(getattr(one, "value", None), ast.Constant)):
-        there = own.get(ast.unparse(one).split()[0].rstrip(":"), ...)
-        if type(there) in PLAIN and there != one.value.value:
-            return False
-    fields = {ast.unparse(one.target) for one in body if isinstance(one, ast.AnnAssign)}
-    bases = [
-        here.get(one.__name__) is one for one in kind.__bases__ if one.__module__ == "__main__"
-    ]
-    return node.name == kind.__name__ and fields == {*inspect.get_annotations(kind)} and all(bases)
-
-
-def _names(text: str, bodies: bool) -> list[str]:
-    """Return the global names that a text uses: all of them, or but for the bodies of functions."""
-    found, tables = set[str](), [symtable.symtable(text, "<cell>", "exec")]
-    for table in tables:
-        for symbol in table.get_symbols():
-            if symbol.is_global() or (symbol.is_referenced() and table.get_type() == "module"):
-                found.add(symbol.get_name())
-        for one in table.get_children():  # of a comprehension, too, which binds no name
-            if (
-                bodies
-                or one.get_type() != "function"
-                or one.get_name() not in table.get_identifiers()
-            ):
-                tables.append(one)
-    return sorted(found)
-
-
-def _submodules(text: str, here: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the modules that some text reaches through others: `xml` alone has no `etree`."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Attribute):
-            first, _, rest = ast.unparse(node).partition(".")
-            module = here.get(first)
-            if isinstance(module, ModuleType) and f"{module.__name__}.{rest}" in sys.modules:
-                yield f"{module.__name__}.{rest}"
+    names = (name, getattr(value, "__name__", None), *there)
+    called = next((one for one in names if isinstance(one, str) and there.get(one) is value), "")
+    return f"from {where} import {called} as {name}" if called else ""

@@ -63,7 +63,8 @@ def main_module() -> tuple[str | None, Path | None]:
     if (spec := getattr(main, "__spec__", None)) is not None:
         return (None if spec.name == "__main__" else spec.name), None
     file = getattr(main, "__file__", None)
-    if file is None or not Path(file).is_file():
+    # IPython's %run -i leaves the script's behind, and some notebooks have one of their own.
+    if file is None or hasattr(main, "get_ipython") or not Path(file).is_file():
         return None, None
     return Path(file).stem, Path(file)
 

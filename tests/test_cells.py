@@ -1,299 +1,410 @@
-"""What of a notebook's cells goes as text, and what it does there: no kernel, and no other process.
+"""What of a notebook goes as text, and what is refused: cells that are run here, and no kernel.
 
-With a real kernel, and on real ranks, it is in test_notebooks.py.
+`test_notebooks.py` has the kernels. Here a module takes the place of the notebook's `__main__`, and
+another that of a node's.
 """
 
+import __future__
+
 import contextlib
+import json
 import linecache
 import sys
 import textwrap
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any, cast
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from miniray import cells
-from miniray.crew import Crew
+from miniray import cells, definitions
+from miniray.work_fn import main_module
+
+FUTURE = __future__.annotations.compiler_flag
 
 
-class Cells:
-    """A `__main__` in which cells are run, as IPython does it."""
+class Notebook:
+    """Cells that are run one after the other, as in IPython, and a node that gets their text."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._patch = monkeypatch
-        self.main = ModuleType("__main__")
-        self._cells = vars(self.main).setdefault("In", [""])
-        monkeypatch.setitem(sys.modules, "__main__", self.main)
+        self.here, self.node = ModuleType("__main__"), ModuleType("__main__")
+        self.replace = monkeypatch
+        monkeypatch.setattr(cells, "_defined", {})
+        monkeypatch.setattr(definitions, "_running", [""])
+        monkeypatch.setattr(definitions, "_shell", lambda: self)
+        self.compile = SimpleNamespace(flags=0)
+        vars(self.here).update(In=[""], get_ipython=lambda: self)
+        self._be(self.here)
 
-    def run(self, cell: str) -> None:
-        """Run a cell; it may fail."""
-        text, file = textwrap.dedent(cell).strip("\n"), f"<cell {len(self._cells)} of {id(self)}>"
-        self._cells.append(text)
-        self._patch.setitem(linecache.cache, file, (len(text), None, [*_lines(text)], file))
+    def _be(self, main: ModuleType) -> None:
+        self.replace.setitem(sys.modules, "__main__", main)
+
+    def transform_cell(self, cell: str) -> str:
+        return cell
+
+    def run(self, text: str) -> None:
+        """Run a cell; what it raises is shown, and that is all."""
+        text = textwrap.dedent(text)
+        definitions.note_classes(text)
+        self.here.In.append(text)
+        file = f"<cell {len(self.here.In)} {id(self)}>"
+        linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
+        code = compile(text, file, "exec", self.compile.flags, dont_inherit=True)
+        self.compile.flags |= code.co_flags & FUTURE
         with contextlib.suppress(ZeroDivisionError):
-            exec(compile(text, file, "exec", dont_inherit=True), vars(self.main))
+            exec(code, vars(self.here))
 
-    def there(self, name: str, *arguments: Any) -> Any:
-        """Return what a function returns in another process, which has only what goes along."""
-        pieces = cells.collect(f"__main__.{name}")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
-            patch.setattr(cells, "_defined", {})
+    def there(self, *args: Any, function: str = "f") -> Any:
+        """Call a function of the notebook on the node."""
+        pieces = json.loads(json.dumps(cells.collect(f"__main__.{function}")))
+        self._be(self.node)
+        try:
             cells.define(pieces)
-            return vars(sys.modules["__main__"])[name](*arguments)
+            return getattr(self.node, function)(*args)
+        finally:
+            self._be(self.here)
 
-    def both(self, name: str, *arguments: Any) -> Any:
-        """Return what a function returns here and there, which has to be the same."""
-        here = vars(self.main)[name](*arguments)
-        assert self.there(name, *arguments) == here
-        return here
+    def both(self) -> tuple[Any, Any]:
+        return self.here.f(), self.there()
 
-    def refused(self, name: str) -> str:
-        """Return why a function does not go."""
+    def refused(self) -> str:
         with pytest.raises(TypeError, match=r"^cannot send ") as caught:
-            cells.collect(f"__main__.{name}")
+            cells.collect("__main__.f")
         return str(caught.value)
 
-
-def _lines(text: str) -> Iterator[str]:
-    return (f"{line}\n" for line in text.split("\n"))
+    def new_node(self) -> None:
+        self.node = ModuleType("__main__")
+        self.replace.setattr(cells, "_defined", {})
 
 
 @pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Cells:
-    return Cells(monkeypatch)
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    return Notebook(monkeypatch)
 
 
-class TestTheRightText:
-    """Of several that have a name: wrong text would give wrong results, and nobody would know."""
+TWICE = """
+    import functools
+    def twice(fn):
+        @functools.wraps(fn)
+        def inner(*args):
+            return 2 * fn(*args)
+        return inner
+"""
 
-    def test_a_class_inside_of_another_or_of_a_function_is_not_it(self, notebook: Cells) -> None:
-        notebook.run("class Config:\n    rate = 1\ndef f():\n    return Config.rate")
-        notebook.run("class Trainer:\n    class Config:\n        pass")
-        notebook.run("def test():\n    class Config:\n        pass\n    return Config")
-        assert notebook.both("f") == 1
 
-    def test_of_two_in_one_cell_it_is_the_last(self, notebook: Cells) -> None:
-        notebook.run("class A:\n    x = (1,)\nclass A:\n    x = (2,)\ndef f():\n    return A.x")
-        assert notebook.both("f") == (2,)
-
-    def test_a_class_of_a_cell_that_failed_above_it_is_not_it(self, notebook: Cells) -> None:
-        notebook.run("class A:\n    rate: float = 0.5\ndef f():\n    return A.rate")
-        notebook.run("1 / 0\nclass A:\n    rate: float = 0.1")
-        assert notebook.both("f") == 0.5
-
-    def test_methods_that_are_elsewhere_in_the_cell_are_of_another(self, notebook: Cells) -> None:
-        cell = "class A:\n    def x(self):\n        return 1\n"
-        notebook.run(f"{cell}1 / 0\n{cell.replace('1', '2')}def f():\n    return A().x()")
-        notebook.run("def f():\n    return A().x()")
-        assert notebook.both("f") == 1
-
-    def test_a_class_that_was_changed_afterwards_is_refused(self, notebook: Cells) -> None:
-        notebook.run("class A:\n    rate = 0.5\ndef f():\n    return A.rate")
-        assert notebook.both("f") == 0.5
-        notebook.run("A.rate = 0.1")
-        assert "f, which names A: its text is not known: a call made or changed" in (
-            notebook.refused("f")
-        )
-
-    def test_a_function_that_was_wrapped_without_a_decorator_is_refused(
-        self, notebook: Cells
-    ) -> None:
-        notebook.run("""
-            import functools
-
-            def twice(function):
-                @functools.wraps(function)
-                def call(*arguments):
-                    return 2 * function(*arguments)
-
-                return call
-
-            @twice
-            def decorated():
-                return 1
-
+class TestTheSameResult:
+    @pytest.mark.parametrize(
+        "cell",
+        [
+            # Of two classes of a name that which was made.
+            """
+            if True:
+                class Net:
+                    def name(self):
+                        return "cpu"
             def f():
-                return 1
-
-            f = twice(f)
-        """)
-        assert notebook.both("decorated") == 2
-        assert "f: its text is not known: a call made or changed it" in notebook.refused("f")
-
-    def test_of_a_method_that_is_defined_twice_or_wrapped_it_is_the_class(
-        self, notebook: Cells
-    ) -> None:
-        notebook.run("""
+                return Net().name()
+            """,
+            """
+            class Holds:
+                lr = 1
+            def other():
+                class Holds:
+                    lr = 99
+                return Holds
+            class Within:
+                class Holds:
+                    lr = 98
+            def f():
+                return Holds.lr
+            """,
+            # A class body that uses a global of a name that it binds.
+            """
+            rate = 0.5
+            class Config:
+                rate: float = rate
+            def f():
+                return Config.rate
+            """,
+            # Or that of a global which is not what it uses.
+            """
+            x = {}
+            class Point:
+                @property
+                def x(self):
+                    return 1
+                @x.setter
+                def x(self, x):
+                    pass
+            def f():
+                return Point().x
+            """,
+            # Classes that name each other.
+            """
+            class Base:
+                def make(self):
+                    return Derived()
+            class Derived(Base):
+                pass
+            class Third(Derived):
+                pass
+            def f():
+                return type(Base().make()).__name__
+            """,
+            """
+            import functools
+            def deco(fn):
+                @functools.wraps(fn)
+                def inner(*args):
+                    return fn(*args) + len(helper.__name__)
+                return inner
+            @deco
+            def helper(x):
+                return x
+            def f():
+                return helper(1)
+            """,
+            # What is called while a class is made.
+            """
+            import enum
+            def double(number):
+                return 2 * number
+            class Size(enum.Enum):
+                ONE = 1
+                def __init__(self, number):
+                    self.twice = double(number)
+            def f():
+                return Size.ONE.twice
+            """,
+            """
+            from dataclasses import dataclass
+            @dataclass
+            class Private:
+                __x: int = 1
+            def f():
+                return Private()._Private__x
+            """,
+            "def triple(n):\n    return 3 * n\ndef f():\n    return triple.__name__, [triple(2)]",
+            "NUMBERS = (10**5000, -3, True, -0.0, 1e300, b'x')\ndef f():\n    return NUMBERS",
+            "Z = complex('nan'), complex('-inf'), 2j\ndef f():\n    return str(Z)",
+            "import xml.etree.ElementTree\ndef f():\n    return xml.etree.ElementTree.__name__",
+            "text = 'a\u2028b'\nclass C:\n    x = 1\ndef f():\n    return C.x",
+            "In = 5\ndef f():\n    return 1",
+            """
             import enum, functools
             from dataclasses import dataclass
+            from typing import NamedTuple
 
             def keep(method):
                 def call(self):
                     return method(self)
-
                 return call
 
             @dataclass(slots=True)
-            class A:
+            class Slots:
                 x: int = 1
-
-                def get(self):
-                    return 0
-
                 @property
                 def value(self):
                     return self.x
-
                 @value.setter
                 def value(self, new):
                     self.x = new
-
                 @keep
                 def get(self):
-                    '''A word.'''
                     return self.x
 
             class Color(enum.IntEnum):
                 RED = 1
 
-            def f():
-                return A(3).get(), A().value, Color.RED.value
-        """)
-        assert notebook.both("f") == (3, 1, 1)
+            class Pair(NamedTuple):
+                one: int = 2
 
-    def test_a_class_whose_base_was_run_again_is_refused(self, notebook: Cells) -> None:
-        notebook.run("class Base:\n    pass\nclass Derived(Base):\n    pass")
-        notebook.run("def f():\n    return Derived.__name__")
-        assert notebook.both("f") == "Derived"
-        notebook.run("class Base:\n    pass")
-        assert "f, which names Derived: its text is not known" in notebook.refused("f")
-
-    def test_many_cells_are_not_all_read(
-        self, notebook: Cells, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        notebook.run("class A:\n    pass\ndef f():\n    return A.__name__")
-        for number in range(20):
-            notebook.run(f"x = {number}")
-        read = []
-        parse = cells.ast.parse
-        monkeypatch.setattr(cells.ast, "parse", lambda text: read.append(text) or parse(text))
-        assert notebook.both("f") == "A"
-        assert not [text for text in read if text.startswith("x =")]
-
-
-class TestConstants:
-    @pytest.mark.parametrize(
-        "value",
-        ["1", "(1, ('a', None))", "float('-inf')", "complex('nan')", "complex(1, 2)", "b'x'"],
-    )
-    def test_go_as_they_are(self, notebook: Cells, value: str) -> None:
-        notebook.run(f"C = {value}\ndef f():\n    return repr(C)")
-        notebook.both("f")
-
-
-class TestWhatIsNamed:
-    def test_two_classes_may_name_each_other(self, notebook: Cells) -> None:
-        notebook.run("""
-            def mark(kind):
-                kind.mark = MARK
-                return kind
-
-            MARK = 7
-
-            class Base:
-                def make(self):
-                    return Derived()
-
-            @mark
-            class Derived(Base):
-                sizes = [double(size) for size in (1, 2)] if "double" in globals() else [2, 4]
-
-            def double(number):
-                return 2 * number
+            @functools.lru_cache
+            def plain(number=1):
+                number = 2
+                return number
 
             def f():
-                return Base().make().sizes, Derived.mark, [double(one) for one in (3,)]
-        """)
-        assert notebook.both("f") == ([2, 4], 7, [6])
-
-    def test_what_a_comprehension_of_a_class_calls_is_there_before_it(
-        self, notebook: Cells
-    ) -> None:
-        notebook.run("""
+                return Slots(3).get(), Slots().value, Color.RED.value, Pair().one, plain()
+            """,
+            # Run while a class is made, in a comprehension.
+            """
             def double(number):
                 return 2 * number
-
-            class A:
+            class Sizes:
                 sizes = [double(size) for size in (1, 2)]
-
             def f():
-                return A.sizes
-        """)
-        assert notebook.both("f") == [2, 4]
+                return Sizes.sizes
+            """,
+        ],
+    )
+    def test_there_as_here(self, notebook: Notebook, cell: str) -> None:
+        notebook.run(cell)
+        here, there = notebook.both()
+        assert here == there
 
-    def test_an_annotation_names_its_class_even_if_it_is_not_evaluated(
-        self, notebook: Cells
+    def test_a_class_of_a_cell_that_failed_is_not_what_goes(self, notebook: Notebook) -> None:
+        cell = "{}\nclass Holds:\n    from pathlib import Path\n    where = Path('{}')"
+        notebook.run(cell.format("", "right") + "\ndef f():\n    return str(Holds.where)")
+        notebook.run(cell.format("1 / 0", "wrong"))
+        assert notebook.both() == ("right", "right")
+        notebook.run(cell.format("", "newer"))
+        assert notebook.both() == ("newer", "newer")
+
+    def test_a_class_goes_from_the_cell_that_still_runs(self, notebook: Notebook) -> None:
+        notebook.run("class Holds:\n    lr = 1\ndef f():\n    return Holds.lr")
+        notebook.here.there = notebook.there
+        notebook.run("class Holds:\n    lr = 2\nsaid = there()")
+        assert notebook.here.said == 2
+
+    def test_a_class_that_is_older_than_miniray_goes_if_all_cells_agree(
+        self, notebook: Notebook
     ) -> None:
-        notebook.run("from __future__ import annotations\nclass A:\n    pass")
-        notebook.run("from __future__ import annotations\ndef f(a: A) -> Later:\n    return 1")
-        assert [name for name, *_ in cells.collect("__main__.f")] == ["A", "f"]
-        assert notebook.both("f", None) == 1
+        cell = "class Holds:\n    lr = {}\ndef f():\n    return Holds.lr"
+        for _ in range(2):
+            notebook.run(cell.format(1))
+        definitions.note_classes("")
+        notebook.replace.setattr(definitions, "_cell_of", dict.fromkeys([notebook.here.Holds], ""))
+        assert notebook.both() == (1, 1)
+        notebook.here.In.append(cell.format(2))
+        assert "Holds: more than one text defines it; define it once, and run" in notebook.refused()
+        notebook.run(cell.format(3))
+        assert notebook.both() == (3, 3)
+
+    def test_a_cell_that_is_run_again_is_defined_anew(self, notebook: Notebook) -> None:
+        notebook.run("N = 1")
+        cell = "def f(x=N):\n    return x"
+        notebook.run(cell)
+        assert notebook.both() == (1, 1)
+        notebook.run("N = 2")
+        notebook.run(cell)
+        assert notebook.both() == (2, 2)
 
 
-def test_a_cell_that_is_run_again_unchanged_defines_nothing_anew(notebook: Cells) -> None:
-    cell = "class Counter:\n    number = 0\ndef f():\n    return Counter"
-    notebook.run(cell)
-    first = cells.collect("__main__.f")
-    notebook.run(cell)
-    second = cells.collect("__main__.f")
-    assert [one[1] for one in first] != [one[1] for one in second]  # another cell's number
-    with pytest.MonkeyPatch.context() as patch:
-        there = ModuleType("__main__")
-        patch.setitem(sys.modules, "__main__", there)
-        patch.setattr(cells, "_defined", {})
-        cells.define(first)
-        counter = there.f()
-        cells.define(second)
-        assert there.f() is counter
+class TestAnnotations:
+    def test_one_that_is_not_evaluated_brings_its_class(self, notebook: Notebook) -> None:
+        notebook.run("from __future__ import annotations")
+        notebook.run("""
+            from dataclasses import dataclass, fields
+            from typing import ClassVar
+            @dataclass
+            class Config:
+                rate: float
+                shared: ClassVar[int] = 3
+
+            def f(config: Config, later: Later = None) -> dict[str, Config]:
+                return [field.name for field in fields(Config)]
+        """)
+        assert notebook.there(None) == ["rate"]
+        assert notebook.node.Config.__annotations__["rate"] == "float"
+
+    def test_nor_is_a_text(self, notebook: Notebook) -> None:
+        notebook.run("class Config:\n    pass\ndef f(config: 'list[Config]'):\n    return 1")
+        assert notebook.there(None) == 1
+        assert notebook.node.Config.__qualname__ == "Config"
+
+    def test_what_does_not_go_is_not_asked_for(self, notebook: Notebook) -> None:
+        notebook.run("Batch = dict[str, int]\ndef f() -> 'Batch':\n    return 1")
+        assert notebook.there() == 1
+        notebook.run("def f() -> Batch:\n    return 1")
+        assert "f, which names Batch: a GenericAlias stays here" in notebook.refused()
+
+    def test_whether_they_are_is_asked_of_the_code(self, notebook: Notebook) -> None:
+        notebook.run("from __future__ import annotations\nclass C:\n    x: Later")
+        notebook.run("def f() -> Later:\n    return C.__annotations__")
+        notebook.run("annotations = {}")
+        assert notebook.there() == {"x": "Later"}
+
+    def test_a_traceback_says_the_line(self, notebook: Notebook) -> None:
+        notebook.run("from __future__ import annotations")
+        notebook.run("def f():\n    return 1 / 0")
+        with pytest.raises(ZeroDivisionError) as caught:
+            notebook.there()
+        last = caught.traceback[-1]
+        assert (str(last.path), last.lineno + 1) == ("<In[2]>", 2)
 
 
-@pytest.mark.parametrize("call", ["map", "as_completed", "run"])
-def test_what_is_refused_is_refused_at_once_and_the_cluster_goes_on(
-    notebook: Cells, call: str
-) -> None:
-    notebook.run("table = {}\ndef f(number):\n    return table")
-    crew = Crew()  # which raises NotImplementedError if anybody stops it
-    crew.workers, crew.answers_calls = cast(Any, [None]), True
-    with pytest.raises(TypeError, match="f, which names table: a dict stays here"):
-        getattr(crew, call)(vars(notebook.main)["f"], [1])
+class TestRefused:
+    def test_what_is_not_there(self, notebook: Notebook) -> None:
+        assert notebook.refused() == (
+            "cannot send f: this notebook has nothing of that name; run its cell"
+        )
+
+    @pytest.mark.parametrize(
+        ("cell", "said"),
+        [
+            (
+                "table = {}\ndef f():\n    return table",
+                "f, which names table: a dict stays here; pass",
+            ),
+            (
+                "import threading\nlock = threading.Lock()\n"
+                "def g():\n    with lock:\n        pass\ndef f():\n    g()",
+                "f, which names g, which names lock: a lock stays here; pass it as an argument",
+            ),
+            (
+                "class Net:\n    pass\nnet = Net()\ndef f():\n    return net",
+                "net: a Net stays here",
+            ),
+            ("g = lambda: 1\ndef f():\n    return g()", "g: it is a lambda; write it with def"),
+            (
+                "def g(): pass\nold = g\ndef g(): pass\ndef f():\n    old()",
+                "old: it is g, and g is something else by now; write it with def",
+            ),
+            ("exec('def f(): pass')", "f: its text is not known: a call made it, or a plain"),
+            (
+                "from collections import namedtuple\nPair = namedtuple('Pair', 'one other')\n"
+                "def f():\n    return Pair(1, 2)",
+                "f, which names Pair: its text is not known: a call made it, or a plain prompt",
+            ),
+            (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
+            # Wrapped after its def: the text has nothing of that.
+            (
+                f"{textwrap.dedent(TWICE)}\ndef f():\n    return 1\nf = twice(f)",
+                "f: there is more to it than its def; decorate it there, or import it",
+            ),
+            (
+                f"{textwrap.dedent(TWICE)}\n@twice\ndef g():\n    return 1\ng = twice(g)\n"
+                "def f():\n    return g()",
+                "f, which names g: there is more to it than its def",
+            ),
+            (
+                "import functools\n@functools.singledispatch\ndef f(x):\n    return 'base'\n"
+                "@f.register\ndef _(x: int):\n    return 'int'",
+                "f: there is more to it than its def",
+            ),
+            (
+                "if True:\n    class Net: pass\nelse:\n    class Net:\n        x = 1\n"
+                "def f():\n    return Net",
+                "f, which names Net: more than one text defines it",
+            ),
+            (
+                "class Base: pass\nclass Net(Base): pass\nclass Base: pass\n"
+                "def f():\n    return Net",
+                "f, which names Net: its Base is another by now; run its cell again",
+            ),
+            (
+                "class Config:\n    rate: float = 0.5\ndef f():\n    return Config.rate\n"
+                "Config.rate = 0.1",
+                "f, which names Config: its rate is another by now; run its cell again",
+            ),
+            (
+                "N, M = 1, (2, 3)\ndef f(a, x=N, *, m=M): pass\nN, M = 1, (2, 4)",
+                "f: its M is another by now; run its cell again",
+            ),
+            (
+                "import json\nfrom json import loads\n"
+                "def f():\n    return loads\nloads = type(loads)(loads.__code__, {}, 'loads')\n"
+                "loads.__module__ = 'json'",
+                "f, which names loads: it is not in json any more; import or make it anew",
+            ),
+        ],
+        ids=lambda text: text[:20],
+    )
+    def test_by_its_name(self, notebook: Notebook, cell: str, said: str) -> None:
+        notebook.run(cell)
+        assert said in notebook.refused()
 
 
-@pytest.mark.parametrize(
-    ("cell", "said"),
-    [
-        (
-            "import threading\nlock = threading.Lock()\n"
-            "def g():\n    with lock:\n        pass\ndef f():\n    g()",
-            "f, which names g, which names lock: a lock stays here; pass it as an argument",
-        ),
-        ("class Net:\n    pass\nnet = Net()\ndef f():\n    return net", "net: a Net stays here"),
-        ("g = lambda: 1\ndef f():\n    return g()", "g: it is a lambda; write it with def"),
-        (
-            "def g(): pass\nold = g\ndef g(): pass\ndef f():\n    old()",
-            "old: it is g, and g is something else by now; write it with def",
-        ),
-        ("exec('def f(): pass')", "f: its text is not known"),
-        (
-            "from collections import namedtuple\nPair = namedtuple('Pair', 'one other')\n"
-            "def f():\n    return Pair(1, 2)",
-            "f, which names Pair: its text is not known: a call made or changed it, a prompt",
-        ),
-        (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
-    ],
-    ids=lambda text: text[:20],
-)
-def test_what_does_not_go_is_refused_by_its_name(notebook: Cells, cell: str, said: str) -> None:
-    notebook.run(cell)
-    assert said in notebook.refused("f")
+def test_a_notebook_is_one_whatever_file_a_script_has_left(notebook: Notebook) -> None:
+    notebook.here.__file__ = __file__
+    assert main_module() == (None, None)

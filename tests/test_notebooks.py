@@ -47,7 +47,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
         yield kernel
 
 
-CALL = "with Worker() as worker:\n    worker.call(f)"
+CALL = "with Worker() as worker:\n    worker.call({})"
 IMPORTS = "from miniray import Cluster, NodeConfig, Worker, wait, as_completed"
 
 
@@ -202,33 +202,66 @@ class TestText:
         """
         assert notebook.out(calls) == "(1, 2)\n"
 
-    @pytest.mark.parametrize(
-        ("cell", "said"),
-        [
-            (
-                "table = {}\ndef f():\n    return table",
-                "f, which names table: a dict stays here; pass",
-            ),
-            ("def f():\n    !ls", "get_ipython: a method stays here"),
-            ("%%time\ndef f(): pass", "f: its text is not known: a call made or changed"),
-            ("f = '__main__.nothing'", "nothing: this notebook has nothing of that name; run its"),
-        ],
-        ids=lambda text: text[:20],
-    )
-    def test_what_does_not_go_is_refused_by_its_name(
-        self, notebook: Notebook, cell: str, said: str
-    ) -> None:
-        notebook.out(cell)
-        for start in ("cluster.start(f)", "cluster.run(f)", CALL):
-            error = notebook.error(start)
-            assert error.startswith("TypeError: cannot send ")
-            assert said in error
+    def test_what_does_not_go_is_refused_by_its_name(self, notebook: Notebook) -> None:
+        notebook.out("table, mark = {}, lambda function: function\ndef f():\n    return table")
+        notebook.out("def g():\n    !ls")
+        notebook.run("%%time\ndef h(): pass")
+        notebook.out("import helper, importlib\nfrom helper import triple as k")
+        notebook.out("importlib.reload(helper)\ndef i():\n    k")
+        for name, said in {
+            "f": "f, which names table: a dict stays here; pass it as an argument, send it, or",
+            "g": "g, which names get_ipython: a method stays here; pass it",
+            "h": "h: its text is not known: a call made it, or a plain prompt, a -c, or %%time's",
+            "i": "i, which names k: it is not in helper any more; import or make it anew",
+        }.items():
+            for start in ("cluster.start({})", "cluster.run({})", CALL):
+                error = notebook.error(start.format(name))
+                assert error.startswith(f"TypeError: cannot send {said}")
 
-    def test_a_failed_cell_is_not_what_goes(self, notebook: Notebook) -> None:
-        cell = "{}\nclass Counter:\n    def count(self):\n        return {}\n"
-        notebook.out(cell.format("", 1) + "def count():\n    return Counter().count()")
-        assert notebook.error(cell.format("1 / 0", 2)).startswith("ZeroDivisionError")
-        assert notebook.out("print(cluster.run(count))") == "[1, 1]\n"
+    def test_what_is_refused_stops_nothing(self, notebook: Notebook) -> None:
+        notebook.out("def f(number):\n    return number\ntable = {}\ndef g(number): table")
+        notebook.out("cluster.run(f, 1)\npids = [worker.pid for worker in cluster.workers]")
+        for call in ("cluster.run(g, 1)", "cluster.map(g, [1])", "cluster.as_completed(g, [1])"):
+            assert "g, which names table: a dict stays here" in notebook.error(call)
+        assert notebook.out("print(list(cluster.map(f, [1, 2])))") == "[1, 2]\n"
+        assert notebook.out("print(pids == [worker.pid for worker in cluster.workers])") == "True\n"
+
+    def test_a_module_that_is_new_is_missed_by_its_name(self, notebook: Notebook) -> None:
+        notebook.out("def f():\n    pass\ncluster.run(f)")
+        notebook.out("import helper\ndef g():\n    return helper.triple(1)")
+        said = "ImportError: No module named 'helper'; modules go along when a cluster starts"
+        assert said in notebook.error("cluster.run(g)")
+        assert notebook.out("print(cluster.run(g))") == "[3, 3]\n"  # the error has stopped it
+
+    def test_the_class_goes_that_a_cell_has_made(self, notebook: Notebook) -> None:
+        """Python does not know which cell that is: it is asked of IPython, cell by cell."""
+        cell = "{}\nfrom pathlib import Path\nclass Holds:\n    where = Path('{}')\n"
+        notebook.out(f"%matplotlib --list\n{cell.format('', 'right')}")
+        notebook.out("def f():\n    return str(Holds.where)")
+        notebook.error(cell.format("1 / 0", "wrong"))
+        notebook.error(cell.format("1 +", "wrong"))
+        notebook.run(f"%%script true\n{cell.format('', 'wrong')}")
+        notebook.run("def other():\n    class Holds:\n        where = 'wrong'")
+        assert notebook.out("print(f(), cluster.run(f))") == "right ['right', 'right']\n"
+        for one, magic in enumerate(["", "%%capture"]):
+            notebook.out(f"{magic}\n{cell.format('', one)}")
+            assert notebook.out("print(f(), cluster.run(f))") == f"{one} ['{one}', '{one}']\n"
+        run = "print(f(), cluster.run(f))"
+        assert notebook.out(f"{cell.format('', 'this')}\n{run}") == "this ['this', 'this']\n"
+
+    def test_a_class_that_is_older_than_the_import(self, notebook: Notebook) -> None:
+        cell = "class Older:\n    where = print if {} else None"
+        notebook.out(cell.format(1))
+        notebook.out("def f():\n    return Older.where is print")
+        notebook.out("import importlib, miniray.definitions, miniray.cells")
+        notebook.out("for one in miniray.definitions, miniray.cells:\n    importlib.reload(one)")
+        notebook.out("worker = Worker()")
+        assert notebook.out("print(worker.call(f))") == "True\n"
+        notebook.error(f"1 / 0\n{cell.format(0)}")
+        said = "TypeError: cannot send f, which names Older: more than one text defines it"
+        assert notebook.error("worker.call(f)").startswith(said)
+        again = f"{cell.format(0)}\nprint(worker.call(f))\nworker.close()"
+        assert notebook.out(again) == "False\n"
 
     def test_a_traceback_shows_the_cell_and_the_line(self, notebook: Notebook) -> None:
         notebook.out("print(len(In) - 1)")
