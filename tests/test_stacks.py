@@ -599,11 +599,11 @@ class TestTop:
             poll.until(lambda: one.workers[0].how_it_ended(), timeout_s=T)
             view.look()
             assert sum(" lost " in line for line in view.lines()) == 1
-            one.restart()
+            one.restart([NodeConfig.local(1), NodeConfig.local(1)])
             for _ in range(2):
                 view.look()
-                assert sum("%" in line for line in view.lines()) >= 1
-            assert sum("%" in line for line in view.lines()) == 2
+                assert " lost " not in "\n".join(view.lines())
+            assert sum("%" in line for line in view.lines()) == 3
 
     def test_of_a_server_that_is_not_there_says_so(self) -> None:
         argv = [sys.executable, "-m", "miniray", "top", "localhost", "9"]
