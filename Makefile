@@ -9,8 +9,8 @@ CORE_VENV ?= .venv-core
 RAY_VENV ?= .venv-ray
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py encrypted.py every_worker.py group.py inherited.py process.py values.py wire.py worker_server.py)
 # Two halves of the tests that touch no file of each other's: make test HALF=course, HALF=package.
-COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py examples.py \
-	exercises.py fuzz.py labs.py mutants.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
+COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py doctor.py examples.py \
+	exercises.py fuzz.py labs.py mutants.py notebooks.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
 TESTS_course := $(COURSE_TESTS)
 TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
 export PYTHON

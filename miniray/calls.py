@@ -163,7 +163,8 @@ def _work_off(
     give(workers)
     while busy:
         if not (ready := wait(busy, time_left(deadline))):
-            raise TimeoutError(f"{len(busy)} workers are still at {name} after {timeout}s")
+            names = ", ".join(worker.name for worker in busy)
+            raise TimeoutError(f"still at {name} after {timeout}s: {names:.{SHOWN_CHARS}}")
         for worker in ready:
             index, task, call = busy[worker]
             alive, found = [worker], list[Any]()

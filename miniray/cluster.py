@@ -59,7 +59,7 @@ class Cluster(Crew):
         """
         work_fn = check_start(work_fn)
         if self._running is not None:
-            raise RuntimeError("this cluster has been started; restart it, or stop it first")
+            raise RuntimeError("it has been started: stop it first, or restart() the same")
         luggage = Luggage(work_fn, self._sync)
         settings = {
             "work_fn": work_fn,

@@ -48,7 +48,7 @@ class Crew:
 
     def whereabouts(self) -> dict[str, Any]:
         """Return what runs, and where each node's server is: all that it takes to look at it."""
-        raise NotImplementedError
+        raise RuntimeError("ranks that another launcher keeps have no server to ask: try py-spy")
 
     def stacks(self, *, wake: bool = True) -> "Look":
         """Return where every rank is, however it hangs, and who of them is behind; print it.

@@ -157,6 +157,9 @@ class Group(Source):
                 f"collective with it. What one of them said:\n{first}",
                 exit_code=0,
             )
+        others = [one.name for one in self.workers if one not in endings]
+        if _explains(first) == CONSEQUENCE and others:
+            first.add_note(f"{', '.join(others)} did not fail, and may have left early")
         return first
 
 

@@ -56,7 +56,8 @@ class Node:
                 self._session.begin_end(0.0)
                 self._session.end(deadline_after(min(CONNECT_S, time_left(deadline))))
             session = self.start_session(settings, luggage, deadline)
-            self._wait_for_server(session, settings["work_fn"].rpartition(".")[0], deadline)
+            module = settings["work_fn"].rpartition(".")[0].replace("__main__", "what a cell names")
+            self._wait_for_server(session, module, deadline)
 
     def end_ranks(self) -> bool:
         """End all ranks at once; return whether there is a server, and it has done so."""
@@ -202,7 +203,7 @@ class Node:
         if self.config.tunnel and session.log.heard.is_set():
             return session.last_words(
                 "its server is ready, but ssh does not get through to it; sshd there may need "
-                "AllowStreamLocalForwarding yes, or set tunnel=False"
+                "AllowStreamLocalForwarding and AllowTcpForwarding yes, or set tunnel=False"
             )
         reason = getattr(error.__cause__, "errno", None)
         if str(error).startswith("cannot connect") and reason not in _OUR_OWN_TROUBLE:

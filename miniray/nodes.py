@@ -30,7 +30,7 @@ class Nodes:
         # Not to be used again: still at a step that nobody waits for, or about to be ended.
         self._given_up: set[Node] = set()
         self._is_stopped = False
-        self._notice = Notice()
+        self._notice, self._began = Notice(), time.time()
 
     def start(
         self, configs: Sequence[NodeConfig], timeout: float, *, without_lost: bool = False
@@ -82,7 +82,7 @@ class Nodes:
     def whereabouts(self) -> dict[str, Any]:
         """Return what runs, and where each node's server is: all that it takes to look at it."""
         nodes = [node.whereabouts() for node in self.all if node.host]
-        return {"work": self._settings["work_fn"], "nodes": nodes}
+        return {"work": self._settings["work_fn"], "nodes": nodes, "began": self._began}
 
     def _choose(self, configs: Sequence[NodeConfig]) -> None:
         """Have `all` be these nodes, in this order; those that are there already stay.

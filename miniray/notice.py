@@ -12,12 +12,11 @@ import os
 import secrets
 import socket
 import sys
-import time
+import weakref
 from pathlib import Path
 from typing import Any
 
-from miniray import inherited
-from miniray.window import Window
+from miniray import inherited, window
 
 
 def folder_of_notices() -> Path:
@@ -35,15 +34,9 @@ class Notice:
 
     def post(self, facts: dict[str, Any]) -> None:
         """Say what there is, in place of what this notice has said before."""
-        about_us = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "window": _open_window(self),
-            "posted": time.time(),
-            "command": sys.argv,
-            "folder": os.getcwd(),
-        }
-        with contextlib.suppress(OSError, RuntimeError):  # there is no home, or it is full
+        with contextlib.suppress(OSError, RuntimeError):  # no home, or it is full; no folder
+            where = {"host": socket.gethostname(), "pid": os.getpid(), "folder": os.getcwd()}
+            facts = where | facts | {"window": _open_window(self), "command": sys.argv}
             folder = folder_of_notices()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self._path or folder / f"{secrets.token_hex(8)}.json"
@@ -53,7 +46,8 @@ class Notice:
                 before, self._descriptor = self._descriptor, new
             self._path = path
             fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else has it yet
-            os.write(new, json.dumps(about_us | facts).encode())
+            with open(new, "w", closefd=False) as file:
+                json.dump(facts, file)
             draft.replace(path)  # all of it, and locked
             if before >= 0:
                 os.close(before)
@@ -61,30 +55,34 @@ class Notice:
     def remove(self) -> None:
         """Take it away: nobody coordinates this cluster any more."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # whoever looks finds it unlocked
+                self._path.unlink()
         self.abandon()
+
+    __del__ = remove  # a cluster that nobody has stopped, and nobody has any more
 
     def abandon(self) -> None:
         """Close, in a forked child, the copies of the descriptors."""
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self._descriptor, self._path = self._descriptor, -1, None
         if descriptor >= 0:
             os.close(descriptor)
         _shut_window(self)
 
 
-# All of this process's notices speak of one window, because a signal has one handler.
-_window: Window | None = None
-_users: set[Notice] = set()
+# All of this process's notices speak of one window, because a signal has one handler: that of a
+# rank which is a coordinator, too, is open already.
+_window: window.Window | None = None
+_users = weakref.WeakSet[Notice]()
 
 
 def _open_window(notice: Notice) -> int:
     """Return the descriptor of the window, through which others see where this process is."""
     global _window
-    if _window is None:
-        _window = Window()
+    if window.opened < 0:
+        _window = window.Window()
         _window.open()
     _users.add(notice)
-    return _window.inner
+    return window.opened
 
 
 def _shut_window(notice: Notice) -> None:

@@ -18,8 +18,8 @@ def set_title(who: str, work: str | Callable[..., Any]) -> None:
     Python has had a copy since its start. The name that `top` shows has 15 characters.
     """
     if not isinstance(work, str):
-        places = getattr(work, "__module__", ""), getattr(work, "__qualname__", repr(work))
-        work = ".".join(places)
+        work = getattr(work, "func", work)  # a partial's arguments are nobody else's business
+        work = f"{work.__module__}.{getattr(work, '__qualname__', type(work).__qualname__)}"
     title = f"miniray {who}: {work}"
     name = f"miniray {who.partition(' of ')[0]}"
     if len(name) > COMM_CHARS_MAX:

@@ -48,10 +48,10 @@ class Window:
 
         But not if the user's code has a use for the signals.
         """
-        global _facts
+        global _facts, opened
         signals = (LOOK_SIGNAL, HOLD_SIGNAL)
         if CAN_LOOK and all(signal.getsignal(one) == signal.SIG_DFL for one in signals):
-            _facts = mmap.mmap(self.inner, _PAGE_BYTES)
+            opened, _facts = self.inner, mmap.mmap(self.inner, _PAGE_BYTES)
             _FACTS.pack_into(_facts, 0, True, 0, 0)
             faulthandler.register(HOLD_SIGNAL, file=self._inner_brake, all_threads=False)
             # Not all threads: another one may run meanwhile, and reading its calls has crashed.
@@ -59,9 +59,9 @@ class Window:
 
     def shut(self) -> None:
         """Be seen no more, in the process that has opened it."""
-        global _facts
-        _facts = None  # which has a descriptor of its own
-        if CAN_LOOK:
+        global _facts, opened
+        if opened == self.inner >= 0:
+            opened, _facts = -1, None  # which has a descriptor of its own
             faulthandler.unregister(LOOK_SIGNAL)
             faulthandler.unregister(HOLD_SIGNAL)
         self.leave_to_child()
@@ -89,6 +89,7 @@ def _close(*descriptors: int) -> None:
             os.close(descriptor)
 
 
+opened = -1  # the inner descriptor of this process's own
 _facts: mmap.mmap | None = None
 
 

@@ -38,7 +38,7 @@ def name_of(function: str | AnyFunction) -> str:
 
 
 def _cannot_name(function: str, why: str, remedy: str) -> TypeError:
-    rule = "functions go by name, so it has to be one at the top of a module"
+    rule = "functions go by name, so it has to be one at the top of a module or cell"
     return TypeError(f"cannot call {function} in another process: {why}; {rule}: {remedy}")
 
 

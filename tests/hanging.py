@@ -1,10 +1,11 @@
 """Ranks that hang, each in its own way, and a coordinator that waits for one of them.
 
-python -m tests.hanging HOW OPTIONS starts four ranks on two nodes, and prints the ranks' pids once
-they are about to hang. OPTIONS are those of every NodeConfig, in JSON; with "local" both nodes are
-this machine.
+python -m tests.hanging OPTIONS starts four ranks on two nodes for each line that it reads, which
+says how they are to hang, and prints the ranks' pids once they are about to. SIGINT ends them.
+OPTIONS are those of every NodeConfig, in JSON; with "local" both nodes are this machine.
 """
 
+import contextlib
 import itertools
 import json
 import mmap
@@ -17,10 +18,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from miniray import Channel, Cluster, NodeConfig, window
+from miniray import Channel, Cluster, NCCLConfig, NodeConfig, RemoteWorker, window
 
 CULPRIT = 2
 CALLS_S = 2.0
+START_S = 300.0  # a busy machine takes its time to import torch; nothing is measured by it
 NODES = ("node1", "node2")
 
 
@@ -41,7 +43,12 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)  # here: stop
 
 
-WAYS = {one.__name__: one for one in (loop, loop_in_c, sleep, stop)}
+def block() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {window.LOOK_SIGNAL})
+    threading.Event().wait()
+
+
+WAYS = {one.__name__: one for one in (loop, loop_in_c, sleep, stop, block)}
 
 
 def hang(channel: Channel) -> None:
@@ -90,6 +97,16 @@ def be_busy_in_threads(channel: Channel) -> None:
         channel.send("still here")
 
 
+def coordinate(channel: Channel) -> None:
+    """Coordinate a cluster of its own for a while."""
+    with Cluster([NodeConfig.local(1)]) as cluster:
+        cluster.start("tests.work.echo")
+        channel.send("coordinating")
+        channel.recv()  # here: recv of a coordinating rank
+    channel.send("done")
+    channel.recv()
+
+
 def hold_memory(channel: Channel) -> None:
     """Hold 3 MiB, as a fake GPU's account would say."""
     window.show_memory(3 << 20, 64 << 20)
@@ -111,20 +128,27 @@ def tell_environment(channel: Channel) -> None:
     channel.recv()
 
 
-def main(work_fn: str, how: str, options: dict[str, Any]) -> None:
-    """Start the ranks, and wait for the culprit."""
+def main(work_fn: str, options: dict[str, Any]) -> None:
+    """Start the ranks, and wait for the culprit, again and again."""
     if options.pop("local", False):
         nodes = [NodeConfig.local(2, host=name, **options) for name in NODES]
     else:
         nodes = [NodeConfig(name, 2, python=sys.executable, **options) for name in NODES]
-    with Cluster(nodes, fake_gpus=True, start_timeout=120.0) as cluster:
-        workers = cluster.start(work_fn)
-        for worker, place in zip(workers, cluster.nccl_configs(), strict=True):
-            worker.send([how, place.__dict__])
-        print(json.dumps([worker.recv(60.0) for worker in workers]), flush=True)
-        print(workers[CULPRIT].recv(), flush=True)  # here: recv of the coordinator
-        threading.Event().wait()
+    with Cluster(nodes, fake_gpus=True, start_timeout=START_S) as cluster:
+        for number, line in enumerate(iter(sys.stdin.readline, "")):
+            workers = cluster.restart() if number else cluster.start(work_fn)
+            with contextlib.suppress(KeyboardInterrupt):
+                wait_for_them(workers, line.strip(), cluster.nccl_configs())
+
+
+def wait_for_them(workers: list[RemoteWorker], how: str, places: list[NCCLConfig]) -> None:
+    """Have ranks hang, and wait for the culprit's next message."""
+    for worker, place in zip(workers, places, strict=True):
+        worker.send([how, place.__dict__])
+    print(json.dumps([worker.recv(START_S) for worker in workers]), flush=True)
+    print(workers[CULPRIT].recv(), flush=True)  # here: recv of the coordinator
+    threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main("tests.hanging.hang", sys.argv[1], json.loads(sys.argv[2]))
+    main("tests.hanging.hang", json.loads(sys.argv[1]))

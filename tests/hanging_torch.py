@@ -1,6 +1,6 @@
 """Ranks of a process group that hang in a collective, because one of them is not in it.
 
-python -m tests.hanging_torch HOW OPTIONS does with them what tests.hanging does with its own.
+python -m tests.hanging_torch OPTIONS does with them what tests.hanging does with its own.
 """
 
 import json
@@ -44,4 +44,4 @@ def swap() -> None:
 
 
 if __name__ == "__main__":
-    hanging.main("tests.hanging_torch.train", sys.argv[1], json.loads(sys.argv[2]))
+    hanging.main("tests.hanging_torch.train", json.loads(sys.argv[1]))

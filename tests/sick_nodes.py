@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import venv
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ exec {python} -Sc "import sys;sys.version_info=(3,8,10);sys.executable='$0';$2"
 class Lab:
     """The nodes, a home with a Python of its own on each, and places for faults."""
 
-    def __init__(self, nodes: namespaces.Nodes, home: Path) -> None:
+    def __init__(self, nodes: namespaces.Nodes, home: Path, *, has_torch: bool = False) -> None:
         self.nodes, self.home = nodes, home
         self.scratch = home / "scratch"
         self.scratch.mkdir(parents=True)
@@ -51,7 +52,10 @@ class Lab:
             venv.create(home / name)
             if torch:
                 (packages,) = (home / name).glob("lib/python*/site-packages")
-                (packages / "torch.py").write_text(torch)
+                if has_torch:  # to run something in the end; it takes its time to import
+                    (packages / "torch.pth").write_text(sysconfig.get_path("purelib"))
+                else:
+                    (packages / "torch.py").write_text(torch)
         python = home / "old/bin/python"
         for link in python.parent.glob("python*"):
             link.unlink()
@@ -104,11 +108,15 @@ class Lab:
         """Plant six: a key, a Python, a module, a disk, an interface, a port."""
         nodes, home = self.nodes, self.home
         variable = 'export NCCL_SOCKET_IFNAME=ib0; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
-        taken = f"import socket, time; s = socket.create_server(('', {PORT})); time.sleep(9999)"
+        # Short: of a command no more than its beginning is shown, and paths differ.
+        taken = [sys.executable, "-um", "http.server", str(PORT)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with (
             nodes.other_server("node2", force_command=variable),
-            nodes.popen([sys.executable, "-c", taken], node="node2") as server,
+            nodes.popen(taken, node="node2", **pipes) as server,
         ):
+            assert server.stdout is not None
+            assert "Serving" in server.stdout.readline()
             nodes.on("node1", "mount", "--bind", str(home / "old"), str(home / "venv"))
             nodes.on("node2", "mount", "--bind", str(home / "bare"), str(home / "venv"))
             nodes.on("node2", "mount", "-t", "tmpfs", "-o", "size=64k", "full", str(self.scratch))
@@ -139,13 +147,13 @@ def read(text: str) -> tuple[list[Findings], list[list[Check]]]:
 
 
 @contextlib.contextmanager
-def lab() -> Iterator[Lab]:
-    """Make the nodes, within a `with` block."""
+def lab(*, has_torch: bool = False) -> Iterator[Lab]:
+    """Make the nodes, within a `with` block; their torch is a stand-in unless `has_torch`."""
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         (where := Path(folder, "nodes")).mkdir()
         nodes = namespaces.Nodes(where)
         try:
-            yield Lab(nodes, Path(folder, "you"))
+            yield Lab(nodes, Path(folder, "you"), has_torch=has_torch)
         finally:
             nodes.close()
 
@@ -156,14 +164,19 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--hold", action="store_true")
     options = parser.parse_args()
+    if options.hold:
+        with lab(has_torch=True) as sick, sick.faults():
+            environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+            print("Six faults are there. Mend them by the words of:", " ".join(sick.words(SICK)))
+            print(
+                "Then `miniray run` with the same options; hosts are -H there, and --port is not."
+            )
+            print("A node's own files and mounts: nsenter -m -n -t PID, of its sshd's listener.")
+            subprocess.run(sick.nodes.in_namespace(["bash"]), env=environment)
+        return
     with lab() as sick:
         healthy = sick.say(HEALTHY)
         with sick.faults():
-            if options.hold:
-                environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-                print(" ".join(sick.words(SICK)))
-                subprocess.run(sick.nodes.in_namespace(["bash"]), env=environment)
-                return
             ill = sick.say(SICK)
     if options.write:
         (GUIDES / "doctor-well.txt").write_text(healthy)

@@ -299,10 +299,13 @@ class TestTheSession:
         assert "000" in fault
         assert len(fault) < 1000
 
-    def test_a_tunnel_that_sshd_forbids_is_told_in_its_words(self, sshd: MakeNodes) -> None:
-        fault = fault_of(node(sshd(settings="AllowStreamLocalForwarding no\n"), tunnel=True))
+    @pytest.mark.parametrize("what", ["AllowStreamLocalForwarding", "AllowTcpForwarding"])
+    def test_a_tunnel_that_sshd_forbids_is_told_in_its_words(
+        self, sshd: MakeNodes, what: str
+    ) -> None:
+        fault = fault_of(node(sshd(settings=f"{what} no\n"), tunnel=True))
         assert "open failed: connect failed: open failed" in fault
-        assert "AllowStreamLocalForwarding yes, or set tunnel=False" in fault
+        assert "AllowStreamLocalForwarding and AllowTcpForwarding yes, or set tunnel=" in fault
         assert "tunnel=True" not in fault
         assert "miniray serve" not in fault
 

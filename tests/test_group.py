@@ -206,6 +206,16 @@ def test_a_rank_that_left_early_is_named_when_others_fail_in_a_collective(
     assert_all_end_with(ranks, WorkerDied, "rank 3 left early")
 
 
+def test_a_rank_that_does_not_fail_with_the_others_in_a_collective_is_named(
+    ranks: list[RemoteWorker],
+) -> None:
+    for number in (0, 1, 3):  # rank 2 has answered its call, say, and waits for the next
+        ranks[number].send(["collective"])
+    with pytest.raises(WorkerFailed, match="Connection closed by peer") as raised:
+        ranks[0].recv(T)
+    assert raised.value.__notes__ == ["rank 2 did not fail, and may have left early"]
+
+
 def test_ranks_may_return_one_by_one(ranks: list[RemoteWorker]) -> None:
     for number in (3, 1, 0):
         ranks[number].send(["say", f"result {number}"])

@@ -1,12 +1,19 @@
 """What is concluded from what was seen: stacks of every Python, and who is behind."""
 
-from typing import Any
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from miniray import Cluster, NodeConfig
-from miniray.looking import gpus, show
+from miniray import Cluster, NodeConfig, RemoteWorker
+from miniray.crew import Crew
+from miniray.looking import gpus, look, show
 from miniray.looking.activity import find_activity
+from miniray.looking.clusters import RUN, describe, find_clusters
 from miniray.looking.glance import duration, in_words
 from miniray.looking.seen import Seen
 from miniray.looking.stacks import is_complete, read
@@ -99,17 +106,33 @@ class TestStacks:
             (USER, True, "train.py"),
             ("/home/me/.cache/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
             ("/home/me/work/net.py", True, "net.py"),
+            ("/home/me/work/miniray/worker.py", True, "miniray/worker.py"),
+            ("/home/me/work/miniray/examples/pool.py", True, "miniray/examples/pool.py"),
+            ("/fast/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
+            ("/opt/lib/python3.13t/threading.py", False, "threading.py"),
+            ("/home/me/work/.venv/bin/miniray", False, ".venv/bin/miniray"),
             ("/home/me/miniray/train.py", True, "/home/me/miniray/train.py"),
             ("/home/me/work/.venv/lib/python3.12/site-packages/a/b.py", False, "a/b.py"),
             ("/usr/lib/python3.11/threading.py", False, "threading.py"),
             (f"{OURS}/channel.py", False, "miniray/channel.py"),
             (f"{OURS}/cli/run_rank.py", False, "cli/run_rank.py"),
             ("<frozen runpy>", False, "<frozen runpy>"),
+            ("/home/me/.venv/lib/python3.13t/threading.py", False, "threading.py"),
+            ("/data/cache/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
+            ("/home/me/miniray/examples/pool.py", True, "/home/me/miniray/examples/pool.py"),
+            ("<string>", False, "<string>"),
+            ("<In[2]>", True, "In[2]"),
         ],
     )
     def test_tell_the_users_calls_from_others(self, file: str, is_users: bool, short: str) -> None:
         ((frame,),) = read(calls((file, 1, "f")).replace(SERVER, ""), "/home/me/work")[:1]
         assert (frame.is_users, frame.short_file) == (is_users, short)
+
+    def test_know_where_the_rank_has_miniray_from(self) -> None:
+        seen = rank(0, calls(("/home/me/work/miniray/worker.py", 3, "mine")))
+        seen.facts["package"] = "/opt/lib/miniray"
+        seen.conclude("/home/me/work")
+        assert str(seen.does.place) == "miniray/worker.py:3 in mine"
 
 
 class TestAVerdict:
@@ -158,6 +181,35 @@ class TestAVerdict:
         verdict = judge([*WAITS[:2], culprit, WAITS[2]], None)
         assert verdict.text == says
         assert verdict.behind == ("rank 2",)
+
+    def test_names_who_does_not_say_where_it_is_if_others_wait_for_it(self) -> None:
+        silent = rank(2, "")
+        silent.row["look"]["why_silent"] = "process 7 is debugging it"
+        silent.conclude()
+        says = "rank 2 is behind: it does not say where it is (process 7 is debugging it), while "
+        assert judge([*WAITS, silent], None).text == says + REST
+        waiting = [rank(one, RECV) for one in (0, 1)]
+        wait = "ranks 0-1 wait for a message at train.py:40 in train"
+        assert judge([*waiting, silent], coordinator(RECV)).text == says + wait
+        assert judge([*waiting, silent], coordinator(LOOP, 99.0)).behind == ("coordinator",)
+        assert judge([*WAITS, silent, rank(4, LOOP, "R", 99.0)], None).behind == (
+            *("rank 4", "rank 2"),
+        )
+
+    def test_tells_the_end_of_each_and_begins_with_the_first(self) -> None:
+        dead = [
+            rank(one, "", exit_code=code, ended=how, ended_s_ago=ago)
+            for one, code, how, ago in [
+                (2, 3, "exited with status 3", 1.0),
+                (5, -9, "was killed by SIGKILL", 2.0),
+            ]
+        ]
+        for one in dead:
+            one.row["state"] = "ended"
+            one.conclude()
+        assert judge([*WAITS, *dead], None).text == (
+            f"rank 5 is behind: it was killed by SIGKILL; so is rank 2, while {REST}"
+        )
 
     def test_begins_with_who_has_died(self) -> None:
         dead = rank(2, "", exit_code=-9, ended="was killed by SIGKILL")
@@ -238,12 +290,62 @@ def test_what_is_shown_keeps_to_the_terminals_width(width: int) -> None:
     assert "train.py:31 in spin" in text
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_long_path_loses_its_beginning_and_never_the_line(width: int) -> None:
+    file = "/home/me/experiments/language/2026-11-26/a-run-of-many-words/net/train.py"
+    text = show.as_text("Rank 2 is behind.", [rank(2, calls((file, 31, "spin")))], width)
+    assert "net/train.py:31 in spin" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_into_a_file_go_whole_lines() -> None:
+    file = "/home/me/" + "experiments/" * 20 + "train.py"
+    code = (
+        "from miniray.looking.look import Look\n"
+        "from tests.test_looking import calls, rank\n"
+        f"print(Look('', [rank(2, calls(({file!r}, 31, 'spin')))], None))"
+    )
+    environment = {name: text for name, text in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{file}:31 in spin" in done.stdout
+
+
 def test_an_html_page_takes_nothing_for_markup() -> None:
     seen = rank(2, calls(("/home/me/<b>.py", 1, "<lambda>")))
     page = show.as_html("<i>", [seen])
     assert "<i>" not in page
     assert "<lambda>" not in page
     assert "&lt;lambda&gt;" in page
+
+
+def test_a_call_that_is_too_long_loses_its_folders_and_not_its_line() -> None:
+    deep = f"experiments/{'language_models/' * 4}train.py"
+    seen = rank(2, calls((f"/tmp/miniray-abc/{deep}", 36, "step_of_the_optimizer")))
+    lines = show.as_text("", [seen], 40).splitlines()
+    assert any(line.endswith("train.py:36 in step_of_the_optimizer") for line in lines)
+    whole = show.as_text("", [seen], 40, show.NO_LIMIT)
+    assert f"    {deep}:36 in step_of_the_optimizer\n" in f"{whole}\n"
+
+
+def test_a_command_line_is_shown_without_the_values_of_variables() -> None:
+    command = ["/x/miniray", "run", "--env", "TOKEN=t0p", "--env=KEY=t0p", "--env", "A", "a b\n.py"]
+    nodes = [{"node": "local", "ranks": 1}]
+    shown = describe({"work": RUN, "command": command, "nodes": nodes, "pid": 7})
+    assert shown == (
+        "miniray run --env TOKEN=... --env=KEY=... --env A 'a b?.py': 1 rank (1 on local), "
+        "coordinated by pid 7"
+    )
+
+
+def test_the_title_of_a_partial_keeps_its_arguments_for_itself() -> None:
+    program = (
+        "import functools, statistics; from miniray.title import set_title\n"
+        "set_title('me', functools.partial(statistics.mean, data='t0p'))\n"
+        "print(open('/proc/self/cmdline').read().rstrip(chr(0)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "miniray me: statistics.mean\n", done.stderr
 
 
 class TestGPUs:
@@ -305,3 +407,62 @@ class TestReprs:
                 workers[1].recv(30.0)
             assert "running tests.work.obey, but 1 ended, first rank 1 at a:" in repr(cluster)
         assert repr(cluster).endswith("not started>")
+
+    def test_of_ranks_that_came_by_themselves_says_where_they_are(self) -> None:
+        crew = Crew()
+        assert repr(crew) == "<Crew of 0 ranks: not started>"
+        crew.workers += [cast(RemoteWorker, SimpleNamespace(host="a", pid=1, ended=None))] * 2
+        crew.workers[1] = cast(RemoteWorker, SimpleNamespace(host="b", pid=2, ended=TimeoutError()))
+        assert repr(crew) == (
+            "<Crew of 2 ranks (1 on a, 1 on b): running, but 1 ended, first TimeoutError>"
+        )
+        assert "<td>1</td><td>b</td><td>2</td><td>TimeoutError</td>" in crew._repr_html_()
+        with pytest.raises(RuntimeError, match="another launcher keeps have no server to ask"):
+            crew.stacks()
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["--env", "TOKEN=secret", "train.py"], "miniray run --env TOKEN=... train.py"),
+        (["--env=TOKEN=secret", "train.py"], "miniray run --env=TOKEN=... train.py"),
+        (["train.py", "two words\n"], "miniray run train.py 'two words?'"),
+    ],
+)
+def test_a_command_is_shown_without_its_variables(command: list[str], shown: str) -> None:
+    node = {"node": "a", "ranks": 1}
+    command = ["/usr/bin/miniray", "run", *command]
+    cluster = {"work": RUN, "nodes": [node], "pid": 7, "command": command}
+    assert describe(cluster) == f"{shown}: 1 rank (1 on a), coordinated by pid 7"
+
+
+def test_without_a_home_no_cluster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("miniray.looking.clusters.folder_of_notices", no_home)
+    assert find_clusters() == []
+
+
+def test_a_title_has_no_arguments_of_a_partials() -> None:
+    code = (
+        "from functools import partial\n"
+        "from pathlib import Path\n"
+        "from miniray.title import set_title\n"
+        "set_title('worker 1', partial(print, token='secret'))\n"
+        "print(Path('/proc/self/cmdline').read_bytes())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("b'miniray worker 1: builtins.print\\x00")
+
+
+def test_a_cell_of_this_process_is_called_as_ipython_calls_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = SimpleNamespace(_filename_map={"/tmp/ipykernel_7/12.py": 3})
+    shell = SimpleNamespace(compile=compiled)
+    stand_in = SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", stand_in)
+    assert look._name_of("/tmp/ipykernel_7/12.py") == "<In[3]>"
+    assert look._name_of(__file__) == __file__

@@ -143,9 +143,9 @@ def test_the_culprits_host_is_told_first_and_the_others_when_it_has_left(
 
 def test_a_cluster_shows_its_state_and_says_who_cannot_be_asked_for_stacks() -> None:
     with HostedCluster(2, "127.0.0.1", 0, auth.make_key()) as cluster:
-        assert repr(cluster) == "<HostedCluster not started>"
-        assert cluster._repr_html_() == "&lt;HostedCluster not started&gt;"
-        with pytest.raises(RuntimeError, match="have no node server"):
+        assert repr(cluster) == "<HostedCluster of 0 ranks: not started>"
+        assert "HostedCluster of 0 ranks: not started" in cluster._repr_html_()
+        with pytest.raises(RuntimeError, match="have no server to ask"):
             cluster.stacks()
 
 

@@ -132,13 +132,15 @@ class TestRestart:
     ) -> None:
         fork = Node.fork_ranks
 
-        def fork_on_a(node: Node, first_rank: int, deadline: float) -> None:
+        def fork_on_a(node: Node, first_rank: int, world_size: int, deadline: float) -> None:
             if node.label != "a":
                 raise Fault("its server has gone")
-            fork(node, first_rank, deadline)
+            fork(node, first_rank, world_size, deadline)
 
         monkeypatch.setattr(Node, "fork_ranks", fork_on_a)
-        with pytest.raises(ClusterError, match="no rank runs"):
+        with pytest.raises(
+            ClusterError, match=r"1 of 2 .*; no rank runs:\n  b: its server has gone"
+        ):
             cluster.restart()
         poll.until(lambda: not any(one["server"]["workers_running"] for one in cluster.status()))
 
@@ -147,12 +149,12 @@ class TestRestart:
     ) -> None:
         fork, begun, may_go_on = Node.fork_ranks, threading.Event(), threading.Event()
 
-        def fork_late(node: Node, first_rank: int, deadline: float) -> None:
+        def fork_late(node: Node, first_rank: int, world_size: int, deadline: float) -> None:
             if node.label == "b" and not begun.is_set():
                 begun.set()
                 os.kill(os.getpid(), signal.SIGINT)
                 may_go_on.wait(T)
-            fork(node, first_rank, deadline)
+            fork(node, first_rank, world_size, deadline)
 
         monkeypatch.setattr(Node, "fork_ranks", fork_late)
         with pytest.raises(KeyboardInterrupt):

@@ -167,7 +167,7 @@ class TestRun:
         assert done.returncode == 0
         culprit = "rank 1 on node1 failed first: it was killed by SIGKILL"
         assert done.stderr.count(culprit) == 2
-        lines = [line for line in done.stderr.splitlines() if " restart " in line]
+        lines = [one for one in done.stderr.splitlines() if one.startswith("miniray run: restart")]
         assert lines == ["miniray run: restart 1 of 3", "miniray run: restart 2 of 3"]
         assert done.stderr.count("miniray run: 4 ranks up again after ") == 2
         for attempt, folder in enumerate(["logs", "logs/restart1", "logs/restart2"]):

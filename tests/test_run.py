@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from miniray import RemoteWorker, WorkerDied, WorkerError, WorkerFailed, cli
+from miniray import NodeConfig, RemoteWorker, WorkerDied, WorkerError, WorkerFailed, cli
+from miniray.cli import doctor, run_hosts, run_imports, run_slurm
 from miniray.cli import run as run_cli
-from miniray.cli import run_hosts, run_imports, run_slurm
-from miniray.cli.run_plan import make_plan
+from miniray.cli.run_plan import make_plan, name_doctor
 from miniray.cli.run_rank import first_line
 from miniray.cli.run_screen import Screen
 from miniray.cli.run_verdict import explain_start, find_verdict, remedy
@@ -91,6 +93,7 @@ class TestHosts:
     ("arguments", "problem"),
     [
         ("script.py", "no hosts given: name them with -H node1:4,node2:4 or --hostfile FILE, stay"),
+        ("a:4,b:4 script.py", "a:4,b:4 is no script; if these are hosts: -H a:4,b:4"),
         ("--local 4 -H a:1 script.py", "-H and --local both say where to run; name one of them"),
         ("-H node1 script.py", "how many ranks on node1? write node1:4, or --per-node 4"),
         ("-H node1:x script.py", "'node1:x': the number of ranks must be a whole number from 1 up"),
@@ -647,6 +650,33 @@ def test_a_node_that_cannot_start_is_named() -> None:
     done = run("-H", "no-such-host.invalid:1", "script.py")
     assert done.returncode == 1
     assert "no-such-host.invalid: " in done.stderr
+    assert last_line(done) == (
+        "  to see all that is wrong there: miniray doctor no-such-host.invalid:1"
+    )
+
+
+def test_after_a_failed_start_doctor_is_asked_for_what_the_run_was() -> None:
+    """But not for values of --env, which are nobody's business."""
+    Path("script.py").touch()
+    where = ["-H", "me@a:2,[fd::1]:1", "--ssh-option=-i/my key", "--python", "/opt/python"]
+    for more, workdir in (([], []), (["--tunnel"], ["--workdir", "proj"])):
+        given = [*where, *more, *workdir]
+        runs, doctors = argparse.ArgumentParser(), argparse.ArgumentParser()
+        run_cli.add_options(runs)
+        doctor.add_options(doctors)
+        nodes = make_plan(runs.parse_args([*given, "--env", "TOKEN=secret", "script.py"])).nodes
+        command = shlex.split(name_doctor(nodes))
+        assert command[:3] == ["miniray", "doctor", "me@a:2,[fd::1]:1"]
+        again = doctor.find_nodes(doctors.parse_args(command[2:]))
+        for one, other in zip(nodes, again, strict=True):
+            assert dataclasses.replace(one, env={}) == dataclasses.replace(other, env={})
+    assert name_doctor([NodeConfig.local(4)]) == ""
+    assert name_doctor([NodeConfig("n", launcher=("srun",), python=sys.executable)]) == (
+        "miniray doctor"
+    )
+    assert name_doctor([NodeConfig(f"n{number}") for number in range(9)]) == (
+        "miniray doctor, with the same hosts and options"
+    )
 
 
 # It says who it is, has a grandchild that left the session, and waits.

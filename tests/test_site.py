@@ -635,7 +635,7 @@ class TestBuilt:
     def test_zensical_builds_it_too(self, built: Path, tmp_path: Path) -> None:
         if not importlib.util.find_spec("zensical"):
             pytest.skip("zensical is not installed: make docs")
-        for name in ("docs", "miniray", "tools", "mkdocs.yml"):
+        for name in ("docs", "examples", "miniray", "tools", "mkdocs.yml"):
             source = blocks.REPOSITORY / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, tmp_path / name)

@@ -1,18 +1,22 @@
 """Ranks that hang are seen from elsewhere: where they are, who is behind, and without harm."""
 
+import argparse
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +24,15 @@ from typing import Any
 import pytest
 
 from miniray import Cluster, MiniRayError, NodeConfig, auth, wait, window
+from miniray.cli import afar, elsewhere, top
 from miniray.connection import server_status
+from miniray.looking import clusters
 from miniray.looking.clusters import find_clusters
+from miniray.looking.look import look_at
 from miniray.looking.process import send
+from miniray.notice import Notice
 from tests import hanging
-from tests.support import poll, processes
+from tests.support import poll, processes, ssh
 from tests.support.hung import check_verdict, hung, line_of, miniray, state_of, verdict_of
 from tests.support.namespaces import Nodes
 from tests.support.proxy import Proxy
@@ -54,8 +62,7 @@ class TestWhoHangs:
         ],
     )
     def test_is_named_with_its_line(self, how: str, does: str, places: Sequence[str]) -> None:
-        with hung("tests.hanging", how, dict(LOCAL)) as ranks:
-            ranks.wait_until_they_hang(how)
+        with hung("tests.hanging", how, dict(LOCAL)):
             verdict = verdict_of(miniray("stacks"))
         assert verdict.startswith(f"Rank 2 is behind: it {does} at {verdict.split(' at ')[1][:6]}")
         assert any(f" at {place}" in verdict.partition(", while ")[0] for place in places)
@@ -69,6 +76,23 @@ class TestWhoHangs:
         )
         assert line_of("recv of the coordinator") in verdict.partition(", and ")[0]
         assert line_of("recv of a rank") in verdict.partition(", and ")[2]
+
+    def test_is_whoever_does_not_say_where_it_is_if_the_others_wait(self) -> None:
+        with hung("tests.hanging", "block", dict(LOCAL)):
+            verdict = verdict_of(miniray("stacks"))
+        silent = "Rank 2 is behind: it does not say where it is (it blocks the signal), while "
+        assert verdict.startswith(f"{silent}ranks 0-1, 3 wait for a message at ")
+
+    def test_is_seen_in_a_rank_that_coordinates_too(self) -> None:
+        with Cluster([NodeConfig.local(1)]) as cluster:
+            (worker,) = cluster.start("tests.hanging.coordinate")
+            assert worker.recv(T) == "coordinating"
+            assert line_of("recv of a coordinating rank") in cluster.stacks().verdict
+            (inner,) = [one for one in find_clusters() if one["pid"] == worker.pid]
+            assert line_of("recv of a coordinating rank") in str(look_at(inner))
+            worker.send("enough")
+            assert worker.recv(T) == "done"
+            assert cluster.stacks().ranks[0].does.kind == "recv"
 
     def test_is_the_node_whose_server_is_gone(self) -> None:
         with Cluster([NodeConfig.local(2, host=name) for name in hanging.NODES]) as cluster:
@@ -132,7 +156,6 @@ class TestALook:
     def test_lets_a_stopped_rank_get_no_further(self) -> None:
         with hung("tests.hanging", "stop", dict(LOCAL)) as ranks:
             culprit = ranks.pids[hanging.CULPRIT]
-            poll.until(lambda: state_of(culprit) == "T", timeout_s=T)
             for _ in range(3):
                 assert line_of("stop") in verdict_of(miniray("stacks"))
                 assert state_of(culprit) == "T"
@@ -159,9 +182,9 @@ class TestALook:
             poll.until(lambda: counter.read_bytes() != bytes(8), timeout_s=T)
 
     def test_leaves_a_stopped_rank_alone_if_it_is_to(self) -> None:
-        with hung("tests.hanging", "stop", dict(LOCAL)) as ranks:
-            poll.until(lambda: state_of(ranks.pids[hanging.CULPRIT]) == "T", timeout_s=T)
+        with hung("tests.hanging", "stop", dict(LOCAL)):
             verdict = verdict_of(miniray("stacks", "--no-wake"))
+            assert re.findall(r"(rank\d) +\d+ +stopped", miniray("status")) == ["rank2"]
         assert verdict.startswith("Rank 2 is behind: it is stopped, while ranks 0-1, 3 wait")
 
     def test_does_not_end_a_rank_that_has_become_another_program(self) -> None:
@@ -226,22 +249,23 @@ class TestInACollective:
     """On two nodes with an sshd each, from another terminal, while the coordinator waits."""
 
     @pytest.mark.parametrize(
-        ("how", "way"),
+        ("way", "hows"),
         [
-            *((how, {}) for how in ("loop", "loop_in_c", "stop", "skip", "two_ranks_recv")),
-            ("skip", {"tunnel": True}),
-            ("loop", {"encrypt": True}),
+            ({}, ("loop", "loop_in_c", "stop", "skip", "two_ranks_recv")),
+            ({"tunnel": True}, ("skip",)),
+            ({"encrypt": True}, ("loop",)),
         ],
         ids=str,
     )
     def test_who_is_not_in_it_is_named_with_its_line(
-        self, netns_nodes: Nodes, how: str, way: dict[str, Any]
+        self, netns_nodes: Nodes, way: dict[str, Any], hows: Sequence[str]
     ) -> None:
         options = {"ssh_options": netns_nodes.ssh_options, **way}
-        with hung("tests.hanging_torch", how, options, netns_nodes) as ranks:
-            ranks.wait_until_they_hang(how)
-            verdict = verdict_of(miniray("stacks", nodes=netns_nodes))
-        check_verdict(how, verdict)
+        with hung("tests.hanging_torch", hows[0], options, netns_nodes) as ranks:
+            for how in hows:
+                if how != hows[0]:
+                    ranks.hang(how)
+                check_verdict(how, verdict_of(miniray("stacks", nodes=netns_nodes)))
         netns_nodes.wait_until_empty()
 
 
@@ -273,6 +297,46 @@ class TestANotice:
             assert find_clusters() == []
             assert not path.exists()
             processes.wait_until_gone(ranks.pids, timeout_s=T)
+
+    def test_that_is_replaced_while_somebody_reads_it_stays(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Cluster([NodeConfig.local(1)]) as cluster:
+            cluster.start("tests.work.echo")
+            read, restarted = clusters._read, list[Any]()
+
+            def restart_and_read(data: bytes) -> dict[str, Any] | None:
+                if not restarted:
+                    restarted.append(cluster.restart())
+                return read(data)
+
+            with monkeypatch.context() as context:
+                context.setattr(clusters, "_read", restart_and_read)
+                assert len(find_clusters()) == 1
+            assert len(find_clusters()) == 1
+
+    @pytest.mark.parametrize("text", ["", "{}", '{"host', '{"host": 1, "nodes": 2}', "[]"])
+    def test_that_says_something_else_is_passed_over(self, home: Path, text: str) -> None:
+        folder = home / ".miniray" / "clusters"
+        folder.mkdir(parents=True)
+        with open(folder / "0123.json", "w") as file:
+            file.write(text)
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert find_clusters() == []
+            assert (folder / "0123.json").exists()
+        os.utime(folder / "0123.json", (0, 0))
+        assert find_clusters() == []
+        assert not (folder / "0123.json").exists()
+
+    def test_is_not_looked_for_by_a_user_without_a_home(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(clusters, "folder_of_notices", homeless)
+        assert find_clusters() == []
 
     def test_of_another_machine_is_left_alone(self, home: Path) -> None:
         folder = home / ".miniray" / "clusters"
@@ -306,6 +370,56 @@ class TestANotice:
             worker.send(1)
             assert worker.recv(T) == 1
 
+    def test_goes_with_a_cluster_that_nobody_has_any_more(self) -> None:
+        """In a notebook a cell that makes one is run again."""
+        notice = Notice()
+        notice.post({"work": "a.b", "nodes": [], "began": 0.0})
+        assert len(find_clusters()) == 1
+        del notice
+        gc.collect()
+        assert find_clusters() == []
+
+    def test_that_nobody_can_remove_keeps_no_cluster_from_its_end(self, home: Path) -> None:
+        cluster = Cluster([NodeConfig.local(1)])
+        (worker,) = cluster.start("tests.work.echo")
+        shutil.rmtree(home / ".miniray")
+        (home / ".miniray").write_text("a file where the folder should be")
+        cluster.stop()
+        assert not processes.is_running(worker.pid)
+
+    def test_needs_no_folder_to_be_in(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        gone = home / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        with Cluster([NodeConfig.local(1)]) as cluster:
+            cluster.start("tests.work.echo")
+            gone.rmdir()
+            (worker,) = cluster.restart()
+            worker.send(1)
+            assert worker.recv(T) == 1
+
+    def test_tells_no_line_of_a_file_that_was_edited(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(home)
+        monkeypatch.syspath_prepend(home)
+        module = home / "edited_later.py"
+        text = "def work(channel):\n    channel.send('here')\n    channel.recv()  # old\n"
+        module.write_text(text)
+        with Cluster([NodeConfig.local(1)]) as cluster:
+            (worker,) = cluster.start("edited_later.work")
+            assert worker.recv(T) == "here"
+            poll.until(lambda: "# old" in cluster.stacks().verdict, timeout_s=T)
+            module.write_text(text.replace("old", "new"))
+            os.utime(module, (time.time() + 60, time.time() + 60))
+            assert "edited_later.py:3 in work" in cluster.stacks().verdict
+            (worker,) = cluster.restart()  # of servers that keep what they have imported
+            assert worker.recv(T) == "here"
+            poll.until(lambda: ":3 in work" in cluster.stacks().verdict, timeout_s=T)
+            for look in (cluster.stacks(), look_at(find_clusters()[0])):
+                assert "edited_later.py:3 in work" in look.verdict
+                assert "new" not in str(look)
+
 
 class TestATitle:
     def test_says_who_and_what(self) -> None:
@@ -322,6 +436,7 @@ class TestATitle:
     def test_says_what_is_called(self) -> None:
         with Cluster([NodeConfig.local(2)]) as cluster:
             titles = cluster.run("tests.hanging.own_title")
+            assert repr(cluster) == "<Cluster of 2 ranks (2 on local): ready for calls>"
         assert titles == [f"miniray rank {rank} of 2: tests.hanging.own_title" for rank in range(2)]
 
     def test_that_is_too_long_is_cut_and_harms_nothing(self) -> None:
@@ -346,12 +461,13 @@ class TestStatus:
             (f"rank{rank}", str(pid)) for rank, pid in enumerate(ranks.pids)
         ]
 
-    @pytest.mark.parametrize("command", ["status", "stacks"])
+    @pytest.mark.parametrize("command", ["status", "stacks", "top"])
     def test_says_so_if_nothing_does(self, command: str) -> None:
         argv = [sys.executable, "-m", "miniray", command]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=T)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"miniray {command}: no cluster runs on this machine\n"
+        nobody = "no cluster runs on this machine, or it still starts"
+        assert done.stderr == f"miniray {command}: {nobody}\n"
 
 
 class TestWhatGoesOverTheNetwork:
@@ -426,33 +542,63 @@ class TestTop:
     def test_leaves_a_terminal_that_was_resized_as_it_was(self, way_out: bytes | int) -> None:
         with hung("tests.hanging", "recv", dict(LOCAL)), terminal(80, 20) as (ours, theirs):
             before = termios.tcgetattr(theirs)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "miniray", "top", "--every", "600"],
-                stdin=theirs,
-                stdout=theirs,
-                stderr=theirs,
-                preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
-                start_new_session=True,
-            )
-            read_until(ours, b"node2")
-            assert termios.tcgetattr(theirs)[3] & termios.ICANON == 0
-            read_until(ours, b"0%")  # the second look; the next one is in ten minutes
-            drawn = b""
-            for columns in (30, 50, 40):
-                set_size(ours, columns, 4)
-                drawn += read_until(ours, b"\x1b[J")
-            assert drawn.count(b"\x1b[H") < 10  # it does not draw for ever
-            assert b"received" not in drawn  # which is beyond column 50
-            assert b"node2" not in drawn.replace(b"on node2", b"")  # and this below row 4
-            if isinstance(way_out, int):
-                process.send_signal(way_out)
-            else:
-                os.write(ours, way_out)
-            seen = read_until(ours, b"\x1b[?1049l")
-            assert process.wait(T) == 0
-            assert b"\x1b[?25h" in seen
-            assert b"Traceback" not in seen
-            assert termios.tcgetattr(theirs) == before
+            with in_front_of(theirs, "top", "--every", "600") as process:
+                read_until(ours, b"node2")
+                assert termios.tcgetattr(theirs)[3] & termios.ICANON == 0
+                read_until(ours, b"0%")  # the second look; the next one is in ten minutes
+                drawn = b""
+                for columns in (30, 50, 40):
+                    set_size(ours, columns, 4)
+                    drawn += read_until(ours, b"\x1b[J")
+                assert drawn.count(b"\x1b[H") < 10  # it does not draw for ever
+                assert b"received" not in drawn  # which is beyond column 50
+                assert b"node2" not in drawn.replace(b"on node2", b"")  # and this below row 4
+                if isinstance(way_out, int):
+                    process.send_signal(way_out)
+                else:
+                    os.write(ours, way_out)
+                seen = read_until(ours, b"\x1b[?1049l")
+                assert process.wait(T) == 0
+                assert b"\x1b[?25h" in seen
+                assert b"Traceback" not in seen
+                assert termios.tcgetattr(theirs) == before
+
+    def test_goes_on_through_restarts_and_tells_clusters_of_one_script_apart(self) -> None:
+        view = top.View(argparse.Namespace(host=None, port=None, encrypt=False, on=None))
+        with Cluster([NodeConfig.local(1)]) as one, Cluster([NodeConfig.local(1)]) as other:
+            one.start("tests.work.echo")
+            other.start("tests.work.echo")
+            view.look()
+            assert sum("coordinated by" in line for line in view.lines()) == 2
+            os.kill(one.status()[0]["server"]["pid"], signal.SIGKILL)
+            poll.until(lambda: one.workers[0].how_it_ended(), timeout_s=T)
+            view.look()
+            assert sum(" lost " in line for line in view.lines()) == 1
+            one.restart()
+            for _ in range(2):
+                view.look()
+                assert sum("%" in line for line in view.lines()) >= 1
+            assert sum("%" in line for line in view.lines()) == 2
+
+    def test_of_a_server_that_is_not_there_says_so(self) -> None:
+        argv = [sys.executable, "-m", "miniray", "top", "localhost", "9"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=T)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "cannot connect to localhost:9" in done.stderr
+
+    def test_leaves_no_nvidia_smi_behind_that_does_not_end(self, home: Path) -> None:
+        smi = home / "nvidia-smi"
+        smi.write_text(
+            f"#!/bin/sh\necho $$ > {home}/pid.new\nmv {home}/pid.new {home}/pid\n{FOREVER}"
+        )
+        smi.chmod(0o700)
+        program = (
+            "import os, sys, time; from miniray.looking import gpus; gpus.of_process(1)\n"
+            f"while not os.path.exists('{home}/pid'): time.sleep(0.01)"
+        )
+        env = {**os.environ, "PATH": f"{home}:{os.environ['PATH']}"}
+        subprocess.run([sys.executable, "-c", program], env=env, timeout=T, check=True)
+        processes.wait_until_gone([int((home / "pid").read_text())], timeout_s=T)
 
     def test_shows_what_a_fake_gpu_holds(self) -> None:
         with Cluster([NodeConfig.local(1)], fake_gpus=True) as cluster:
@@ -478,6 +624,7 @@ class TestTop:
 
 
 ENDS = ("sent", "received")
+FOREVER = "while true; do sleep 1000; done\n"
 NVIDIA_SMI = """#!{python}
 import pathlib, sys
 if "--query-gpu" in sys.argv[1]:
@@ -500,6 +647,23 @@ def terminal(columns: int, rows: int) -> Iterator[tuple[int, int]]:
         os.close(theirs)
 
 
+@contextlib.contextmanager
+def in_front_of(theirs: int, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of ours in a terminal."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "miniray", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def set_size(ours: int, columns: int, rows: int) -> None:
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
@@ -512,6 +676,69 @@ def read_until(ours: int, what: bytes) -> bytes:
         assert ready, seen
         seen += os.read(ours, 1 << 16)
     return seen
+
+
+@pytest.fixture
+def way_there(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    """Yield the words that look on node1, where that home is; from now on we are in another."""
+    if reason := ssh.missing():
+        pytest.skip(reason)
+    force = f'cd {home}; exec env HOME={home} /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with ssh.loopback_nodes(elsewhere, force_command=force) as nodes:
+        monkeypatch.setenv("HOME", str(elsewhere))
+        yield [*(f"--ssh-option={one}" for one in nodes.ssh_options), "--python", sys.executable]
+
+
+@pytest.mark.ssh
+class TestOnAnotherHost:
+    def test_is_seen_what_that_coordinates(
+        self, home: Path, way_there: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here = os.environ["HOME"]
+        monkeypatch.setenv("HOME", str(home))
+        with hung("tests.hanging", "sleep", dict(LOCAL)) as ranks:
+            monkeypatch.setenv("HOME", here)
+            assert find_clusters() == []
+            on_node1 = ["-H", "node1", *way_there]
+            verdict = verdict_of(miniray("stacks", *on_node1))
+            assert verdict.startswith(f"Rank 2 is behind: it waits at {line_of('sleep')}")
+            pids = re.findall(r"(?m)^\d +rank\d +(\d+) +running", miniray("status", *on_node1))
+            assert pids == [str(pid) for pid in ranks.pids]
+            table = miniray("top", *on_node1).splitlines()
+            assert [line.split()[2] for line in table[2:]] == pids
+            elsewhere.remember(
+                "node1",
+                "1",
+                "train.py",
+                ssh_option=[one.partition("=")[2] for one in way_there[:-2]],
+                python=sys.executable,
+            )
+            with terminal(80, 20) as (ours, theirs):  # which says by now how it is reached
+                with in_front_of(theirs, "top", "-H", "node1") as process:
+                    read_until(ours, str(ranks.pids[3]).encode())
+                    read_until(ours, b"0%")  # the second look
+                    os.write(ours, b"q")
+                    read_until(ours, b"\x1b[?1049l")
+                    assert process.wait(T) == 0
+
+    def test_is_said_if_nothing_runs_there_or_nobody_gets_there(self, way_there: list[str]) -> None:
+        for words, said in [
+            (["-H", "node1", *way_there], "node1: no cluster runs there"),
+            (["-H", "nowhere.invalid"], "nowhere.invalid: ssh exited with status 255"),
+        ]:
+            for command in ("stacks", "status", "top"):
+                argv = [sys.executable, "-m", "miniray", command, *words]
+                done = subprocess.run(argv, capture_output=True, text=True, timeout=T)
+                assert (done.returncode, done.stdout) == (1, "")
+                assert f"miniray {command}: {said}" in done.stderr
+
+    def test_is_where_to_look_if_runs_have_gone_there(self) -> None:
+        elsewhere.remember("node1", "1", "train.py", ssh_option=[], python=None)
+        options = argparse.Namespace(on=None)
+        assert afar.nobody("top", options).endswith(": miniray top -H node1")
 
 
 class TestARunOfAScript:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import sys
 from collections.abc import Sequence
 
 from miniray import __version__
@@ -22,6 +23,7 @@ COMMANDS = {
     "record": "run a script, and record what its channels do",
     "completion": "print a script for your shell that completes all this",
 }
+NEEDS_ALL = ("completion",)
 MODULES = {"run-rank": "outer_rank"}  # the others are named as their commands are
 
 
@@ -44,9 +46,11 @@ def read(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"miniray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, help_text in COMMANDS.items():
+    words = sys.argv[1:] if argv is None else argv
+    named = [one for one in words[:1] if one in COMMANDS and one not in NEEDS_ALL]
+    for name in named or COMMANDS:  # importing all takes longer than what most of them do
         module = importlib.import_module(f"miniray.cli.{MODULES.get(name, name)}")
-        command = commands.add_parser(name, help=help_text, description=module.__doc__)
+        command = commands.add_parser(name, help=COMMANDS[name], description=module.__doc__)
         module.add_options(command)
         command.set_defaults(run=module.run, parser=parser, command=command)
     options, unknown = parser.parse_known_args(argv)

@@ -7,11 +7,13 @@ is done, whatever is broken.
 import argparse
 import contextlib
 import importlib.metadata
+import math
 import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent import futures
+from importlib.metadata import packages_distributions
 
 from miniray.cli.common import port_number
 from miniray.cli.doctor_checks import judge
@@ -44,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument("named", nargs="?", metavar="HOST:N,...", help="the nodes: as -H")
+    parser.add_argument("named", nargs="*", metavar="HOST:N,...", help="the nodes: as -H")
     add_where(parser)
     how = parser.add_argument_group("how")
     add_how(how)
@@ -70,13 +72,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look at all nodes at the same time; return 1 if anything is wrong."""
     try:
-        nodes = find_nodes(options)
-        if options.limit < LIMIT_S_MIN:
+        nodes, needed = find_nodes(options), find_needed(options.need)
+        if not LIMIT_S_MIN <= options.limit < math.inf:
             raise ValueError(f"--limit is a number from {LIMIT_S_MIN:.0f} up, not {options.limit}")
     except (ValueError, OSError) as error:
         print(f"miniray doctor: {error}", file=sys.stderr)
         return USAGE_ERROR
-    needed = [name for part in options.need for name in part.split(",") if name]
     wanted = Wanted(
         modules=tuple(dict.fromkeys(["torch", *needed])),
         needed=needed,
@@ -103,23 +104,49 @@ def run(options: argparse.Namespace) -> int:
 
 def find_nodes(options: argparse.Namespace) -> list[NodeConfig]:
     """Return the nodes that the options name; raises ValueError with what to write instead."""
-    if options.named is not None:
+    if options.named:
         if options.hosts is not None:
             raise ValueError("the hosts are named twice, the second time by -H; name them once")
-        options.hosts = options.named
+        options.hosts = ",".join(options.named)
     if options.per_node is None and (options.hosts or options.hostfile):
         options.per_node = 1  # it is not about how many there are
     return make_nodes(find_hosts(options), options, options.workdir, [])
 
 
+def find_needed(given: Sequence[str]) -> list[str]:
+    """Return the modules that are asked for; raises ValueError for what cannot be imported."""
+    needed = [name for part in given for name in part.split(",") if name]
+    for name in needed:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"--need names a module, as import does, not {name!r}")
+    return needed
+
+
 def look_here(wanted: Wanted) -> Findings:
-    """Return which versions this machine has of the modules."""
+    """Return which versions this machine has of the modules, and what pip calls their packages."""
     here, found = Findings(NodeConfig.local(host="here"), "here"), {}
     for name in wanted.modules:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = {"version": importlib.metadata.version(name)}
+            package = package_of(name)
+            found[name] = {"version": importlib.metadata.version(package), "package": package}
     here.facts["modules"] = found
     return here
+
+
+def package_of(module: str) -> str:
+    """Return the package that a module has come with, which may have another name.
+
+    Raises PackageNotFoundError if it has come with none, or if several have a part of it.
+    """
+    name = module.partition(".")[0]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version(name)
+        return name
+    # All files of all packages are looked through for it.
+    packages = [] if name in sys.stdlib_module_names else packages_distributions().get(name, [])
+    if len(set(packages)) != 1:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return packages[0]
 
 
 def visit(nodes: Sequence[NodeConfig], wanted: Wanted, workdir: str | None) -> list[Findings]:
@@ -144,11 +171,10 @@ def visit(nodes: Sequence[NodeConfig], wanted: Wanted, workdir: str | None) -> l
 
 
 def _names(nodes: Sequence[NodeConfig]) -> list[str]:
-    """Return what each node is called: its host, and its number where two have the same."""
+    """Return what a cluster calls each node: its host, and its number where two have the same."""
     hosts = [one.host for one in nodes]
     return [
-        host if hosts.count(host) == 1 else f"{host}#{number}"
-        for number, host in enumerate(hosts, start=1)
+        host if hosts.count(host) == 1 else f"{host}#{number}" for number, host in enumerate(hosts)
     ]
 
 

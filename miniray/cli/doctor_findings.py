@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from miniray.cli.run_hosts import name_host
 from miniray.node_config import NodeConfig
 
 State = Literal["ok", "note", "wrong", "untested"]
@@ -142,6 +143,11 @@ class World:
             first.sort(key=lambda pair: base_version(pair[0]) != base_version(own["version"]))
         return {"version": first[0][0], "cuda": first[0][1]}
 
+    def package_of(self, module: str) -> str:
+        """Return what pip calls the package that has a module; "" if this machine does not know."""
+        found = self.here.fact("modules").get(module, {})
+        return "torch" if module == "torch" else str(found.get("package", ""))
+
 
 def version_of(findings: Findings, module: str) -> dict[str, Any] | None:
     """Return the facts of a module that is there and says its version; else None."""
@@ -171,7 +177,8 @@ def is_late(findings: Findings, name: str, fact: str, world: World) -> Check | N
 
 def by_ssh(config: NodeConfig, *line: str) -> str:
     """Return, between backticks, a command that runs a line there by ssh, or logs in."""
-    return f"`{shlex.join(('ssh', *config.ssh_options, config.host, *line))}`"
+    asks = ("-t",) * any(one.startswith("sudo ") for one in line)  # for a password
+    return f"`{shlex.join(('ssh', *asks, *config.ssh_options, config.host, *line))}`"
 
 
 def over_there(findings: Findings, line: str) -> str:
@@ -180,3 +187,18 @@ def over_there(findings: Findings, line: str) -> str:
     if launcher is None:
         return by_ssh(findings.config, line)
     return f"`{line}`" if findings.config.is_local() else f"`{shlex.join((*launcher, line))}`"
+
+
+def with_ranks(config: NodeConfig, world: World, ranks: int, host: str = "") -> str:
+    """Return, between backticks, the option that puts so many ranks there, at another name of it.
+
+    Who logs in stays the same.
+    """
+    if config.is_local():
+        count = len(world.nodes)
+        return f"`--local {count}x{ranks}`" if count > 1 else f"`--local {ranks}`"
+    if config.launcher is not None:  # of an allocation, all are asked for at once
+        return f"`--per-node {ranks}`"
+    user = config.host.rpartition("@")[0]
+    named = f"{user}@{host}" if user and host else host or config.host
+    return f"`{shlex.join(('-H', name_host(named, ranks)))}`"

@@ -3,7 +3,7 @@
 import collections
 from typing import Any
 
-from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there
+from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there, with_ranks
 from miniray.cli.doctor_probe import TOO_LATE
 
 GPU_USED_MAX = 0.1
@@ -51,7 +51,7 @@ def check_gpus(findings: Findings, world: World) -> list[Check]:
             ]
         return [Check("gpus", "ok", "none: gloo on the CPU")]
     visible = _visible(findings, gpus)
-    return [*_busy(findings, facts, visible[:ranks]), _count_gpus(findings, visible, ranks)]
+    return [*_busy(findings, facts, visible[:ranks]), _count_gpus(findings, world, visible)]
 
 
 def _visible(findings: Findings, gpus: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -65,7 +65,8 @@ def _visible(findings: Findings, gpus: list[dict[str, str]]) -> list[dict[str, s
     return found
 
 
-def _count_gpus(findings: Findings, visible: list[dict[str, str]], ranks: int) -> Check:
+def _count_gpus(findings: Findings, world: World, visible: list[dict[str, str]]) -> Check:
+    config = findings.config
     names = collections.Counter(gpu["name"] for gpu in visible)
     text = ", ".join(f"{count} x {name}" for name, count in names.items()) or "none is visible"
     if not visible:
@@ -75,12 +76,12 @@ def _count_gpus(findings: Findings, visible: list[dict[str, str]], ranks: int) -
             "CUDA_VISIBLE_DEVICES hides them all",
             "unset it over there, or name those to take: `--env CUDA_VISIBLE_DEVICES=0,1`",
         )
-    if ranks > len(visible):
+    if config.num_workers > len(visible):
         return Check(
             "gpus",
             "wrong",
-            f"{text}, and {ranks} ranks: one GPU is for one rank",
-            f"fewer ranks: `-H {findings.config.host}:{len(visible)}`",
+            f"{text}, and {config.num_workers} ranks: one GPU is for one rank",
+            f"fewer ranks: {with_ranks(config, world, len(visible))}",
         )
     torch = findings.fact("modules").get("torch", {})
     if torch.get("version") and "late" not in torch and not torch.get("gpus"):
@@ -119,15 +120,23 @@ def _busy(findings: Findings, facts: dict[str, Any], gpus: list[dict[str, str]])
                 "wrong",
                 f"GPU {gpu['index']} is taken, {used or 0:.0f} of {total or 0:.0f} MiB, by "
                 f"{whose or 'processes that are not to be seen from here'}",
-                f"ask them, or end it if it is yours ({_kill(findings, users)}), or {instead}",
+                f"{_end(findings, users)}, or {instead}",
             )
         )
     return checks
 
 
-def _kill(findings: Findings, users: list[dict[str, Any]]) -> str:
-    pids = " ".join(one["pid"] for one in users)
-    return over_there(findings, f"kill {pids}" if users else "nvidia-smi")
+def _end(findings: Findings, users: list[dict[str, Any]]) -> str:
+    """Return how those on a GPU get to leave: nobody's processes but one's own are to be ended."""
+    if not users:
+        return f"see who it is ({over_there(findings, 'nvidia-smi')})"
+    me = findings.fact("system").get("user")
+    own = [one["pid"] for one in users if me and one["user"] == me]
+    if not own:
+        return "ask them"
+    kill = over_there(findings, f"kill {' '.join(own)}")
+    ask = "" if len(own) == len(users) else "ask the others, and "
+    return f"{ask}end what is yours, if you need it no more ({kill})"
 
 
 def _is_free(gpu: dict[str, str]) -> bool:

@@ -1,9 +1,18 @@
 """Whether sshd lets us in, and if not, which key it was about and what is wrong with that."""
 
+import dataclasses
+import re
 import shlex
+from collections.abc import Sequence
 
 from miniray.cli.doctor_findings import Check, Findings, by_ssh
+from miniray.node_config import NodeConfig
 
+# Behind a key's name, which may have spaces: its kind, its fingerprint, and where it came from.
+_KEY = re.compile(r"(Offering public key|Server accepts key): (.*?)(?: \S+ SHA256:(\S+)(.*))?$")
+# Of ssh's options those that have a value, in the same word or in the next.
+_WITH_VALUE = {f"-{letter}" for letter in "BbcDEeFIiJLlmOopQRSWw"}
+SHARED = "-oControlPath=~/.ssh/%C"  # a login that others share
 ANOTHER_KEY = "name the one that it accepts: `--ssh-option=-i/path/of/key`"
 
 
@@ -11,9 +20,9 @@ def check_login(findings: Findings, limit_s: float) -> Check:
     """Return how one has got in, or why not."""
     if done := findings.find(r'^Authenticated to .* using "(.*?)"'):
         user = findings.find(r"Authenticating to .* as '(.*)'")
-        key = findings.find(r"Server accepts key: (\S+)")
+        key = _accepted(findings)
         who = f"as {user[1]}" if user else "accepted"
-        return Check("login", "ok", f"{who}, by {key[1] if key else done[1]}")
+        return Check("login", "ok", f"{who}, by {key or done[1]}")
     if findings.has_shell:
         return Check("login", "ok", "accepted")
     says, fix = _own_fault(findings) or _refusal(findings) or _silence(findings, limit_s)
@@ -29,10 +38,19 @@ def _own_fault(findings: Findings) -> tuple[str, str] | None:
         )
     if broken := findings.find(r"Load key \"(.*)\": (?!incorrect passphrase)(.*)"):
         return f"the key {broken[1]} cannot be used: {broken[2]}", f"mend it, or {ANOTHER_KEY}"
-    if locked := findings.find(r"Server accepts key: (\S+)"):
+    if findings.find("with partial success"):
+        more = findings.find(r"Authentications that can continue: (.*)")
+        by_hand = by_ssh(_with_options(findings.config, "-fNM", SHARED))
         return (
-            f"the key {locked[1]} has a passphrase, and nobody asks in a session like this",
-            f"once a session: `ssh-add {shlex.quote(locked[1])}`",
+            f"the key is right, and its sshd wants more of you ({more[1] if more else 'a code'}), "
+            "which nobody asks for in a session like this",
+            f"log in once by hand, and let all sessions share that: {by_hand}, and then for "
+            f"doctor and for run: `{shlex.join([f'--ssh-option={SHARED}'])}`",
+        )
+    if locked := _accepted(findings):
+        return (
+            f"the key {locked} has a passphrase, and nobody asks in a session like this",
+            f"once a session: `ssh-add {shlex.quote(locked)}`",
         )
     if _offered(findings):
         return None
@@ -65,12 +83,19 @@ def _refusal(findings: Findings) -> tuple[str, str] | None:
     other_user = f"or name another user: `-H USER@{_host(findings)}`"
     methods = findings.find(r"Authentications that can continue: (.*)")
     if methods and "password" in methods[1]:
-        words = ["ssh-copy-id", *findings.config.ssh_options, "-i", f"{key}.pub", name]
-        return says, f"`{shlex.join(words)}`; {other_user}"
+        options = copy_id_options(findings.config.ssh_options)
+        file = [] if _is_agents(findings, key) else ["-i", f"{key}.pub"]  # else all of an agent's
+        return says, f"`{shlex.join(['ssh-copy-id', *options, *file, name])}`; {other_user}"
+    if _is_agents(findings, key):
+        return says, (
+            "append its line, which `ssh-add -L` shows, to ~/.ssh/authorized_keys of that user "
+            f"over there, which nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}"
+        )
     return (
         says,
         f"append the line in {key}.pub to ~/.ssh/authorized_keys of that user over there, a file "
-        f"that nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}",
+        f"that nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}. It is there "
+        "already? Then the log of its sshd says why (another AuthorizedKeysFile, perhaps)",
     )
 
 
@@ -91,8 +116,40 @@ def _silence(findings: Findings, limit_s: float) -> tuple[str, str]:
 
 def _offered(findings: Findings) -> list[str]:
     """Return the keys that were offered: their files, or what an agent calls them."""
-    lines = (line.partition("Offering public key: ")[2] for line in findings.said)
-    return [line.split(" ")[0] for line in lines if line]
+    found = [match for line in findings.said if (match := _KEY.search(line))]
+    return [match[2] for match in found if match[1].startswith("Offering")]
+
+
+def _accepted(findings: Findings) -> str:
+    """Return the last key that sshd would accept; "" if there was none."""
+    found = findings.find(r"Server accepts key: .*")
+    match = _KEY.search(found[0]) if found else None
+    return match[2] if match else ""
+
+
+def _is_agents(findings: Findings, key: str) -> bool:
+    """Return whether a key is in an agent alone, which knows no file of it."""
+    found = findings.find(f"Offering public key: {re.escape(key)} .* agent")
+    return bool(found) and "/" not in key
+
+
+def copy_id_options(options: Sequence[str]) -> list[str]:
+    """Return those of ssh's options that ssh-copy-id takes, too, in its own words; not the key."""
+    taken, words = list[str](), list(options)
+    while words:
+        word = words.pop(0)
+        letter, value = word[:2], word[2:]
+        if letter in _WITH_VALUE and not value and words:
+            value = words.pop(0)
+        if letter in ("-o", "-p", "-F"):
+            taken.append(f"{letter}{value}")
+        elif letter == "-J":
+            taken.append(f"-oProxyJump={value}")
+    return taken
+
+
+def _with_options(config: NodeConfig, *options: str) -> NodeConfig:
+    return dataclasses.replace(config, ssh_options=(*options, *config.ssh_options))
 
 
 def _host(findings: Findings) -> str:

@@ -35,6 +35,8 @@ def check_memory(findings: Findings, world: World) -> list[Check]:
 
 
 def _size(nbytes: float) -> str:
+    if nbytes < MIB:
+        return f"{nbytes / 1024:.0f} KiB"
     if nbytes < GIB:
         return f"{nbytes / MIB:.0f} MiB"
     return f"{nbytes / GIB:.0f} GiB" if nbytes >= 10 * GIB else f"{nbytes / GIB:.1f} GiB"
@@ -77,7 +79,8 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     if elsewhere:
         instead = f"`--env {move}={elsewhere[0][0]}` ({_size(elsewhere[0][1])} free)"
     take = f", or take another place: {instead}" if move else ""
-    largest = over_there(findings, f"du -xsh {shlex.quote(there)}/* | sort -h | tail")
+    remount = f"sudo mount -o remount,rw $(findmnt -no TARGET -T {shlex.quote(there)})"
+    largest = over_there(findings, f"du -xahd1 {shlex.quote(there)} | sort -h | tail")
 
     def wrong(says: str, fix: str) -> Check:
         return Check("disk", "wrong", says, fix)
@@ -91,12 +94,13 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
     if name == "the folder to run in" and (there != path or problem == "it is no folder"):
         return wrong(f"there is no folder {path}", "make it there, or leave `--workdir` out")
     if problem == "it is no folder":
-        return wrong(f"{there} ({name}) is a file", f"remove it{take}")
+        look = over_there(findings, f"ls -ld {shlex.quote(there)}")
+        return wrong(f"{where} is no folder", f"see what it is: {look}{take}")
     if facts["is_read_only"]:
         return wrong(
             f"{where} is on a read-only file system",
-            "a disk that had errors is mounted so: see `dmesg` over there; "
-            f"`sudo mount -o remount,rw {there}`{take}",
+            "one becomes so after errors, which `sudo dmesg` over there shows, and then the disk "
+            f"has to be repaired; if there are none: {over_there(findings, remount)}{take}",
         )
     if problem and facts.get("errno") in ("ENOSPC", "EDQUOT"):
         if facts["free_files"] == 0:
@@ -106,8 +110,10 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
                 f"{over_there(findings, f'du -x --inodes {shlex.quote(there)} | sort -n | tail')}"
                 f"{take}",
             )
-        how = "you may write no more" if facts["errno"] == "EDQUOT" else "no space left"
-        return wrong(f"{where} is full: {how}", f"see what fills it: {largest}{take}")
+        left = f"no space left of {_size(facts['total_bytes'])}"
+        how = "you may write no more" if facts["errno"] == "EDQUOT" else left
+        hidden = "what that leaves out is in deleted files that somebody has open: `sudo lsof +L1`"
+        return wrong(f"{where} is full: {how}", f"see what fills it: {largest} ({hidden}){take}")
     if problem:
         return wrong(
             f"cannot write in {where}: {problem.lower()}",

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there
+from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there, with_ranks
 
 CUT_OFF_MAX = 3  # of the others, each with its own line
 WORDS = {
@@ -69,10 +69,13 @@ def _unset(findings: Findings, variable: str) -> str:
     exact = "=" if variable.startswith("NCCL") else ""
     right = f"`--env {variable}={exact}{name}`"
     if variable in findings.config.env:
-        return f"leave `--env {variable}` out: MiniRay finds the interface by itself; or {right}"
+        leave = f"leave `--env {variable}` out: MiniRay finds the interface by itself"
+        return f"{leave}; or {right}" if name else leave
     places = findings.fact("network")["set_in"]
-    where = f" ({', '.join(places[:3])})" if places else " (look for it in what your shell starts)"
-    instead = f"; or say it for this run: {right}" if name else ""
+    unknown = "none of the usual start-up files has it; sshd's SetEnv may"
+    where = f" ({', '.join(places[:3]) or unknown})"
+    exactly = " (the second = is NCCL's, and means: exactly that)" if exact else ""
+    instead = f"; or say it for this run: {right}{exactly}" if name else ""
     return f"unset {variable} over there{where}: MiniRay finds the interface by itself{instead}"
 
 
@@ -102,7 +105,11 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
         return checks if any(one.state == "wrong" for one in checks) else [ok, *checks]
     way = next((address for address, one in results.items() if one["how"] == "ok"), None)
     says = f"this machine does not get through to {first}:{port}: {_how(results[first])}"
-    fix = _let_in(findings, results[first], "this machine", way, _tunnel_works(findings))
+    # As the node sees this machine, behind whatever changes addresses; but not behind a jump.
+    arrived = findings.fact("system").get("environment", {}).get("SSH_CONNECTION", "").split()
+    source = "" if findings.find("Executing proxy command") else next(iter(arrived), "")
+    result = {**results[first], "source": source or results[first].get("source")}
+    fix = _let_in(findings, world, result, "this machine", way, _tunnel_works(findings))
     return [*checks, Check("ports", "wrong", says, fix)]
 
 
@@ -147,14 +154,19 @@ def _tunnel_works(findings: Findings) -> bool:
 
 
 def _let_in(
-    findings: Findings, result: dict[str, Any], whom: str, way: str | None, tunnel_works: bool
+    findings: Findings,
+    world: World,
+    result: dict[str, Any],
+    whom: str,
+    way: str | None,
+    tunnel_works: bool,
 ) -> str:
     """Return how a node gets to let somebody in; `way` is an address of it that works."""
     own = findings.interface_of(_first(findings))
     instead = []
-    if way is not None:
-        host = f"[{way}]" if ":" in way else way
-        instead.append(f"name it {way}, which works: `-H {host}:{findings.config.num_workers}`")
+    if way is not None and findings.config.launcher is None:
+        there = with_ranks(findings.config, world, findings.config.num_workers, way)
+        instead.append(f"name it {way}, which works: {there}")
         if findings.interface_of(way) != own:
             return instead[0]
     if tunnel_works:
@@ -168,15 +180,15 @@ def _let_in(
             "the MTU of some interface on the way is larger than what the network carries: "
             f"`ip link`, on both; `sudo ip link set dev {own} mtu 1400` tries it"
         )
-    source = result.get("source") or f"the address of {whom}"
-    tool = (findings.fact("system").get("firewalls") or [""])[0]
+    source = result.get("source") or ""
+    tool = (findings.fact("system").get("firewalls") or [""])[0] if source else ""
     let = {
         "ufw": f"`sudo ufw allow from {source}`",
         "firewall-cmd": f"`sudo firewall-cmd --zone=trusted --add-source={source}`",
         "nft": f"`sudo nft -a list ruleset` shows the rule that turns {source} away, and its "
         "handle; `sudo nft delete rule FAMILY TABLE CHAIN handle HANDLE` takes it out",
-        "iptables": f"`sudo iptables -I INPUT -s {source} -j ACCEPT`",
-    }.get(tool, f"its firewall has to let {source} in, at ports from 1024 up")
+        "iptables": f"`sudo ip{'6' * (':' in source)}tables -I INPUT -s {source} -j ACCEPT`",
+    }.get(tool, f"its firewall has to let {source or whom} in, at ports from 1024 up")
     return "; or ".join([f"on {findings.name}: {let}", *instead])
 
 
@@ -195,7 +207,7 @@ def check_others(findings: Findings, world: World) -> list[Check]:
     well = [one.name for one in others if _gets_through(findings, one)]
     absent = [one.name for one in others if not results.get(one.name)]
     ill = [one for one in others if one.name not in (*well, *absent)]
-    checks = [_cut_off(findings, other) for other in ill[:CUT_OFF_MAX]]
+    checks = [_cut_off(findings, other, world) for other in ill[:CUT_OFF_MAX]]
     if well:
         checks.insert(0, Check("others", "ok", f"gets through to {', '.join(well)}"))
     if rest := [one.name for one in ill[CUT_OFF_MAX:]]:
@@ -212,7 +224,7 @@ def _gets_through(findings: Findings, other: Findings) -> bool:
     return bool(next(iter(tried.values()))["how"] == "ok")
 
 
-def _cut_off(findings: Findings, other: Findings) -> Check:
+def _cut_off(findings: Findings, other: Findings, world: World) -> Check:
     tried = findings.fact("peers")[other.name]
     first, port = next(iter(tried)), other.facts["listening"]["port"]
     way = next((address for address, one in tried.items() if one["how"] == "ok"), None)
@@ -221,7 +233,7 @@ def _cut_off(findings: Findings, other: Findings) -> Check:
         says += f", though {other.name} does to it"
     # Where the packets came from, as far as that is known.
     result = {**tried[first], "source": tried[first].get("source") or _first(findings)}
-    return Check("others", "wrong", says, _let_in(other, result, findings.name, way, False))
+    return Check("others", "wrong", says, _let_in(other, world, result, findings.name, way, False))
 
 
 def check_tunnel(findings: Findings, world: World) -> list[Check]:

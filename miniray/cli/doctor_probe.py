@@ -55,7 +55,7 @@ STARTUP_FILES = (
     *("/etc/profile.d/*.sh", "/etc/zsh/zshenv"),
 )
 IMPORT = """
-import importlib, json, sys
+import importlib.util, json, sys
 for name in sys.argv[1:]:
     try:
         module = importlib.import_module(name)
@@ -66,6 +66,7 @@ for name in sys.argv[1:]:
     except BaseException as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         found = {"error": "%s: %s" % (type(error).__name__, error), "missing": missing}
+    found["has_pip"] = importlib.util.find_spec("pip") is not None
     print("\\n" + json.dumps([name, found]), flush=True)
 """
 FIND = """
@@ -158,7 +159,9 @@ class Probe:
             try:
                 _listen_at(USUAL_PORT).close()
             except OSError:
-                facts["usual_port"] = dict(_find_holder(USUAL_PORT), port=USUAL_PORT)
+                holder = _find_holder(USUAL_PORT)
+                if holder["user"]:  # else it was another probe that has just looked
+                    facts["usual_port"] = dict(holder, port=USUAL_PORT)
         return facts
 
     def look_at_modules(self) -> Facts:
@@ -188,7 +191,12 @@ class Probe:
         known = [self.settings["python"]]
         for pattern in patterns:
             known += glob.glob(os.path.expanduser(pattern))
-        paths = sorted({path for path in known if path != sys.executable}, key=known.index)
+        # Two names in one folder are often one Python; in another folder it may be another venv.
+        each: "dict[tuple[str, str], str]" = {}
+        for path in known:
+            if path != sys.executable:
+                each.setdefault((os.path.dirname(path), os.path.realpath(path)), path)
+        paths = list(each.values())
         running = [
             subprocess.Popen(
                 [path, "-c", FIND, *names],
@@ -299,9 +307,8 @@ def look_at_memory() -> Facts:
             name, _, rest = line.partition(":")
             facts[name] = int(rest.split()[0]) * 1024
     facts = {"total": facts["MemTotal"], "available": facts["MemAvailable"], "limit": None}
-    with open("/proc/self/cgroup") as file:
-        groups = [line.strip().split(":", 2) for line in file]
-    for _, kinds, path in groups:
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, kinds, path = line.split(":", 2)
         if kinds not in ("", "memory"):
             continue
         root = "/sys/fs/cgroup" + ("/memory" if kinds else "")
@@ -311,11 +318,23 @@ def look_at_memory() -> Facts:
         while path:
             with contextlib.suppress(OSError, ValueError):
                 limit, used = [int(_read("%s%s/%s" % (root, path, name))) for name in names]
-                facts["available"] = min(facts["available"], max(0, limit - used))
+                free = max(0, limit - used + _cached_in("%s%s/memory.stat" % (root, path)))
+                facts["available"] = min(facts["available"], free)
                 if limit < facts["total"]:
                     facts["limit"] = min(limit, facts["limit"] or limit)
             path = path.rpartition("/")[0] if path != "/" else ""
     return facts
+
+
+def _cached_in(path: str) -> int:
+    """Return how much of what a cgroup uses are files, and goes as soon as somebody needs room.
+
+    The total, if there is one, is that of the groups within, too.
+    """
+    found = ["0"]
+    with contextlib.suppress(OSError):
+        found += re.findall(r"(?m)^(?:total_)?inactive_file (\d+)$", _read(path))
+    return max(map(int, found))
 
 
 def look_at_network() -> Facts:
@@ -393,11 +412,9 @@ def try_to_reach(address: str, port: int, token: str, limit_s: float) -> Facts:
     How it went is in "how": ok, timeout, refused, unreachable, stuck, stranger or error.
     """
     until = time.time() + limit_s
-    facts: "dict[str, Any]" = {"how": "error", "source": None}
+    facts: "dict[str, Any]" = {"how": "error", "source": _source_towards(address, port)}
     try:
         with contextlib.closing(_connect(address, port, limit_s)) as sock:
-            if port:
-                facts["source"] = sock.getsockname()[0]
             facts["how"] = "stuck"
             sock.settimeout(max(0.1, until - time.time()))
             sock.sendall(b"." * TRIED_BYTES)
@@ -421,6 +438,15 @@ def try_to_reach(address: str, port: int, token: str, limit_s: float) -> Facts:
         elif facts["how"] == "stuck":
             facts["how"] = "stranger"  # it hung up
     return facts
+
+
+def _source_towards(address: str, port: int) -> "str | None":
+    """Return from which of its addresses this machine would send there, which sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asking:
+        asking.connect((address, port))
+        return str(asking.getsockname()[0])
+    return None
 
 
 def _connect(address: str, port: int, limit_s: float) -> socket.socket:

@@ -11,13 +11,13 @@ from miniray.cli.doctor_findings import (
     Findings,
     World,
     base_version,
-    by_ssh,
     is_late,
     over_there,
     version_of,
 )
 from miniray.cli.doctor_ssh import node_said
 from miniray.node import PYTHON_MIN
+from miniray.node_config import quote_path
 
 
 def check_python(findings: Findings, world: World) -> Check:
@@ -36,7 +36,7 @@ def check_python(findings: Findings, world: World) -> Check:
         said = node_said(findings)
         last = said[-1] if said else "it said nothing"
         how = f"ended with status {findings.exit_status}" if findings.exit_status else "hangs"
-        by_hand = by_ssh(config, f"{config.python} --version")
+        by_hand = over_there(findings, f"{quote_path(config.python)} --version")
         return Check("python", "wrong", f"{config.python} {how}: {last}", f"{others}; {by_hand}")
     text = ".".join(map(str, findings.version))
     path = findings.fact("system").get("python") or config.python
@@ -70,7 +70,7 @@ def _another(findings: Findings, world: World) -> str:
     paths = findings.pythons or []
     new = [path for path in paths if re.search(r"3\.1[1-9]$", path)]
     path = next(iter([*new, *paths]), "/path/to/python")
-    return f"{same}name one that is there{everywhere}: `--python {path}`"
+    return f"{same}name one that is there{everywhere}: `--python {shlex.quote(path)}`"
 
 
 def _better(findings: Findings, module: str = "") -> str:
@@ -88,7 +88,7 @@ def _better(findings: Findings, module: str = "") -> str:
     )
     version = ".".join(map(str, best["version"]))
     has = f", which has {', '.join(best['has'])}" if best["has"] else ""
-    return f"`--python {best['path']}` ({version}{has})"
+    return f"`--python {shlex.quote(best['path'])}` ({version}{has})"
 
 
 def check_module(findings: Findings, world: World, name: str) -> Check:
@@ -98,14 +98,20 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
     found = findings.facts["modules"][name]
     usual = world.version_to_have(name)
     python = findings.fact("system").get("python", findings.config.python)
-    wanted = f"{name}=={base_version(usual['version'])}" if usual else name
-    install = over_there(findings, f"{shlex.quote(python)} -m pip install {wanted}")
+    install = "install the package that has it over there; pip may call it otherwise"
+    if package := world.package_of(name):
+        wanted = f"{package}=={base_version(usual['version'])}" if usual else package
+        command = shlex.join([python, "-m", "pip", "install", wanted])
+        if not found.get("has_pip", True):
+            command = f"{shlex.quote(python)} -m ensurepip && {command}"
+        install = over_there(findings, command)
     if found.get("missing"):
         if usual is None and name not in world.wanted.needed:
             return Check(name, "note", "nobody has it: fine for what does not import it")
         better = _better(findings, name)
         other = f", or take another Python: {better}" if better else ""
-        return Check(name, "wrong", f"not installed in {python}", f"{install}{other}")
+        verb = "install it: " if package else ""
+        return Check(name, "wrong", f"not installed in {python}", f"{verb}{install}{other}")
     if "error" in found:
         fix = f"install it anew: {install}"
         if re.search(r"lib\w+\.so", found["error"]):
@@ -121,7 +127,7 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
             name,
             "wrong",
             f"{text}, and CUDA {usual['cuda'] or 'none'} on the others",
-            f"install the same build everywhere: {install}",
+            "install the same build everywhere; pytorch.org/get-started has the line for each",
         )
     if "late" in found:
         return Check(

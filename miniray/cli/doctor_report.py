@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from miniray.cli.doctor_findings import Check, Findings
 from miniray.cli.run_screen import paint
+from miniray.worker_log import printable
 
 WIDTH_MIN, WIDTH_MAX = 40, 120
 MARKS = {"ok": "ok", "note": "note", "wrong": "WRONG", "untested": "-"}
@@ -56,15 +57,16 @@ def _title(findings: Findings, checks: Sequence[Check]) -> str:
 
 
 def _check_lines(check: Check, width: int, name_columns: int, stream: TextIO) -> list[str]:
-    mark = MARKS[check.state].ljust(5)
+    mark, says, fix = MARKS[check.state].ljust(5), printable(check.says), printable(check.fix)
     indent = " " * (5 + 2 + name_columns + 2)
-    lines = _wrap(f"{mark}  {check.name.ljust(name_columns)}  {check.says}", width, indent)
+    lines = _wrap(f"{mark}  {check.name.ljust(name_columns)}  {says}", width, indent)
     lines[0] = paint(mark, COLOURS[check.state], stream) + lines[0][len(mark) :]
-    if check.fix:
+    if fix:
         # A command stays in one piece, however long, so that it can be copied.
-        fix = re.sub("`.*?`", lambda one: one[0].replace(" ", NO_BREAK), check.fix)
+        fix = re.sub("`.*?`", lambda one: one[0].replace(" ", NO_BREAK), fix)
         lines += _wrap(f"{indent}-> {fix}", width, f"{indent}   ")
-    lines = [line.replace(NO_BREAK, " ") for line in lines]
+    # Who copies a line that has nothing but a command wants no comma along.
+    lines = [re.sub(r"^(\W*`[^`]*`)[,;]$", r"\1", line).replace(NO_BREAK, " ") for line in lines]
     return [re.sub("`(.*?)`", lambda one: _paint_command(one, stream), line) for line in lines]
 
 

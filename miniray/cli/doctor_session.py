@@ -122,7 +122,10 @@ class Session:
     def _understand(self, line: str) -> bool:
         findings, number = self._findings, self._number
         if line.startswith(f"{self.marker} ["):
-            name, facts = json.loads(line.partition(" ")[2])
+            try:
+                name, facts = json.loads(line.partition(" ")[2])
+            except ValueError:  # something else has written into it
+                return False
             findings.facts[name] = facts
         elif f"miniray-{number}-sh" in line:
             findings.has_shell = True

@@ -1,5 +1,6 @@
 """What ssh -v says about a connection: how far it came, why no further, and what to do then."""
 
+import dataclasses
 import re
 import shlex
 
@@ -22,7 +23,21 @@ def check_session(findings: Findings, limit_s: float) -> list[Check]:
     for name, check in STEPS.items():
         wrong = [one.name for one in checks if one.state == "wrong"]
         checks.append(waiting(name, wrong[0]) if wrong else check(findings, limit_s))
+        if name == "ssh":
+            findings = _behind_jumps(findings)
     return checks
+
+
+def _behind_jumps(findings: Findings) -> Findings:
+    """Return the findings without what ssh has said of hosts in between, once it was through."""
+    through = [
+        number
+        for number, line in enumerate(findings.said, start=1)
+        if re.match(r"Authenticated to .* \(\[", line)  # the node itself would be "via proxy"
+    ]
+    if not findings.find("Executing proxy command: ") or not through:
+        return findings
+    return dataclasses.replace(findings, said=findings.said[through[-1] :])
 
 
 def node_said(findings: Findings) -> list[str]:
@@ -116,6 +131,9 @@ def _why_cut_off(findings: Findings, proxy: str, limit_s: float) -> str:
 
 
 def _check_host_key(findings: Findings, limit_s: float) -> Check:
+    known = findings.find(r"is known and matches the (\S+) host key")
+    if findings.has_shell:  # and whatever else is said of keys is said over there
+        return Check("host key", "ok", f"{known[1]}, known" if known else "accepted")
     if findings.find("REMOTE HOST IDENTIFICATION HAS CHANGED"):
         remove = findings.find(r"^\s*(ssh-keygen .*)")
         command = remove[1].strip() if remove else f"ssh-keygen -R {findings.config.host}"
@@ -140,7 +158,6 @@ def _check_host_key(findings: Findings, limit_s: float) -> Check:
         return Check(
             "host key", "wrong", findings.said[-1], "one side is much older than the other: update"
         )
-    known = findings.find(r"is known and matches the (\S+) host key")
     return Check("host key", "ok", f"{known[1]}, known" if known else "accepted")
 
 

@@ -17,7 +17,7 @@ from miniray import (
     WorkerFailed,
     wait,
 )
-from miniray.cli.run_plan import Plan
+from miniray.cli.run_plan import Plan, name_doctor
 from miniray.cli.run_screen import Screen
 from miniray.cli.run_verdict import Verdict, explain_start, find_verdict, remedy
 from miniray.recovery import attempt_again
@@ -72,6 +72,8 @@ def launch(
             attempts.say_last()
             if plan.min_nodes is None and len(plan.nodes) > 1:
                 problem += "\n  to go on without nodes that are lost: --min-nodes 1"
+        elif isinstance(error, ClusterError) and (command := name_doctor(plan.nodes)):
+            problem += f"\n  to see all that is wrong there: {command}"
         screen.say(problem, is_bad=True)
         return 1
 

@@ -19,6 +19,11 @@ def parse_hosts(text: str, per_node: int | None) -> Hosts:
     return hosts
 
 
+def name_host(host: str, count: int) -> str:
+    """Return a host as `parse_hosts` reads it."""
+    return f"[{host}]:{count}" if ":" in host else f"{host}:{count}"
+
+
 def _parse_host(text: str, per_node: int | None) -> tuple[str, int]:
     match = _SLOTS.fullmatch(text)
     is_address = text.count(":") > 1 and not text.startswith("[")

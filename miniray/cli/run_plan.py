@@ -5,19 +5,23 @@ import ast
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from miniray import ClusterError, NodeConfig
 from miniray.cli import run_slurm
-from miniray.cli.run_hosts import Hosts, parse_hosts, parse_local, read_hostfile
+from miniray.cli.run_hosts import Hosts, name_host, parse_hosts, parse_local, read_hostfile
 from miniray.cli.run_imports import ALWAYS, find_torch_imports
 from miniray.cli.run_rank import PRELOAD
 from miniray.node_config import LOCAL_LAUNCHER
 from miniray.sync import Folder
+
+HOSTS_SHOWN_MAX = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,24 @@ class Plan:
         if self.restarts:
             lines.append(f"when a rank has died or failed, all begin anew: {self.restarts} times")
         return "\n".join(lines)
+
+
+def name_doctor(nodes: Sequence[NodeConfig]) -> str:
+    """Return the command that looks at some nodes; "" for those here, at which one can look."""
+    far = [node for node in nodes if not node.is_local()]
+    words = ["miniray", "doctor"]
+    if not far:
+        return ""
+    if len(far) > HOSTS_SHOWN_MAX:
+        return f"{shlex.join(words)}, with the same hosts and options"
+    if far[0].launcher is None:  # else it finds the allocation by itself
+        words.append(",".join(name_host(node.host, node.num_workers) for node in far))
+    if far[0].python != ("python3" if far[0].launcher is None else sys.executable):
+        words += ["--python", far[0].python]
+    words += [f"--ssh-option={option}" for option in far[0].ssh_options]
+    words += ["--tunnel"] * far[0].tunnel
+    words += [] if far[0].workdir is None else ["--workdir", far[0].workdir]
+    return shlex.join(words)
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -123,6 +145,9 @@ def find_hosts(options: argparse.Namespace) -> Hosts:
                 "name the hosts for ssh: -H node1:4,node2:4"
             )
         return run_slurm.read_allocation(os.environ, options.per_node)
+    target = getattr(options, "target", None) or ""
+    if re.fullmatch(r".+:\d+", target):  # as doctor, which runs no script, takes them
+        raise ValueError(f"{target} is no script; if these are hosts: -H {target}")
     raise ValueError(
         "no hosts given: name them with -H node1:4,node2:4 or --hostfile FILE, stay here with "
         "--local 4, or run it inside a Slurm allocation"

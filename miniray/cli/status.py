@@ -1,12 +1,13 @@
 """List the workers of the clusters that run here, or of one server, and how each ended."""
 
 import argparse
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from miniray.cli import afar
 from miniray.cli.common import port_number
 
+STATES = {"T": "stopped", "t": "traced"}
 COLUMNS = ("id", "label", "pid", "state", "age", "silent for", "how it ended")
 
 EXAMPLES = """\
@@ -14,6 +15,8 @@ examples:
   miniray status                    all nodes of all clusters that run on this machine
   miniray status localhost 10000    a server that was started by hand
   MINIRAY_KEY_FILE=team.key miniray status 10.0.0.5 10000
+  miniray status -H node1           all that node1 coordinates, such as a run
+                                    that was detached to it
 
 Such a server's key is needed. It takes no worker's place. The status goes in clear, and nobody
 can change it on its way, also where a server's workers encrypt.
@@ -28,10 +31,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """Add what names one server; without it, it is all clusters of this machine."""
+    """Add what names one server, or else another host than this, whose clusters it is then."""
     parser.add_argument("host", nargs="?", help="a server's; without it: all clusters here")
     parser.add_argument("port", nargs="?", type=port_number)
     parser.add_argument("--encrypt", "--tls", action="store_true", help="it is one that encrypts")
+    afar.add_host(parser)
 
 
 def find_clusters(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -47,37 +51,45 @@ def find_clusters(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run(options: argparse.Namespace) -> int:
     """Print a table of each server's workers."""
+    return afar.show("status", options)
+
+
+def answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a table of each server's workers, and the exit status."""
     from miniray.looking.clusters import describe
     from miniray.looking.look import ask_all
 
     clusters, problems = find_clusters(options), 0
     if not clusters:
-        print("miniray status: no cluster runs on this machine", file=sys.stderr)
-        return 1
+        yield {"say": afar.nobody("status", options), "status": 1}
+        return
     for number, cluster in enumerate(clusters):
         if options.host is None:
-            print("\n" * bool(number) + describe(cluster))
-        for node, status in zip(cluster["nodes"], ask_all(cluster["nodes"], {}), strict=True):
+            yield {"text": "\n" * bool(number) + describe(cluster)}
+        # A server that was named and encrypts tells its status in clear, but nothing more.
+        request = {"look": "facts"} if options.host is None else {}
+        said = ask_all(cluster["nodes"], request)
+        for node, status in zip(cluster["nodes"], said, strict=True):
             if isinstance(status, str):
                 problems += 1
                 place = "" if options.host is not None else f"{node['node']}: "
-                print(f"miniray status: {place}{status}", file=sys.stderr)
+                yield {"say": f"{place}{status}"}
             else:
-                _print_server(node, status)
-    return int(problems > 0)
+                yield {"text": "\n".join(_describe_server(node, status))}
+    yield {"status": int(problems > 0)}
 
 
-def _print_server(node: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+def _describe_server(node: Mapping[str, Any], status: Mapping[str, Any]) -> list[str]:
     server = status["server"]
     place = "" if node["node"] == f"{node['host']}:{node['port']}" else f" on {node['node']}"
     at = f"{node['host']}:{node['port']}" if node["port"] else "the end of its tunnel"
-    print(
+    line = (
         f"server{place} at {at}, pid {server['pid']}, "
         f"up for {seconds(server['age_s'])}: {server['workers_running']} of at most "
         f"{server['workers_max']} workers running, {server['workers_started']} started so far"
     )
-    if status["workers"]:
-        print(format_table([COLUMNS, *map(_row, status["workers"])]))
+    workers = [_row(one) for one in status["workers"]]
+    return [line, *([format_table([COLUMNS, *workers])] if workers else [])]
 
 
 def _row(worker: dict[str, Any]) -> tuple[str, ...]:
@@ -85,7 +97,7 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
         str(worker["id"]),
         worker["name"],
         str(worker["pid"]),
-        worker["state"],
+        STATES.get(worker.get("look", {}).get("state"), worker["state"]),
         seconds(worker["age_s"]),
         seconds(worker["silent_s"]),
         worker["ended"] or "-",

@@ -7,17 +7,21 @@ import select
 import signal
 import sys
 import termios
+import threading
 import time
 import tty
 from collections.abc import Iterator
 from typing import Any
 
+from miniray.cli import afar
 from miniray.cli.status import add_server, find_clusters
+from miniray.errors import MiniRayError
 
 EXAMPLES = """\
 examples:
   miniray top                       all clusters that run on this machine
   miniray top localhost 10000       a server that was started by hand
+  miniray top -H node1              all that node1 coordinates
   miniray top | cat                 one table, and no more
 
 q or Ctrl-C ends it. It asks the nodes' servers and no rank, so it costs the
@@ -27,6 +31,7 @@ ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # another screen,
 HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 BOLD, REVERSE, PLAIN = "\x1b[1m", "\x1b[7m", "\x1b[m"
 FIRST_LOOK_S = 0.5
+PAUSE_S = 0.05
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +48,87 @@ def run(options: argparse.Namespace) -> int:
     """Show them until q or Ctrl-C, or once if nobody sits in front of it."""
     if not options.every > 0:
         options.parser.error("--every is a number of seconds above 0")
-    view = View(options)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        view.look()
-        time.sleep(FIRST_LOOK_S)
-        view.look()
-        print("\n".join(view.lines()))
-        return 0 if view.is_of_something() else 1
-    with contextlib.suppress(KeyboardInterrupt), screen() as woken:
-        while True:
-            view.look()
-            until = time.monotonic() + (options.every if view.has_looked_twice else FIRST_LOOK_S)
-            while (left := until - time.monotonic()) > 0:
-                draw(view.lines())
-                ready, _, _ = select.select([0, woken], [], [], left)
-                if 0 in ready and os.read(0, 1024)[:1] in (b"q", b"Q", b""):
-                    return 0
-                if woken in ready:
-                    os.read(woken, 1024)  # the terminal has another size: draw again
+    options.once = not (sys.stdin.isatty() and sys.stdout.isatty())
+    if options.once:
+        return afar.show("top", options)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        news = afar.ask("top", options, stack)
+        try:
+            first = next(one for one in news if one)  # ssh may have something to say before
+        except (OSError, MiniRayError) as error:
+            afar.say("top", options, str(error))
+            return 1
+        with screen() as woken, Looking(news) as looking:
+            look_on(first["lines"], looking, woken)
+        if looking.problem:
+            afar.say("top", options, looking.problem)
+            return 1
     return 0
+
+
+def answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the lines of one look after the other; or, once, how it is, and the exit status."""
+    view = View(options)
+    while True:
+        view.look()
+        if options.once and (problem := view.problem()):
+            yield {"say": problem, "status": 1}
+        if options.once and view.looks > 1:
+            yield {"text": "\n".join(view.lines()), "status": 0}
+        if not options.once:
+            yield {"lines": view.lines()}
+        until = time.monotonic() + (options.every if view.looks > 1 else FIRST_LOOK_S)
+        while time.monotonic() < until:
+            yield {}
+            time.sleep(PAUSE_S)
+
+
+class Looking:
+    """Takes looks in as they come, in a thread: who presses q need not wait for one."""
+
+    def __init__(self, news: Iterator[dict[str, Any]]) -> None:
+        self.ear, self._hand = os.pipe()  # a byte for each
+        self.problem = ""
+        self._news, self._lines = news, list[str]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._take_in, daemon=True)
+
+    def __enter__(self) -> "Looking":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+
+    def _take_in(self) -> None:
+        try:
+            for one in self._news:
+                if self._stop.is_set():
+                    return
+                if "lines" in one:
+                    self._lines = one["lines"]
+                    os.write(self._hand, b".")
+        except (OSError, MiniRayError) as error:
+            self.problem = str(error)
+        os.write(self._hand, b".")
+
+    def lines(self) -> list[str]:
+        """Return the newest look."""
+        os.read(self.ear, 1024)
+        return self._lines
+
+
+def look_on(lines: list[str], looking: Looking, woken: int) -> None:
+    """Draw whatever is new, or the same anew in another size, until q or the end."""
+    while not looking.problem:
+        draw(lines)
+        ready, _, _ = select.select([0, woken, looking.ear], [], [])
+        if 0 in ready and os.read(0, 1024)[:1] in (b"q", b"Q", b""):
+            return
+        if woken in ready:
+            os.read(woken, 1024)
+        if looking.ear in ready:
+            lines = looking.lines()
 
 
 @contextlib.contextmanager
@@ -116,23 +183,26 @@ class View:
         self._options = options
         self._glances: dict[str, Any] = {}
         self._seen: list[tuple[str, Any]] = []
-        self.has_looked_twice = False
+        self.looks = 0  # since there is something to be seen: the second one knows of CPU use
 
     def look(self) -> None:
         """Look at all clusters that there are now."""
         from miniray.looking.clusters import describe
         from miniray.looking.glance import Glances
 
-        clusters = {describe(one): one for one in find_clusters(self._options)}
-        self.has_looked_twice = bool(self._seen)
-        before, self._glances = self._glances, {}
-        for name, cluster in clusters.items():
-            self._glances[name] = before.get(name) or Glances(cluster)
-        self._seen = [(name, glances.take()) for name, glances in self._glances.items()]
+        before, self._glances, self._seen = self._glances, {}, []
+        for one in find_clusters(self._options):
+            glances = self._glances[one["notice"]] = before.get(one["notice"]) or Glances()
+            self._seen.append((describe(one), glances.take(one)))
+        self.looks = self.looks + 1 if self._seen else 0
 
-    def is_of_something(self) -> bool:
-        """Return whether there is any cluster."""
-        return bool(self._seen)
+    def problem(self) -> str:
+        """Say why nothing is to be seen: there is no cluster, or the named server is not there."""
+        if not self._seen:
+            return afar.nobody("top", self._options)
+        return (
+            "" if self._options.host is None else "".join(one.problem for one in self._seen[0][1])
+        )
 
     def lines(self) -> list[str]:
         """Return what was seen as a table for each cluster, as wide as it has to be."""
@@ -140,7 +210,7 @@ class View:
         from miniray.looking.glance import COLUMNS, as_row
 
         if not self._seen:
-            return ["miniray top: no cluster runs on this machine"]
+            return [self.problem()]
         lines: list[str] = []
         for name, ranks in self._seen:
             lines += [""] if lines else []

@@ -4,7 +4,6 @@ What they are once they are here is what every worker is. `rank_host` is their s
 """
 
 import contextlib
-import html
 import select
 import socket
 from collections.abc import Callable, Sequence
@@ -119,29 +118,7 @@ class HostedWorker(RemoteWorker):
             self.lease.look(deadline_after(timeout))
 
 
-class OuterCrew(Crew):
-    """Workers that somebody else has started: there is no server that could be asked of them."""
-
-    def whereabouts(self) -> dict[str, Any]:
-        """Refuse: `stacks` asks the nodes' servers."""
-        raise RuntimeError(
-            "ranks that somebody else has started have no node server that could be asked where "
-            "they are; on a rank's own machine `py-spy dump --pid PID` shows its stack"
-        )
-
-    def __repr__(self) -> str:
-        workers = self.workers
-        ended = [
-            str(worker.ended).partition("\n")[0] for worker in workers if worker.ended is not None
-        ]
-        state = f"of {len(workers)} ranks, {len(ended)} ended" if workers else "not started"
-        return f"<{type(self).__name__} {state}{f', first {ended[0]}' if ended else ''}>"
-
-    def _repr_html_(self) -> str:
-        return html.escape(repr(self))
-
-
-class HostedCluster(OuterCrew):
+class HostedCluster(Crew):
     """Ranks that another launcher starts, and that report at `self.address`, `self.port`.
 
     It listens there from the beginning. `gather_ranks` returns once all of them have come; what a

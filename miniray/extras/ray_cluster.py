@@ -15,8 +15,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from miniray import auth, bootstrap, cells
+from miniray.crew import Crew
 from miniray.errors import ClusterError
-from miniray.extras.hosted import HostedCluster, OuterCrew
+from miniray.extras.hosted import HostedCluster
 from miniray.extras.rank_host import ANSWERS_CALLS, Place
 from miniray.faults import check_start
 from miniray.node_config import NodeConfig
@@ -35,7 +36,7 @@ HEAR_S = 0.5
 SHOWN_CHARS = 300
 
 
-class RayCluster(OuterCrew):
+class RayCluster(Crew):
     """Workers on a Ray cluster, which all start together and end together, as a Cluster's do.
 
     Each NodeConfig is one bundle of a placement group: its ranks are on one machine, which Ray
@@ -82,7 +83,7 @@ class RayCluster(OuterCrew):
         """
         work_fn = check_start(work_fn)
         if self._code is not None:
-            raise RuntimeError("this cluster has been started; restart it, or stop it first")
+            raise RuntimeError("it has been started: stop it first, or restart() the same")
         self._cells = cells.collect(work_fn)
         archive = pack(find_code(work_fn, "\n".join(text for *_, text in self._cells)))
         if not ray.is_initialized():

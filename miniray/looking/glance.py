@@ -13,15 +13,16 @@ _STATES = {"T": "stopped", "t": "traced", "D": "disk", "Z": "ended"}
 class Glances:
     """One cluster, looked at again and again; CPU use is that since the last time."""
 
-    def __init__(self, cluster: Mapping[str, Any]) -> None:
-        self._cluster = cluster
-        self._before: Sequence[dict[str, Any] | str] | None = None
+    def __init__(self) -> None:
+        self._nodes: object = None
+        self._before: Sequence[dict[str, Any] | str] = ()
 
-    def take(self) -> list[Seen]:
-        """Return how all ranks are now."""
-        now = ask_all(self._cluster["nodes"], {"look": "facts"})
-        seen = put_together(self._cluster["nodes"], self._before or now, now)
-        self._before = now
+    def take(self, cluster: Mapping[str, Any]) -> list[Seen]:
+        """Return how all ranks are now; after a restart its nodes may be others."""
+        nodes = cluster["nodes"]
+        now = ask_all(nodes, {"look": "facts"})
+        seen = put_together(nodes, self._before if nodes == self._nodes else now, now)
+        self._nodes, self._before = nodes, now
         return seen
 
 

@@ -1,7 +1,10 @@
 """Which GPU a process uses, and how much of it, as nvidia-smi says it: asked without waiting."""
 
+import atexit
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -33,7 +36,7 @@ class _Asking:
         if self._process is not None and self._output is not None:
             if self._process.poll() is None:
                 if age > GIVE_UP_S:
-                    self._process.kill()
+                    self.give_up()
                 return
             with self._output as output:
                 output.seek(0)
@@ -47,10 +50,18 @@ class _Asking:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
+
+    def give_up(self) -> None:
+        """End the one that runs, and what it has started."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 _asking = _Asking()
+# A server that ends takes it along.
+atexit.register(_asking.give_up)
 
 
 def of_process(pid: int) -> dict[str, Any] | None:

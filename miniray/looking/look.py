@@ -24,7 +24,7 @@ from miniray.looking.verdict import judge
 
 ASK_AGAIN_S = 0.1
 WINDOW_S = 0.5  # from the first look to the last, at least: so long CPU use is measured
-ANSWER_S = 2.0  # what a process has to write its stacks down
+ANSWER_S = 5.0  # what a process has to write its stacks down, on a busy machine
 SERVER_S = 4.0  # what a server has to answer
 _RANK = re.compile(r"rank ?(\d+)(?: \(\d+\))?")
 
@@ -48,7 +48,10 @@ class Look:
         return f"<{type(self).__name__}: {self.verdict}>"
 
     def __str__(self) -> str:
-        return show.as_text(self.verdict, self.everybody, shutil.get_terminal_size().columns)
+        columns = shutil.get_terminal_size().columns
+        is_seen_so = sys.stdout.isatty() or "COLUMNS" in os.environ
+        limit = columns if is_seen_so else show.NO_LIMIT
+        return show.as_text(self.verdict, self.everybody, columns, limit)
 
     def _repr_html_(self) -> str:
         return show.as_html(self.verdict, self.everybody)
@@ -108,7 +111,7 @@ def _this_process() -> Seen:
     seen = Seen("coordinator", socket.gethostname(), pid=os.getpid(), row={"state": "running"})
     seen.stacks = [
         tuple(
-            Frame(frame.f_code.co_filename, line, frame.f_code.co_name, os.getcwd())
+            Frame(_name_of(frame.f_code.co_filename), line, frame.f_code.co_name, os.getcwd())
             for frame, line in traceback.walk_stack(frames[one])
         )
         for one in order
@@ -117,6 +120,13 @@ def _this_process() -> Seen:
     if own == main:
         seen.does = Activity(ASKS, "", users_place(seen.stacks[-1]))
     return seen
+
+
+def _name_of(file: str) -> str:
+    """Return a file's name; of a notebook's cell, what IPython's tracebacks call that."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = getattr(getattr(shell, "compile", None), "_filename_map", {})
+    return f"<In[{cells[file]}]>" if file in cells else file
 
 
 def ask_all(
@@ -149,7 +159,8 @@ def _written(answers: Iterable[dict[str, Any] | str]) -> list[str] | None:
     """Return what all have written so far, or None if somebody who could has not begun."""
     rows = [row for one in answers if not isinstance(one, str) for row in one["workers"]]
     looks = [row["look"] for row in rows if row["state"] == "running"]
-    if any(not one.get("stacks") and one["state"] in ("R", "S") for one in looks):
+    able = [one for one in looks if one["state"] in ("R", "S") and not one.get("why_silent")]
+    if not all(one.get("stacks") for one in able):
         return None
     return [one.get("stacks", "") for one in looks]
 

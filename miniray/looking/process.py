@@ -52,6 +52,8 @@ def look(record: WorkerRecord, request: Mapping[str, Any]) -> dict[str, Any]:
                 _ask(record, facts["state"], wake=bool(request.get("wake")))
         if request["look"] == "read":
             facts["stacks"] = window.read_stacks(through)
+            if not facts["stacks"]:
+                facts["why_silent"] = why_silent(pid, through)
     return facts
 
 
@@ -83,18 +85,25 @@ def _queued_s(pid: int) -> float:
     return waited_ns / 1e9
 
 
-def can_be_asked(pid: int, through: int) -> bool:
-    """Return whether a process has a handler for the signal, which would otherwise end it.
+def why_silent(pid: int, through: int) -> str:
+    """Say why a process is not asked, or would not answer: it has no handler for the signal, say.
 
-    One that is being debugged is not asked: its debugger would stop it on any signal.
+    The signal would then end it. One that is being debugged would be stopped by any signal.
     """
     if not window.read_facts(through)[0]:
-        return False
-    with contextlib.suppress(OSError, ValueError, IndexError):
+        return "its module has a use for the signal"
+    try:
         status = Path(f"/proc/{pid}/status").read_text()
-        tracer, caught = (status.partition(one)[2].split()[0] for one in ("TracerPid:", "SigCgt:"))
-        return tracer == "0" and bool(int(caught, 16) >> (window.LOOK_SIGNAL - 1) & 1)
-    return False
+        names = ("TracerPid:", "SigBlk:", "SigCgt:")
+        tracer, *masks = (status.partition(one)[2].split()[0] for one in names)
+        blocked, caught = (int(one, 16) >> (window.LOOK_SIGNAL - 1) & 1 for one in masks)
+    except (OSError, ValueError, IndexError):
+        return "it has ended"
+    if tracer != "0":
+        return f"process {tracer} is debugging it"
+    if not caught:
+        return "it has become another program, or given the signal's handler up"
+    return "it blocks the signal" if blocked else ""
 
 
 def _ask(record: WorkerRecord, state: str, *, wake: bool) -> None:
@@ -107,7 +116,7 @@ def _ask(record: WorkerRecord, state: str, *, wake: bool) -> None:
     if record in _held:
         return
     window.clear(through)
-    if can_be_asked(record.process.pid, through):
+    if not why_silent(record.process.pid, through):
         if state != "T":
             send(record.process.pid, window.LOOK_SIGNAL)
         elif wake:

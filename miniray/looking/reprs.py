@@ -1,48 +1,57 @@
 """How clusters and nodes look at a prompt and in a notebook."""
 
 import html
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from miniray.cluster import Cluster
-    from miniray.node_config import NodeConfig
+from miniray.cluster import Cluster
+from miniray.crew import Crew
 
 
-def of_cluster(cluster: "Cluster") -> str:
+def of_cluster(cluster: Crew) -> str:
     """Return a cluster in one line, from what this process knows of it: nobody is asked."""
-    return f"<{type(cluster).__name__} {_places(cluster.nodes)}: {_state(cluster)}>"
+    hosts = _hosts(cluster)
+    places = ", ".join(f"{len([*some])} on {host}" for host, some in itertools.groupby(hosts))
+    ranks = f"{len(hosts)} rank{'s' * (len(hosts) != 1)}{f' ({places})' * bool(places)}"
+    return f"<{type(cluster).__name__} of {ranks}: {_state(cluster)}>"
 
 
-def _places(nodes: "Sequence[NodeConfig]") -> str:
-    ranks = sum(node.num_workers for node in nodes)
-    places = ", ".join(f"{node.num_workers} on {node.host}" for node in nodes)
-    return f"of {ranks} rank{'s' * (ranks != 1)} ({places})"
+def _hosts(cluster: Crew) -> list[str]:
+    """Return where each rank is, or will be; who came by himself is where he says that he is."""
+    nodes = getattr(cluster, "nodes", None)
+    if nodes is None:
+        return [worker.host for worker in cluster.workers]
+    return [node.host for node in nodes for _ in range(node.num_workers)]
 
 
-def _state(cluster: "Cluster") -> str:
+def _state(cluster: Crew) -> str:
     if not cluster.workers:
         return "not started"
     if cluster.group is not None and cluster.group.culprit is not None:
-        return str(cluster.group.culprit).partition("\n")[0]
+        return _first_line(cluster.group.culprit)
     ended = [worker for worker in cluster.workers if worker.ended is not None]
-    work = f"running {cluster.whereabouts()['work']}"
+    work = cluster.whereabouts()["work"] if isinstance(cluster, Cluster) else ""
+    running = "ready for calls" if cluster.answers_calls else f"running {work}".strip()
     if not ended:
-        return work
-    return f"{work}, but {len(ended)} ended, first {ended[0].ended}".partition("\n")[0]
+        return running
+    return f"{running}, but {len(ended)} ended, first {_first_line(ended[0].ended)}"
 
 
-def of_cluster_in_html(cluster: "Cluster") -> str:
+def _first_line(error: Exception | None) -> str:
+    """Return what an error says, in short: its kind if it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def of_cluster_in_html(cluster: Crew) -> str:
     """Return a cluster as a small table, a row for each rank."""
-    workers = list(cluster.workers)
-    rows, rank = [], 0
-    for node in cluster.nodes:
-        for _ in range(node.num_workers):
-            worker = workers[rank] if rank < len(workers) else None
-            state = "not started" if worker is None else str(worker.ended or "open").splitlines()[0]
-            pid = "" if worker is None else str(worker.pid)
-            rows.append((str(rank), node.host, pid, state))
-            rank += 1
+    rows = []
+    hosts = _hosts(cluster)
+    for rank, (host, worker) in enumerate(itertools.zip_longest(hosts, cluster.workers)):
+        state, pid = "not started", ""
+        if worker is not None:
+            state = "open" if worker.ended is None else _first_line(worker.ended)
+            pid = str(worker.pid or "")  # another launcher's has none that is known here
+        rows.append((str(rank), host or worker.host, pid, state))
     return _table(of_cluster(cluster)[1:-1], ("rank", "node", "pid", "state"), rows)
 
 

@@ -25,6 +25,7 @@ class Seen:
     is_busy: bool = False
     stacks: list[Stack] = dataclasses.field(default_factory=list)
     source: str = ""  # the text of its line
+    why_silent: str = ""
     does: Activity = dataclasses.field(default_factory=lambda: Activity(activity.SILENT))
 
     @property
@@ -48,6 +49,7 @@ class Seen:
     def conclude(self, root: str = "") -> None:
         """Say what it does, from all that has been seen; the user's code is below `root`."""
         state = self.facts.get("state", "")
+        self.why_silent = self.facts.get("why_silent", "")
         if self.row.get("state") == "ended":
             self.does = Activity(activity.ENDED)
         else:

@@ -3,6 +3,7 @@
 import html
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from miniray.looking.activity import STOPPED
@@ -10,28 +11,35 @@ from miniray.looking.seen import Seen
 from miniray.looking.stacks import Frame, Stack
 from miniray.looking.verdict import names, tell
 
-INDENT = "    "
+INDENT, CUT = "    ", "..."
 FRAMES_MAX = 12
 LIBRARY_FRAMES_MAX = 2
 PIDS_MAX = 8
 HTML_COLUMNS = 100
+NO_LIMIT = 10_000  # for what scrolls, or is a file
 
 
-def as_text(verdict: str, everybody: Sequence[Seen], width: int) -> str:
-    """Return all of it for a terminal of that many columns."""
+def as_text(
+    verdict: str, everybody: Sequence[Seen], width: int, line_chars_max: int | None = None
+) -> str:
+    """Return all of it for that many columns; calls have `line_chars_max`, or are as long as that.
+
+    Where a call stands is not cut off in any case, and its file's name only at the beginning.
+    """
+    line_chars_max = line_chars_max or width
     lines = textwrap.wrap(verdict, width, break_long_words=False, break_on_hyphens=False)
     lines += [_hint(one) for one in everybody if one.does.kind == STOPPED]
     for group in _alike(everybody):
         lines += ["", *_wrap(_head(group), width)]
         lines += _wrap_indented(_transfers(group), width) if len(group) == 1 else []
         for number, stack in enumerate(group[0].stacks):
-            lines += _show_stack(group[0], stack, number, width)
+            lines += _show_stack(group[0], stack, number, line_chars_max)
     return "\n".join(lines)
 
 
 def as_html(verdict: str, everybody: Sequence[Seen]) -> str:
     """Return all of it for a notebook."""
-    lines = as_text("", everybody, HTML_COLUMNS)
+    lines = as_text("", everybody, HTML_COLUMNS, NO_LIMIT)
     return f"<p><b>{html.escape(verdict)}</b></p><pre>{html.escape(lines.strip())}</pre>"
 
 
@@ -81,7 +89,7 @@ def _show_stack(one: Seen, stack: Stack, number: int, width: int) -> list[str]:
         return []
     lines = [f"{INDENT}in another thread:"] if number else []
     for frame in users[:FRAMES_MAX]:
-        lines.append(_cut(f"{INDENT}{frame}", width))
+        lines.append(INDENT + _fit(frame, width - len(INDENT)))
         if frame == users[0] == one.does.place and one.source:
             lines.append(_cut(f"{INDENT * 2}{one.source}", width))
         if frame is users[0]:
@@ -89,6 +97,13 @@ def _show_stack(one: Seen, stack: Stack, number: int, width: int) -> list[str]:
             for inner in called[:LIBRARY_FRAMES_MAX]:
                 lines.append(_cut(f"{INDENT * 2}in {_short(inner)}", width))
     return lines
+
+
+def _fit(frame: Frame, width: int) -> str:
+    """Return a call with as much of its file's path as there is room for, and all of the rest."""
+    file, rest = frame.short_file, str(frame).removeprefix(frame.short_file)
+    room = max(width - len(rest), len(PurePath(file).name) + len(CUT))
+    return f"{file if len(file) <= room else CUT + file[len(CUT) - room :]}{rest}"
 
 
 def _short(frame: Frame) -> str:
@@ -104,4 +119,4 @@ def _wrap_indented(text: str, width: int) -> list[str]:
 
 
 def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else f"{line[: width - 3]}..."
+    return line if len(line) <= width else f"{line[: width - len(CUT)]}{CUT}"

@@ -11,9 +11,12 @@ from miniray.worker_log import printable
 _THREAD = re.compile(r"(?:Current thread|Thread) 0x.* \(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 # Where the code that came along is on a node; and the copy of a folder.
-_UNPACKED = re.compile(r".*?/miniray-\w+/|.*/\.cache/miniray/sync/[^/]+/")
-_INSTALLED = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/|<.*>$")
-_OURS = {path.stem for path in Path(miniray.__file__).parent.rglob("*.py")}
+_UNPACKED = re.compile(r".*?/miniray-\w+/|.*/miniray/sync/[^/]+/")
+_INSTALLED = re.compile(
+    r".*/(?:site-packages|dist-packages|lib/python3\.\d+t?)/|.*/bin/miniray$|<(?!In\[).*>$"
+)
+_PACKAGE = Path(miniray.__file__).parent
+_OURS = {path.relative_to(_PACKAGE.parent).parts for path in _PACKAGE.rglob("*.py")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,10 @@ class Frame:
     def is_ours(self) -> bool:
         """Whether it is MiniRay's own."""
         path = Path(self.file)
-        return "miniray" in path.parts[-3:-1] and path.stem in _OURS
+        if path.is_relative_to(_PACKAGE):
+            return True
+        is_like_one = path.parts[-2:] in _OURS or path.parts[-3:] in _OURS
+        return is_like_one and not (self.root and path.is_relative_to(self.root))
 
     @property
     def is_users(self) -> bool:
@@ -41,6 +47,8 @@ class Frame:
         """The file's name as its author knows it."""
         if self.is_ours:
             return "/".join(Path(self.file).parts[-2:])
+        if self.file.startswith("<In["):  # a notebook's cell
+            return self.file[1:-1]
         bare = _INSTALLED.sub("", _UNPACKED.sub("", self.file)) or self.file
         return bare.removeprefix(f"{self.root}/") if self.root else bare
 

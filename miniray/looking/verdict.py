@@ -32,25 +32,31 @@ def judge(ranks: Sequence[Seen], coordinator: Seen | None) -> Verdict:
     """Say who is behind: first whoever cannot go on, then whoever is not where the others wait."""
     for kinds in ((LOST,), (ENDED,), (STOPPED,), (STUCK,)):
         if out := [one for one in ranks if one.does.kind in kinds and not _has_left(one)]:
+            out.sort(key=lambda one: -(one.row.get("ended_s_ago") or 0.0))
             return _blame(out, [one for one in ranks if one not in out and one.does.waits])
     if coordinator is not None and coordinator.does.kind == STOPPED:
         return _blame([coordinator], [one for one in ranks if one.does.waits])
     alive = [one for one in ranks if one.does.kind != ENDED]
+    silent = [one for one in alive if one.does.kind == SILENT]
     together = [one for one in alive if one.does.kind in (COLLECTIVE, PEER)]
     if together:
         peers = [one for one in together if one.does.kind == PEER]
-        apart = [one for one in ranks if one not in together and one.does.kind != SILENT]
-        nobody_sends = all("recv" in one.does.call for one in peers)
+        apart = [one for one in ranks if one not in together and one not in silent]
+        nobody_sends = all("recv" in one.does.call for one in peers) and not silent
         if peers and nobody_sends and all(one.does.kind == RECV for one in apart):
             return _judge_peers(peers)
-        return _blame(apart, together) if apart else _judge_collectives(together)
+        out = [*apart, *silent]
+        return _blame(out, together) if out else _judge_collectives(together)
     if not alive:
         return Verdict("no rank runs")
     waiting = [one for one in alive if one.does.kind == RECV]
-    others = [one for one in alive if one.does.kind not in (RECV, SILENT)]
+    others = [one for one in alive if one not in waiting and one not in silent]
     if others and waiting:
-        return _blame(others, waiting)
+        return _blame([*others, *silent], waiting)
     if not others:
+        waits = coordinator is None or coordinator.does.kind in (RECV, SILENT)
+        if silent and waiting and waits:  # for whomever of them one does not see
+            return _blame(silent, waiting)
         return _judge_coordinator(coordinator, waiting)
     return _judge_runners(others)
 
@@ -61,15 +67,13 @@ def _has_left(one: Seen) -> bool:
 
 
 def _blame(out: Sequence[Seen], waiting: Sequence[Seen]) -> Verdict:
-    first = [
-        one for one in out if (one.does.kind, _place(one)) == (out[0].does.kind, _place(out[0]))
-    ]
-    text = f"{names(first)} {'is' if len(first) == 1 else 'are'} behind: {_it(first)} {tell(first)}"
+    first = [one for one in out if _does(one) == _does(out[0])]
+    text = f"{names(first)} {'is' if len(first) == 1 else 'are'} behind: {_each(first)}"
     rest = [one for one in out if one not in first]
     if rest:
         text += f"; so {'is' if len(rest) == 1 else 'are'} {names(rest)}"
     if waiting:
-        alike = [one for one in waiting if _same(one, waiting[0])]
+        alike = [one for one in waiting if _does(one) == _does(waiting[0])]
         text += f", while {names(alike)} {tell(alike)}"
     return Verdict(text, tuple(one.name for one in out))
 
@@ -85,7 +89,7 @@ def _judge_collectives(together: Sequence[Seen]) -> Verdict:
     most = rest[-1]
     return Verdict(
         f"{names(few)} {'is' if len(few) == 1 else 'are'} in another call than the others: "
-        f"{_it(few)} {tell(few)}, while {names(most)} {tell(most)}",
+        f"{_each(few)}, while {names(most)} {tell(most)}",
         tuple(one.name for one in few),
     )
 
@@ -103,7 +107,7 @@ def _judge_runners(ranks: Sequence[Seen]) -> Verdict:
         return Verdict(f"{names(ranks)} run, each on its own: none waits for another")
     return Verdict(
         f"{names(few)} {'is' if len(few) == 1 else 'are'} elsewhere than the others: "
-        f"{_it(few)} {tell(few)}, while {names(most)} {tell(most)}",
+        f"{_each(few)}, while {names(most)} {tell(most)}",
         tuple(one.name for one in few),
     )
 
@@ -124,7 +128,7 @@ def _judge_coordinator(coordinator: Seen | None, waiting: Sequence[Seen]) -> Ver
     """Judge ranks that all wait for the coordinator."""
     if not waiting:
         return Verdict("no rank says where it is")
-    alike = [one for one in waiting if _same(one, waiting[0])]
+    alike = [one for one in waiting if _does(one) == _does(waiting[0])]
     if coordinator is None or coordinator.does.kind == SILENT:
         return Verdict(f"{names(alike)} {tell(alike)}; where the coordinator is, it does not say")
     if coordinator.does.kind == ASKS:
@@ -141,20 +145,19 @@ def _judge_coordinator(coordinator: Seen | None, waiting: Sequence[Seen]) -> Ver
     )
 
 
-def _it(ranks: Sequence[Seen]) -> str:
-    return "it" if len(ranks) == 1 else "each"
+def _each(ranks: Sequence[Seen]) -> str:
+    """Say what some do that all do the same, in a clause of its own."""
+    return f"{'it' if len(ranks) == 1 else 'each'} {tell(ranks[:1])}"
 
 
 def _place(one: Seen) -> str:
     return str(one.does.place or "")
 
 
-def _same(one: Seen, other: Seen) -> bool:
-    return (one.does.kind, one.does.call, _place(one)) == (
-        other.does.kind,
-        other.does.call,
-        _place(other),
-    )
+def _does(one: Seen) -> object:
+    """Return all that `tell` tells of somebody, so as to find those who do the same."""
+    ended = one.row.get("ended") if one.does.kind == ENDED else ""
+    return (one.does.kind, one.does.call, _place(one), one.problem, ended, one.why_silent)
 
 
 def place(one: Seen) -> str:
@@ -178,7 +181,8 @@ def tell(ranks: Sequence[Seen], *, with_place: bool = True) -> str:
     if does.kind == STUCK:
         return f"{wait} in the kernel, which no signal ends (for a disk, or a file system's server)"
     if does.kind == SILENT:
-        return f"{'do' if many else 'does'} not say where {'they are' if many else 'it is'}"
+        why = f" ({one.why_silent})" if one.why_silent else ""
+        return f"{'do' if many else 'does'} not say where {'they are' if many else 'it is'}{why}"
     if does.kind in (COLLECTIVE, PEER, SEND):
         return f"{wait} in {does.call or 'send'}{at}"
     if does.kind == RECV:

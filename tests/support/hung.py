@@ -14,7 +14,9 @@ from tests import hanging
 from tests.support import poll
 from tests.support.namespaces import Nodes
 
-T = 60.0
+T = 300.0  # for what is bound to come, however busy the machine is
+LOOPS = ("loop", "loop_in_c")
+LOOPED_NS = 20_000_000
 
 
 class Hung:
@@ -22,23 +24,34 @@ class Hung:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        assert process.stdout is not None
-        self.pids: list[int] = json.loads(process.stdout.readline())
+        self.pids: list[int] = []
 
-    def wait_until_they_hang(self, how: str) -> None:
-        """Wait until the culprit is where it hangs, and those that wait for it use no CPU."""
+    def hang(self, how: str) -> None:
+        """Have four ranks hang, in place of those before; return when each is where it hangs."""
+        assert self.process.stdin is not None
+        if self.pids:
+            self.process.send_signal(signal.SIGINT)
+        self.process.stdin.write(f"{how}\n")
+        self.process.stdin.flush()
+        self.pids = json.loads(self.next_line())
         culprit = self.pids[hanging.CULPRIT]
-        if how == "stop":
+        if how in LOOPS:  # to get there takes less
+            began_ns = int(schedule_of(culprit)[0])
+            poll.until(lambda: int(schedule_of(culprit)[0]) - began_ns > LOOPED_NS, timeout_s=T)
+        elif how == "stop":
             poll.until(lambda: state_of(culprit) == "T", timeout_s=T)
-        waiting = [pid for pid in self.pids if pid != culprit]
-        last = [""]
+        asleep = [pid for pid in self.pids if pid != culprit or how not in (*LOOPS, "stop")]
+        last: list[object] = []
 
-        def is_quiet() -> bool:
+        def sleep_on() -> bool:
+            """Return whether all sleep, as they did when they were looked at before."""
             before = list(last)
-            last[:] = [Path(f"/proc/{pid}/schedstat").read_text().split()[0] for pid in waiting]
-            return before == last
+            last[:] = [(state_of(pid), schedule_of(pid)) for pid in asleep]
+            return before == last and {state_of(pid) for pid in [*asleep, self.process.pid]} == {
+                "S"
+            }
 
-        poll.until(is_quiet, timeout_s=T)
+        poll.until(sleep_on, timeout_s=T)
 
     def next_line(self) -> str:
         assert self.process.stdout is not None
@@ -49,14 +62,20 @@ class Hung:
 def hung(
     module: str, how: str, options: dict[str, Any], nodes: Nodes | None = None
 ) -> Iterator[Hung]:
-    words = [sys.executable, "-m", module, how, json.dumps(options)]
-    more: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(words, **more) if nodes is None else nodes.popen(words, **more)
+    words = [sys.executable, "-m", module, json.dumps(options)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, **pipes) if nodes is None else nodes.popen(words, **pipes)
+    assert process.stdin is not None
+    ranks = Hung(process)
     try:
-        yield Hung(process)
+        ranks.hang(how)
+        yield ranks
     finally:
+        process.stdin.close()  # there is no next time
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=T)
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait(T)
 
 
 def miniray(*words: str, nodes: Nodes | None = None) -> str:
@@ -85,6 +104,11 @@ def verdict_of(said: str) -> str:
 
 def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def schedule_of(pid: int) -> list[str]:
+    """Return for how long its main thread has run and waited for a core (ns), and how often."""
+    return Path(f"/proc/{pid}/schedstat").read_text().split()
 
 
 def check_verdict(how: str, verdict: str) -> None:
