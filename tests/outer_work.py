@@ -5,7 +5,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -187,4 +186,5 @@ def compute(cluster: HostedCluster, file: str) -> None:
         worker.send(["pause"])
         worker.recv(20.0)
     Path(file).touch()
-    threading.Event().wait()
+    while True:
+        signal.pause()

@@ -167,7 +167,8 @@ def main() -> None:
     if options.hold:
         with lab(has_torch=True) as sick, sick.faults():
             environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-            print("Six faults are there. Mend them by the words of:", " ".join(sick.words(SICK)))
+            print("Six faults are there. Mend them by the words of:")
+            print(" ".join(sick.words(SICK)))
             print(
                 "Then `miniray run` with the same options; hosts are -H there, and --port is not."
             )

@@ -39,7 +39,7 @@ def test_ctrl_c_while_the_commands_are_imported_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def import_module(name: str, *more: Any) -> Any:
-        if name == "miniray.cli.demo":
+        if name == "miniray.cli.run":
             raise KeyboardInterrupt
         return known(name, *more)
 

@@ -3,8 +3,12 @@
 import argparse
 import os
 import shlex
+import signal
 import socket
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,9 @@ from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Check, Findings, Wanted
 from miniray.cli.doctor_login import copy_id_options
 from miniray.cli.doctor_report import as_text
-from miniray.cli.doctor_session import Session
+from miniray.cli.doctor_session import Limits, Session
 from miniray.cli.doctor_ssh import check_session
+from tests.support import poll
 
 REFUSED = "me@n: Permission denied (publickey,password)."
 
@@ -417,3 +422,34 @@ def test_hosts_may_be_words_of_their_own() -> None:
     assert [(one.host, one.num_workers) for one in nodes] == [
         *(("node1", 2), ("node2", 1), ("node3", 1))
     ]
+
+
+class TestSignals:
+    def test_one_that_another_thread_gets_ends_it_all_the_same(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        heard = []
+
+        def waits() -> bool:
+            stack = traceback.walk_stack(sys._current_frames()[threading.main_thread().ident or 0])
+            names = [frame.f_code.co_name for frame, _ in stack]
+            return "wait" in names and "submit" not in names
+
+        class Waiting:
+            doing = ""
+
+            def __init__(self, findings: Findings, _: Any, limits: Limits, __: Any) -> None:
+                self.findings, self.limits = findings, limits
+
+            def run(self) -> None:
+                poll.until(waits, timeout_s=30)
+                signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+                until = time.monotonic() + 30
+                while not self.limits.is_over and time.monotonic() < until:
+                    time.sleep(0.01)
+                heard.append(self.limits.is_over)
+
+        monkeypatch.setattr(doctor, "Visit", Waiting)
+        assert main(["doctor", "node1", "--limit", "1000"]) == 128 + signal.SIGTERM
+        assert heard == [True]
+        assert "ended by signal 15" in capsys.readouterr().err

@@ -128,6 +128,18 @@ class TestStacks:
         ((frame,),) = read(calls((file, 1, "f")).replace(SERVER, ""), "/home/me/work")[:1]
         assert (frame.is_users, frame.short_file) == (is_users, short)
 
+    @pytest.mark.parametrize("root", ["/tmp", "/"])
+    def test_of_ours_are_never_the_users_because_of_where_he_started(self, root: str) -> None:
+        """Containers start in /, and below that is the code that was sent to a node, too."""
+        sent = "/tmp/miniray-0a_b1c2d/miniray"
+        for file in (f"{sent}/waiting.py", f"{sent}/cli/run_rank.py"):
+            assert read(calls((file, 1, "f"), (USER, 2, "g")), root)[0][0].is_ours
+        recv = calls(
+            (f"{sent}/waiting.py", 9, "wait"), (f"{sent}/channel.py", 8, "recv"), (USER, 2, "g")
+        )
+        does = find_activity(read(recv, root), is_busy=False)
+        assert (does.kind, str(does.place).rpartition("/")[2]) == ("recv", "train.py:2 in g")
+
     def test_know_where_the_rank_has_miniray_from(self) -> None:
         seen = rank(0, calls(("/home/me/work/miniray/worker.py", 3, "mine")))
         seen.facts["package"] = "/opt/lib/miniray"
@@ -225,6 +237,11 @@ class TestAVerdict:
             "ranks 4-5 wait in recv for each other, and nobody sends: "
             "rank 4 at train.py:50 in step, rank 5 at train.py:52 in step"
         )
+        nowhere = "Current thread 0x00007f (most recent call first):\n"
+        nowhere += f'  File "{TORCH}/distributed_c10d.py", line 1 in recv\n'
+        assert judge([rank(4, nowhere + SERVER)], None).text.endswith(
+            "nobody sends: rank 4 outside of the user's code"
+        )
         sender = rank(6, in_torch("send", 60))
         assert "for each other" not in judge([*pair, sender], None).text
         # Somebody who runs may yet send.
@@ -276,6 +293,19 @@ class TestAVerdict:
         )
         does = find_activity(read(f"{thread}\n{engine}"), is_busy=False)
         assert (does.kind, does.call) == ("collective", "all_gather_into_tensor")
+
+    def test_sees_that_gradients_are_waited_for(self) -> None:
+        """DDP reduces them in C++, so nothing else of Python's is there to be seen."""
+        graph, wait = f"{TORCH}/../autograd/graph.py", (USER, 9, "step")
+        backward = calls((graph, 824, "_engine_run_backward"), wait)
+        does = find_activity(read(backward), is_busy=False)
+        assert (does.kind, does.call) == ("collective", "backward")
+        assert find_activity(read(backward), is_busy=True).kind == "busy"
+        ahead = rank(2, in_torch("barrier", 40))
+        verdict = judge([rank(0, backward), rank(1, backward), ahead], None)
+        assert verdict.behind == ("rank 2",)
+        assert "another call than the others: it waits in barrier at" in verdict.text
+        assert "while ranks 0-1 wait in backward at train.py:9 in step" in verdict.text
 
     def test_counts_in_words(self) -> None:
         assert names([rank(one, LOOP) for one in (5, 0, 1, 2)]) == "ranks 0-2, 5"

@@ -20,6 +20,7 @@ import pytest
 from miniray import ClusterError, NodeConfig, RemoteWorker, WorkerDied, WorkerFailed, errors
 from tests.contracts import test_clusters
 from tests.support import poll, processes
+from tests.test_cells import Cells
 from tools.site import blocks as site
 
 pytestmark = pytest.mark.ray
@@ -155,6 +156,7 @@ def test_a_module_that_fails_is_said_with_its_traceback(calls: bool) -> None:
         {"address": "10.0.0.1"},
         {"ssh_options": ["-p2222"]},
         {"launcher": ["kubectl"]},
+        {"python": "/opt/python"},
     ],
     ids=lambda one: next(iter(one)),
 )
@@ -200,6 +202,40 @@ def test_a_folder_goes_along(tmp_path: Path) -> None:
         RayCluster(NODES, sync=".").start("tests.work.echo")
 
 
+def test_a_notebooks_function_goes_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Cells(monkeypatch)
+    notebook.run("N = 2\ndef double(number):\n    return N * number")
+    notebook.run("def work(channel):\n    for one in channel:\n        channel.send(double(one))")
+    with RayCluster([NodeConfig.local()]) as cluster:
+        (worker,) = cluster.start(vars(notebook.main)["work"])
+        worker.send(21)
+        assert worker.recv(T) == 42
+        cluster.stop()
+        assert cluster.run(vars(notebook.main)["double"], 3, timeout=T) == [6]
+
+
+def test_after_a_shutdown_of_ray_a_cluster_can_be_stopped_and_started(tmp_path: Path) -> None:
+    script = run_script(
+        tmp_path,
+        "import ray\ncluster = RayCluster([NodeConfig('n')])\n"
+        "(worker,) = cluster.start('tests.work.echo')\nray.shutdown()\n"
+        "try:\n    worker.recv(60)\nexcept Exception as error:\n    print(error)\n"
+        "assert not ray.is_initialized()\ncluster.stop()\n"
+        "(worker,) = cluster.start('tests.work.echo')\nworker.send(1)\nprint(worker.recv(60))\n"
+        "ray.shutdown()\nray.init()\ncluster.stop()\n",
+    )
+    said, _ = script.communicate(timeout=5 * T)
+    assert script.returncode == 0
+    assert re.search(r"^rank 0 at n:\d+ is lost: .*Ray has been shut down", said)
+    assert "\n1\n" in said
+
+
+def test_a_folder_that_is_not_there_is_said_in_words() -> None:
+    with pytest.raises(ClusterError, match=r"FileNotFoundError: .*: '/no/such/folder'") as caught:
+        RayCluster([NodeConfig.local(workdir="/no/such/folder")]).start("tests.work.echo")
+    assert "{" not in str(caught.value)
+
+
 def test_each_rank_sees_the_gpu_that_ray_gives_it() -> None:
     with RayCluster([NodeConfig.local(2)]) as cluster:
         workers = cluster.start("tests.work.echo", calls=True)
@@ -225,6 +261,13 @@ def test_a_run_begins_anew_after_a_failure(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="drop without_lost"):
             cluster.restart(without_lost=True)
         assert len(cluster.restart(NODES[:1])) == 2
+        with pytest.raises(ClusterError, match="no place for 1 node"):
+            cluster.restart([NodeConfig.local(100)], timeout=0.5)
+        poll.until(lambda: "PENDING" not in states_of_reservations(), timeout_s=T)
+
+
+def states_of_reservations() -> set[str]:
+    return {one["state"] for one in ray.util.placement_group_table().values()}
 
 
 def test_ranks_are_a_group_and_the_culprit_is_named() -> None:

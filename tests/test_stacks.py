@@ -16,7 +16,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from miniray import Cluster, MiniRayError, NodeConfig, auth, wait, window
 from miniray.cli import afar, elsewhere, top
 from miniray.connection import server_status
 from miniray.looking import clusters
-from miniray.looking.clusters import find_clusters
+from miniray.looking.clusters import find_clusters, source_of
 from miniray.looking.look import look_at
-from miniray.looking.process import send
+from miniray.looking.process import send, why_silent
 from miniray.notice import Notice
 from tests import hanging
 from tests.support import poll, processes, ssh
@@ -204,6 +203,22 @@ class TestALook:
             cluster.stacks()
             worker.send("how many?")
             assert worker.recv(T) == 0
+
+    def test_of_one_that_answers_just_now_is_not_given_up(self) -> None:
+        """While the handler runs the signal is blocked, as it is where nobody will ever answer."""
+        ours = window.Window()
+        ours.open()
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {window.LOOK_SIGNAL})
+            assert why_silent(os.getpid(), ours.descriptor) == ""
+            send(os.getpid(), window.LOOK_SIGNAL)
+            assert why_silent(os.getpid(), ours.descriptor) == "it blocks the signal"
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {window.LOOK_SIGNAL})
+            assert why_silent(os.getpid(), ours.descriptor) == ""
+            assert "test_of_one_that_answers" in window.read_stacks(ours.descriptor)
+        finally:
+            ours.shut()
+            ours.close()
 
     def test_of_two_at_once_both_see_all(self) -> None:
         with Cluster([NodeConfig.local(3)]) as cluster:
@@ -398,27 +413,21 @@ class TestANotice:
             worker.send(1)
             assert worker.recv(T) == 1
 
-    def test_tells_no_line_of_a_file_that_was_edited(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    def test_tells_no_line_of_a_file_that_was_edited_since_the_first_start(
+        self, tmp_path: Path
     ) -> None:
-        monkeypatch.chdir(home)
-        monkeypatch.syspath_prepend(home)
-        module = home / "edited_later.py"
-        text = "def work(channel):\n    channel.send('here')\n    channel.recv()  # old\n"
-        module.write_text(text)
+        """Servers that live through a restart keep what they have imported."""
         with Cluster([NodeConfig.local(1)]) as cluster:
-            (worker,) = cluster.start("edited_later.work")
-            assert worker.recv(T) == "here"
-            poll.until(lambda: "# old" in cluster.stacks().verdict, timeout_s=T)
-            module.write_text(text.replace("old", "new"))
-            os.utime(module, (time.time() + 60, time.time() + 60))
-            assert "edited_later.py:3 in work" in cluster.stacks().verdict
-            (worker,) = cluster.restart()  # of servers that keep what they have imported
-            assert worker.recv(T) == "here"
-            poll.until(lambda: ":3 in work" in cluster.stacks().verdict, timeout_s=T)
-            for look in (cluster.stacks(), look_at(find_clusters()[0])):
-                assert "edited_later.py:3 in work" in look.verdict
-                assert "new" not in str(look)
+            cluster.start("tests.work.echo")
+            began = cluster.whereabouts()["began"]
+            cluster.restart()
+            (found,) = find_clusters()
+            assert (cluster.whereabouts()["began"], found["began"]) == (began, began)
+        (tmp_path / "train.py").write_text("new = 1\n")
+        here = {**found, "folder": str(tmp_path)}  # on the node it is somewhere else
+        assert source_of("/there/train.py", "train.py", 1, here) == ""
+        os.utime(tmp_path / "train.py", (began - 60, began - 60))
+        assert source_of("/there/train.py", "train.py", 1, here) == "new = 1"
 
 
 class TestATitle:
@@ -545,11 +554,11 @@ class TestTop:
             with in_front_of(theirs, "top", "--every", "600") as process:
                 read_until(ours, b"node2")
                 assert termios.tcgetattr(theirs)[3] & termios.ICANON == 0
-                read_until(ours, b"0%")  # the second look; the next one is in ten minutes
+                read_until(ours, b"0%", b"\x1b[J")  # the second look; the next is in ten minutes
                 drawn = b""
                 for columns in (30, 50, 40):
                     set_size(ours, columns, 4)
-                    drawn += read_until(ours, b"\x1b[J")
+                    drawn += read_until(ours, b"\x1b[H", b"\x1b[J")
                 assert drawn.count(b"\x1b[H") < 10  # it does not draw for ever
                 assert b"received" not in drawn  # which is beyond column 50
                 assert b"node2" not in drawn.replace(b"on node2", b"")  # and this below row 4
@@ -562,6 +571,22 @@ class TestTop:
                 assert b"\x1b[?25h" in seen
                 assert b"Traceback" not in seen
                 assert termios.tcgetattr(theirs) == before
+
+    def test_gives_the_terminal_back_while_it_is_stopped(self) -> None:
+        with hung("tests.hanging", "recv", dict(LOCAL)), terminal(0, 0) as (ours, theirs):
+            before = termios.tcgetattr(theirs)
+            with in_front_of(theirs, "top", "--every", "600") as process:
+                read_until(ours, b"0%", b"\x1b[J")  # also where the terminal has no size
+                process.send_signal(signal.SIGTSTP)
+                seen = read_until(ours, b"\x1b[?1049l")
+                poll.until(lambda: state_of(process.pid) == "T", timeout_s=T)
+                assert b"\x1b[?25h" in seen
+                assert termios.tcgetattr(theirs) == before
+                process.send_signal(signal.SIGCONT)
+                assert b"node2" in read_until(ours, b"0%", b"\x1b[J")
+                os.write(ours, b"q")
+                read_until(ours, b"\x1b[?1049l")
+                assert process.wait(T) == 0
 
     def test_goes_on_through_restarts_and_tells_clusters_of_one_script_apart(self) -> None:
         view = top.View(argparse.Namespace(host=None, port=None, encrypt=False, on=None))
@@ -668,10 +693,10 @@ def set_size(ours: int, columns: int, rows: int) -> None:
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 
-def read_until(ours: int, what: bytes) -> bytes:
-    """Return what a program has written until something is in it."""
+def read_until(ours: int, what: bytes, end: bytes = b"") -> bytes:
+    """Return what a program has written until something is in it, and all up to an end."""
     seen = b""
-    while what not in seen:
+    while what not in seen or not seen.endswith(end):
         ready, _, _ = select.select([ours], [], [], T)
         assert ready, seen
         seen += os.read(ours, 1 << 16)

@@ -47,7 +47,8 @@ def _place(path: Path) -> str:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__")
+    # What ends with one, too, is for others to call: Python, an Enum, a notebook.
+    return name.startswith("_") and not name.endswith("_")
 
 
 def _imported(tree: ast.Module) -> Iterator[tuple[int, str]]:

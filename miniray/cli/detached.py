@@ -4,6 +4,7 @@ import argparse
 import functools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -144,7 +145,7 @@ def main(folder: str) -> None:
     run = Run(Path(folder))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
     run.note_process()
-    sys.argv = ["miniray", "run", run.facts()["command"]]
+    sys.argv = ["miniray", "run", *shlex.split(run.facts()["command"])]
     status = 1
     try:
         options = argparse.Namespace(**{"own_address": None, **run.facts()["options"]})

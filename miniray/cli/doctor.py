@@ -162,7 +162,12 @@ def visit(nodes: Sequence[NodeConfig], wanted: Wanted, workdir: str | None) -> l
     ]
     with _progress(visits, limits), futures.ThreadPoolExecutor(len(visits)) as pool:
         try:
-            for done in [pool.submit(one.run) for one in visits]:
+            running = [pool.submit(one.run) for one in visits]
+            # The kernel may give a signal to any thread, and Python hears it in this one alone,
+            # which a lock does not wake for it.
+            while futures.wait(running, TICK_S).not_done:
+                pass
+            for done in running:
                 done.result()
         except BaseException:
             limits.is_over = True  # each visit notices, and ends its session

@@ -113,7 +113,7 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
         verb = "install it: " if package else ""
         return Check(name, "wrong", f"not installed in {python}", f"{verb}{install}{other}")
     if "error" in found:
-        fix = f"install it anew: {install}"
+        fix = f"install it anew: {install}" if package else install
         if re.search(r"lib\w+\.so", found["error"]):
             fix = f"a library is missing over there, or of another version; {fix}"
         return Check(name, "wrong", f"its import fails: {found['error'][:300]}", fix)

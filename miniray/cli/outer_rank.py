@@ -39,7 +39,9 @@ from miniray.work_fn import load_work_fn
 
 USAGE_ERROR = 2
 START_S = 300.0
-SEEN_S = 5.0  # from the end of all ranks, for the coordinator's function to see it
+# A signal ends the coordinator later than rank 0: this long the others have to end, too, and its
+# function to see it.
+OTHERS_S, SEEN_S = 15.0, 5.0
 STORE_S = 5.0  # no signal is heard meanwhile
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -212,7 +214,7 @@ def coordinate(job: Job) -> int:
         heed_signals(cluster)
         verdict = attempt(job, cluster)
         # As soon as the first has left, torchrun ends all others, and some have not been told.
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
         if verdict.status and verdict.summary:
             trace = f"\n{verdict.traceback}\n\n" if verdict.traceback else ""
@@ -231,7 +233,7 @@ class ToldToEnd(BaseException):
 
 
 def heed_signals(cluster: HostedCluster) -> None:
-    """Have the coordinator outlive a signal until all ranks have ended, and not much longer.
+    """Have the coordinator outlive a signal until ranks have ended, and not much longer.
 
     They have the time that the launcher gives them, and what becomes of them is for the
     coordinator's function to see; it may be at something else.
@@ -239,17 +241,17 @@ def heed_signals(cluster: HostedCluster) -> None:
     late: list[int] = []
 
     def leave_after_ranks(number: int) -> None:
-        cluster.await_ranks()
+        cluster.await_ranks(OTHERS_S)
         time.sleep(SEEN_S)
         late.append(number)
         os.kill(os.getpid(), number)
 
     def heed(number: int, frame: Any) -> None:
         if late or not cluster.workers:
-            raise ToldToEnd(number)
+            raise KeyboardInterrupt if number == signal.SIGINT else ToldToEnd(number)
         threading.Thread(target=leave_after_ranks, args=(number,), daemon=True).start()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, heed)
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # for ranks; of rank 0 nobody is left to hear
@@ -267,7 +269,7 @@ def attempt(job: Job, cluster: HostedCluster) -> Verdict:
         return Verdict(None, str(error), "", 1)
     except SystemExit as leaving:
         if isinstance(leaving.code, int | None):
-            return Verdict(None, "the coordinator said so", "", leaving.code or 0)
+            return Verdict(None, "the coordinator said so", "", (leaving.code or 0) & 0xFF)
         return Verdict(None, str(leaving.code), "", 1)
     except KeyboardInterrupt:
         return Verdict(None, "the coordinator was interrupted", "", 128 + signal.SIGINT)
@@ -309,7 +311,7 @@ def keep_rank(job: Job, coordinating: Process | None) -> int:
 
     def pass_on(number: int, frame: Any) -> None:
         passed = host is not None and host.pass_on(number)
-        concerns_it = not passed or number in (signal.SIGTERM, signal.SIGHUP)  # which it outlives
+        concerns_it = not passed or number in ENDING  # which it outlives
         if concerns_it and coordinating is not None and coordinating.poll() is None:
             os.kill(coordinating.pid, number)
         if passed:

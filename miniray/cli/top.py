@@ -138,18 +138,27 @@ def screen() -> Iterator[int]:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     old_wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    old_handlers = {
-        number: signal.signal(number, handler)
-        for number, handler in ((signal.SIGWINCH, lambda *_: None), (signal.SIGTERM, _end))
-    }
-    try:
+
+    def take() -> None:
         tty.setcbreak(0)
-        sys.stdout.write(ENTER)
+        print(end=ENTER, flush=True)
+
+    def give_back() -> None:
+        print(end=LEAVE, flush=True)
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+    def stop(*_: object) -> None:  # Ctrl-Z; what is drawn after `fg` is drawn anew
+        give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        take()
+
+    handlers = {signal.SIGWINCH: lambda *_: None, signal.SIGTERM: _end, signal.SIGTSTP: stop}
+    old_handlers = {number: signal.signal(number, one) for number, one in handlers.items()}
+    try:
+        take()
         yield read_end
     finally:
-        sys.stdout.write(LEAVE)
-        sys.stdout.flush()
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        give_back()
         signal.set_wakeup_fd(old_wakeup)
         for number, old in old_handlers.items():
             signal.signal(number, old)
@@ -164,6 +173,7 @@ def _end(*_: object) -> None:
 def draw(lines: list[str]) -> None:
     """Draw as much of the lines as the terminal has room for, over what is there."""
     columns, rows = os.get_terminal_size(1)
+    columns, rows = columns or 80, rows or 24  # some terminals do not know
     shown = []
     for number, line in enumerate(lines[:rows]):
         text = line[:columns]

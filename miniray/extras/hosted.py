@@ -339,10 +339,14 @@ class HostedCluster(Crew):
         self._leases, self._arrived, self.workers, self.group = {}, {}, [], None
         self._stop_listening()
 
-    def await_ranks(self) -> None:
-        """Wait until all ranks have ended, or are lost; any thread may."""
-        for lease in list(self._leases.values()):
+    def await_ranks(self, patience: float) -> None:
+        """Wait until rank 0 has ended, and for `patience` seconds until all have; in any thread."""
+        leases = [self._leases[rank] for rank in sorted(self._leases)]
+        for lease in leases[:1]:
             lease.look(deadline_after(None))
+        deadline = deadline_after(patience)
+        for lease in leases:
+            lease.look(deadline)
 
     def _stop_listening(self) -> None:
         if self._is_open:

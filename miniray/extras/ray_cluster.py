@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from miniray import auth, bootstrap
+from miniray import auth, bootstrap, cells
 from miniray.crew import Crew
 from miniray.errors import ClusterError
 from miniray.extras.hosted import HostedCluster
@@ -68,7 +68,8 @@ class RayCluster(Crew):
         self._fake_gpus, self._start_timeout, self._sync = fake_gpus, start_timeout, sync
         self._strategy, self._cpus, self._gpus = strategy, cpus_per_worker, gpus_per_worker
         self._hosted: HostedCluster | None = None
-        self._work_fn, self._calls = "", False
+        self._work_fn, self._calls, self._job = "", False, ""
+        self._cells: list[cells.Piece] = []
         self._code: Any = None  # Ray's to keep, from `start` to `stop`
         self._group: PlacementGroup | None = None
         self._keepers: list[Any] = []
@@ -83,7 +84,8 @@ class RayCluster(Crew):
         work_fn = check_start(work_fn)
         if self._code is not None:
             raise RuntimeError("it has been started: stop it first, or restart() the same")
-        archive = pack(find_code(work_fn))
+        self._cells = cells.collect(work_fn)
+        archive = pack(find_code(work_fn, "\n".join(text for *_, text in self._cells)))
         if not ray.is_initialized():
             ray.init(runtime_env={"working_dir": self._sync} if self._sync else None)
         elif self._sync:
@@ -92,6 +94,7 @@ class RayCluster(Crew):
                 f"ray.init(runtime_env={{'working_dir': {self._sync!r}}})"
             )
         self._code, self._work_fn, self._calls = ray.put(archive), work_fn, calls
+        self._job = ray.get_runtime_context().get_job_id()
         try:
             self._start_ranks(self._start_timeout)
         except BaseException:
@@ -131,6 +134,7 @@ class RayCluster(Crew):
             self._start_ranks(seconds)
         except BaseException:
             self._end_ranks(0.0)
+            self._give_back()
             raise
         return list(self.workers)
 
@@ -174,6 +178,7 @@ class RayCluster(Crew):
         settings = {
             "work_fn": work_fn,
             "also": self._work_fn,
+            "cells": self._cells,
             "key": key.decode(),
             "where": [hosted.address, hosted.port],
             "timeout": timeout,
@@ -197,7 +202,7 @@ class RayCluster(Crew):
         try:
             hosted.gather_ranks(work_fn, time_left(deadline), self._check_keepers)
         except ClusterError as error:
-            raise ClusterError(f"{error}{self._who_is_not_up()}") from None
+            raise ClusterError(f"{error}{who_is_not_up(self._up)}") from None
         hosted.ask_why_lost(self._why_lost)
         self.workers = list(hosted.workers)
 
@@ -210,17 +215,10 @@ class RayCluster(Crew):
                 f"rank {rank} failed to start; nothing is left running:\n  {self._why_lost(rank)}"
             )
 
-    def _who_is_not_up(self) -> str:
-        """Return in words whose actors Ray itself has not started yet."""
-        _, late = ray.wait(self._up, num_returns=len(self._up), timeout=0)
-        if not late:
-            return ""
-        ranks = ", ".join(str(self._up.index(one)) for one in late)
-        words = "Ray has not started the actors of these ranks yet"
-        return f"\n  {words}: {ranks}; start_timeout= waits longer"
-
     def _why_lost(self, rank: int) -> str:
         """Return in words what Ray knows of the end of a rank's actor."""
+        if not self._is_there():
+            return "Ray has been shut down"
         try:
             return str(ray.get(self._kept[rank], timeout=LAST_WORDS_S))
         except ray.exceptions.GetTimeoutError:
@@ -256,17 +254,25 @@ class RayCluster(Crew):
         finally:
             if self._hosted is not None:
                 self._hosted.release()
-            if self._kept and ray.is_initialized():
-                ray.wait(self._kept, num_returns=len(self._kept), timeout=LAST_WORDS_S)
-                for keeper in self._keepers:
-                    ray.kill(keeper)
+            keepers, kept = self._keepers, self._kept
             self._hosted, self.group = None, None
             self.workers, self._keepers, self._up, self._kept = [], [], [], []
+            if kept and self._is_there():
+                ray.wait(kept, num_returns=len(kept), timeout=LAST_WORDS_S)
+                for keeper in keepers:
+                    ray.kill(keeper)
 
     def _give_back(self) -> None:
-        if self._group is not None and ray.is_initialized():
-            remove_placement_group(self._group)
-        self._group = None
+        group, self._group = self._group, None
+        if group is not None and self._is_there():
+            remove_placement_group(group)
+
+    def _is_there(self) -> bool:
+        """Return whether this script is still connected to Ray as it was at the start.
+
+        What has been of an earlier connection Ray has forgotten, and asked for it, raises.
+        """
+        return bool(ray.is_initialized() and ray.get_runtime_context().get_job_id() == self._job)
 
     def __enter__(self) -> Self:
         return self
@@ -283,6 +289,7 @@ def check_node(node: NodeConfig) -> NodeConfig:
         "address": node.address,
         "tunnel": node.tunnel,
         "encrypt": node.encrypt,
+        "python": node.python not in ("python3", sys.executable) and node.python,
     }
     for field, value in asked.items():
         if value:
@@ -304,6 +311,16 @@ def make_places(nodes: Sequence[NodeConfig]) -> list[tuple[NodeConfig, Place]]:
     return places
 
 
+def who_is_not_up(up: Sequence[Any]) -> str:
+    """Return in words whose actors Ray itself has not started yet, of references by rank."""
+    _, late = ray.wait(list(up), num_returns=len(up), timeout=0)
+    if not late:
+        return ""
+    ranks = ", ".join(str(up.index(one)) for one in late)
+    words = "Ray has not started the actors of these ranks yet"
+    return f"\n  {words}: {ranks}; start_timeout= waits longer"
+
+
 def make_keeper_class() -> Any:
     """Return the class of the actors, which goes to them as a whole: they need no MiniRay."""
 
@@ -317,6 +334,7 @@ def make_keeper_class() -> Any:
             return self._name  # Ray puts it before each line that the rank prints
 
         def keep(self, program: str, settings: str, archive: bytes) -> str:
+            import json
             import subprocess
             import sys
 
@@ -330,6 +348,8 @@ def make_keeper_class() -> Any:
                 host.stdin.write(f"exec({program!a})\n{len(payload)}\n".encode() + payload)
                 host.stdin.flush()
                 said = host.stdout.read().decode(errors="replace").strip()
-            return said.partition(" ")[2] or f"its host exited with status {host.returncode}"
+            if words := said.partition(" ")[2]:  # bootstrap's report
+                return str(*json.loads(words).values())
+            return f"its host exited with status {host.returncode}"
 
     return ray.remote(max_restarts=0)(Keeper)

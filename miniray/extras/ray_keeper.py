@@ -5,6 +5,7 @@ import signal
 import sys
 from typing import Any
 
+from miniray import cells
 from miniray.extras.rank_host import Lost, Place, RankHost, own_address
 from miniray.process import describe
 
@@ -23,6 +24,7 @@ def keep(settings: dict[str, Any]) -> str:
         sys.path.insert(1, os.getcwd())  # after the code that was sent
         paths = [settings["folder"], os.environ.get("PYTHONPATH")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        cells.define(settings["cells"])
         place, (address, port) = Place(**settings["place"]), settings["where"]
         host = RankHost(
             place,
@@ -40,5 +42,7 @@ def keep(settings: dict[str, Any]) -> str:
         return "ended" if code is None else describe(code)
     except Lost as lost:
         return str(lost)
+    except Exception as error:  # of the folder that is not there, or of what a cell does
+        return f"{type(error).__name__}: {error}"
     finally:
         os.dup2(report, 1)

@@ -13,6 +13,7 @@ BUSY, IDLE, ASKS = "busy", "idle", "asks"
 WAITS = (COLLECTIVE, PEER, RECV)
 
 _C10D = "distributed_c10d.py"
+_BACKWARD = "_engine_run_backward"
 _HELPERS = ("_", "wrapper", "new_")
 _PEER_CALLS = {"send", "recv", "isend", "irecv", "batch_isend_irecv"}
 _CHANNEL_FILES = {"channel.py": "recv", "waiting.py": "wait", "fan_out.py": "gather"}
@@ -42,6 +43,8 @@ def find_activity(stacks: Sequence[Stack], *, is_busy: bool) -> Activity:
             return Activity(kind, call, users_place(stack) or place)
     if call := _of_channel(main):
         return Activity(SEND if call == "send" else RECV, call, place)
+    if main[0].function == _BACKWARD and not is_busy:  # DDP reduces gradients in C++
+        return Activity(COLLECTIVE, "backward", place)
     if is_busy and place is None:
         place = next(filter(None, map(users_place, stacks)), None)
     return Activity(BUSY if is_busy else IDLE, "", place)

@@ -94,16 +94,18 @@ def why_silent(pid: int, through: int) -> str:
         return "its module has a use for the signal"
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        names = ("TracerPid:", "SigBlk:", "SigCgt:")
+        names = ("TracerPid:", "SigBlk:", "SigPnd:", "SigCgt:")
         tracer, *masks = (status.partition(one)[2].split()[0] for one in names)
-        blocked, caught = (int(one, 16) >> (window.LOOK_SIGNAL - 1) & 1 for one in masks)
+        bits = (int(one, 16) >> (window.LOOK_SIGNAL - 1) & 1 for one in masks)
+        is_blocked, waits, is_caught = map(bool, bits)
     except (OSError, ValueError, IndexError):
         return "it has ended"
     if tracer != "0":
         return f"process {tracer} is debugging it"
-    if not caught:
+    if not is_caught:
         return "it has become another program, or given the signal's handler up"
-    return "it blocks the signal" if blocked else ""
+    # While the handler runs it is blocked, too; but then none waits.
+    return "it blocks the signal" if is_blocked and waits else ""
 
 
 def _ask(record: WorkerRecord, state: str, *, wake: bool) -> None:

@@ -15,6 +15,7 @@ _UNPACKED = re.compile(r".*?/miniray-\w+/|.*/miniray/sync/[^/]+/")
 _INSTALLED = re.compile(
     r".*/(?:site-packages|dist-packages|lib/python3\.\d+t?)/|.*/bin/miniray$|<(?!In\[).*>$"
 )
+_SENT = re.compile(r"miniray-\w{8}")
 _PACKAGE = Path(miniray.__file__).parent
 _OURS = {path.relative_to(_PACKAGE.parent).parts for path in _PACKAGE.rglob("*.py")}
 
@@ -34,8 +35,11 @@ class Frame:
         path = Path(self.file)
         if path.is_relative_to(_PACKAGE):
             return True
-        is_like_one = path.parts[-2:] in _OURS or path.parts[-3:] in _OURS
-        return is_like_one and not (self.root and path.is_relative_to(self.root))
+        depth = next((one for one in (2, 3) if path.parts[-one:] in _OURS), 0)
+        if not depth:
+            return False
+        was_sent = _SENT.fullmatch(path.parents[depth - 1].name)  # also if that is below the root
+        return bool(was_sent) or not (self.root and path.is_relative_to(self.root))
 
     @property
     def is_users(self) -> bool:

@@ -116,8 +116,9 @@ def _judge_peers(peers: Sequence[Seen]) -> Verdict:
     """Judge ranks that wait for messages of other ranks, none of whom can send one."""
     places: dict[str, list[Seen]] = {}
     for one in peers:
-        places.setdefault(place(one), []).append(one)
-    where = ", ".join(f"{names(some)} at {there}" for there, some in places.items())
+        there = f" at {place(one)}" if one.does.place else " outside of the user's code"
+        places.setdefault(there, []).append(one)
+    where = ", ".join(f"{names(some)}{there}" for there, some in places.items())
     waits = "wait in recv for each other" if len(peers) > 1 else "waits in recv"
     return Verdict(
         f"{names(peers)} {waits}, and nobody sends: {where}", tuple(one.name for one in peers)

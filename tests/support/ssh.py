@@ -105,8 +105,10 @@ class Server:
             f"UsePAM {'yes' if _account_is_locked() else 'no'}\n"
             "PermitRootLogin prohibit-password\n"
             "PrintMotd no\n"
-            # So that what a node leaves in its temporary directory is seen by the leak check.
-            f"SetEnv TMPDIR={tempfile.gettempdir()}\n"
+            # So that what a node leaves in its temporary directory is seen by the leak check; and a
+            # bash that is no outermost one reads no start-up files, which may do anything: pyenv's
+            # take a tenth of a second, and, if one that was killed has left its lock, a minute.
+            f"SetEnv TMPDIR={tempfile.gettempdir()} SHLVL=1\n"
             + (f"ListenAddress {address}\n" if address else "")
             + (f"ForceCommand {force_command}\n" if force_command else "")
             + settings
