@@ -20,7 +20,7 @@ import pytest
 from miniray import ClusterError, NodeConfig, RemoteWorker, WorkerDied, WorkerFailed, errors
 from tests.contracts import test_clusters
 from tests.support import poll, processes
-from tests.test_cells import Cells
+from tests.test_cells import Notebook
 from tools.site import blocks as site
 
 pytestmark = pytest.mark.ray
@@ -203,15 +203,15 @@ def test_a_folder_goes_along(tmp_path: Path) -> None:
 
 
 def test_a_notebooks_function_goes_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook = Cells(monkeypatch)
+    notebook = Notebook(monkeypatch)
     notebook.run("N = 2\ndef double(number):\n    return N * number")
     notebook.run("def work(channel):\n    for one in channel:\n        channel.send(double(one))")
     with RayCluster([NodeConfig.local()]) as cluster:
-        (worker,) = cluster.start(vars(notebook.main)["work"])
+        (worker,) = cluster.start(vars(notebook.here)["work"])
         worker.send(21)
         assert worker.recv(T) == 42
         cluster.stop()
-        assert cluster.run(vars(notebook.main)["double"], 3, timeout=T) == [6]
+        assert cluster.run(vars(notebook.here)["double"], 3, timeout=T) == [6]
 
 
 def test_after_a_shutdown_of_ray_a_cluster_can_be_stopped_and_started(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from miniray.looking.clusters import find_clusters
 from tests.support import leaks, namespaces, processes, ssh
 
 IN_CI = bool(os.environ.get("MINIRAY_CI"))
@@ -77,6 +78,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         leaks.end_new_processes(empty)
         print("\nleft behind after the last test:", *left, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    # Coordinators that were killed leave their notices in this user's home; who looks removes them.
+    find_clusters()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
