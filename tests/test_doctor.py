@@ -370,16 +370,26 @@ class TestOverNodes:
         assert re.search(r"or take another Python: --python /\S+ \(3.1\S+ which has torch\)", wrong)
         assert not seen.wrong("node1")
 
-    def test_disks_that_are_full_or_read_only(self, sick: Doctor) -> None:
+    def test_a_disk_that_is_full(self, sick: Doctor) -> None:
+        fill = f"head -c 8M /dev/zero >{sick.temporary}/large; true"
+        with mounted(sick, "node2", sick.temporary, "size=4m"):
+            sick.nodes.on("node2", "sh", "-c", fill)
+            (wrong,) = sick.run().wrong("node2")
+        full = f"disk: {sick.temporary} (temporary files) is full: no space left of 4 MiB"
+        assert wrong.startswith(full)
+        assert f"du -xahd1 {sick.temporary} |" in wrong
+        assert "--env TMPDIR=" in wrong
+
+    def test_disks_that_are_too_small_or_read_only(self, sick: Doctor) -> None:
         with (
             mounted(sick, "node2", sick.temporary, "size=512k"),
             mounted(sick, "node1", sick.folder / "cache", "ro"),
         ):
             seen = sick.run()
         (wrong,) = seen.wrong("node2")
-        full = f"disk: {sick.temporary} (temporary files) is full: no space left of 512 KiB"
-        assert wrong.startswith(full)
-        assert f"du -xahd1 {sick.temporary} |" in wrong
+        small = f"disk: {sick.temporary} (temporary files) is too small: 512 KiB in all"
+        assert wrong.startswith(f"{small} -> if it is a tmpfs: ")
+        assert "'sudo mount -o remount,size=1G $(findmnt -no TARGET -T " in wrong
         assert "--env TMPDIR=" in wrong
         (wrong,) = seen.wrong("node1")
         assert "(your folder's copy) is on a read-only file system -> " in wrong

@@ -167,6 +167,16 @@ class TestPackages:
         first = "" if has_pip else "/usr/bin/python3 -m ensurepip && "
         assert f"n '{first}/usr/bin/python3 -m pip install torch==2.13.0'" in fix
 
+    def test_a_python_that_is_the_systems_gets_a_venv_beside(self) -> None:
+        """There pip refuses to install anything."""
+        sick, well = node(), node("well")
+        sick.facts["modules"] = {"torch": missing("torch")["torch"] | {"is_systems": True}}
+        well.facts["modules"] = {"torch": {"version": "2.13.0", "cuda": None, "gpus": 0}}
+        fix = check("torch", sick, well).fix
+        venv = "~/miniray-venv/bin/python"
+        assert f"n '/usr/bin/python3 -m venv ~/miniray-venv && {venv} -m pip install torch==" in fix
+        assert f" and then `--python {venv}`" in fix
+
     def test_this_machine_knows_which_package_a_module_is_of(self) -> None:
         found = doctor.look_here(Wanted(modules=["_pytest.config", "pytest", "json", "nonesuch"]))
         assert {name: one["package"] for name, one in found.facts["modules"].items()} == {

@@ -95,7 +95,8 @@ def _refusal(findings: Findings) -> tuple[str, str] | None:
         says,
         f"append the line in {key}.pub to ~/.ssh/authorized_keys of that user over there, a file "
         f"that nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}. It is there "
-        "already? Then the log of its sshd says why (another AuthorizedKeysFile, perhaps)",
+        "already? Then its sshd reads another file (`sudo sshd -T` over there names "
+        "AuthorizedKeysFile), or says in its log, with LogLevel VERBOSE, what it minds",
     )
 
 

@@ -102,6 +102,14 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
             "one becomes so after errors, which `sudo dmesg` over there shows, and then the disk "
             f"has to be repaired; if there are none: {over_there(findings, remount)}{take}",
         )
+    is_small = facts["free_bytes"] > facts["total_bytes"] / 2  # nothing that fills it
+    is_wanting = facts["free_bytes"] < DISK_BYTES_MIN and name != "shared memory"
+    if is_small and (facts.get("errno") == "ENOSPC" or is_wanting) and facts["free_files"] != 0:
+        larger = remount.replace("remount,rw", "remount,size=1G")
+        return wrong(
+            f"{where} is too small: {_size(facts['total_bytes'])} in all",
+            f"if it is a tmpfs: {over_there(findings, larger)}{take}",
+        )
     if problem and facts.get("errno") in ("ENOSPC", "EDQUOT"):
         if facts["free_files"] == 0:
             return wrong(
@@ -119,7 +127,7 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
             f"cannot write in {where}: {problem.lower()}",
             f"see whose it is: {over_there(findings, f'ls -ld {shlex.quote(there)}')}{take}",
         )
-    if facts["free_bytes"] < DISK_BYTES_MIN and name != "shared memory":
+    if is_wanting:
         return wrong(
             f"{where} is nearly full: {_size(facts['free_bytes'])} left",
             f"see what fills it: {largest}{take}",

@@ -72,7 +72,7 @@ def _unset(findings: Findings, variable: str) -> str:
         leave = f"leave `--env {variable}` out: MiniRay finds the interface by itself"
         return f"{leave}; or {right}" if name else leave
     places = findings.fact("network")["set_in"]
-    unknown = "none of the usual start-up files has it; sshd's SetEnv may"
+    unknown = "none of the usual start-up files has it; sshd's SetEnv or ForceCommand may"
     where = f" ({', '.join(places[:3]) or unknown})"
     exactly = " (the second = is NCCL's, and means: exactly that)" if exact else ""
     instead = f"; or say it for this run: {right}{exactly}" if name else ""

@@ -55,7 +55,7 @@ STARTUP_FILES = (
     *("/etc/profile.d/*.sh", "/etc/zsh/zshenv"),
 )
 IMPORT = """
-import importlib.util, json, sys
+import importlib.util, json, os, sys, sysconfig
 for name in sys.argv[1:]:
     try:
         module = importlib.import_module(name)
@@ -67,6 +67,8 @@ for name in sys.argv[1:]:
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
         found = {"error": "%s: %s" % (type(error).__name__, error), "missing": missing}
     found["has_pip"] = importlib.util.find_spec("pip") is not None
+    mark = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    found["is_systems"] = sys.prefix == sys.base_prefix and os.path.exists(mark)
     print("\\n" + json.dumps([name, found]), flush=True)
 """
 FIND = """

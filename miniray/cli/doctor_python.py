@@ -102,9 +102,15 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
     if package := world.package_of(name):
         wanted = f"{package}=={base_version(usual['version'])}" if usual else package
         command = shlex.join([python, "-m", "pip", "install", wanted])
-        if not found.get("has_pip", True):
+        if found.get("is_systems"):  # where pip refuses: the system installs there
+            venv = "~/miniray-venv/bin/python"
+            command = f"{shlex.quote(python)} -m venv ~/miniray-venv && {venv} -m pip install "
+            command += shlex.quote(wanted)
+        elif not found.get("has_pip", True):
             command = f"{shlex.quote(python)} -m ensurepip && {command}"
         install = over_there(findings, command)
+        if found.get("is_systems"):
+            install += f" and then `--python {venv}`"
     if found.get("missing"):
         if usual is None and name not in world.wanted.needed:
             return Check(name, "note", "nobody has it: fine for what does not import it")
