@@ -8,11 +8,13 @@ CORE_VENV ?= .venv-core
 # Ray is large, and only its own tests need it; torch they find in the other environment.
 RAY_VENV ?= .venv-ray
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py encrypted.py every_worker.py group.py inherited.py process.py values.py wire.py worker_server.py)
-# Two halves of the tests that touch no file of each other's: make test HALF=course, HALF=package.
+# Parts of the tests that touch no file of each other's: make test PART=course, PART=faults, PART=package.
 COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py doctor.py examples.py \
 	exercises.py fuzz.py labs.py mutants.py notebooks.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
+FAULT_TESTS := $(addprefix tests/test_,faults.py interrupts.py keeper.py lost_machine.py outer_rank.py recovery.py restarts.py)
 TESTS_course := $(COURSE_TESTS)
-TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS))
+TESTS_faults := $(FAULT_TESTS)
+TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS) $(FAULT_TESTS))
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -25,7 +27,7 @@ demo: $(VENV)/.demo ## Train a small GPT with FSDP on 2 x 4 fake GPUs (under two
 	@$(BIN)/miniray demo
 
 test: $(VENV)/.dev ## Run every test that this machine can run, slow ones too
-	@$(BIN)/python -m pytest -m "not gpu and not ray" $(TESTS_$(HALF))
+	@$(BIN)/python -m pytest -m "not gpu and not ray" $(TESTS_$(PART))
 
 test-fast: $(VENV)/.dev ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest

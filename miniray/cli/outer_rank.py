@@ -350,7 +350,8 @@ def leave_error_file(verdict: dict[str, Any]) -> None:
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         extra = {
             "py_callstack": verdict["traceback"] or verdict["text"],
-            "timestamp": str(int(time.time())),
+            # torchrun counts whole seconds, and of two that failed in one it takes the lower rank.
+            "timestamp": str(int(time.time()) - 1),
         }
         message = {"message": verdict["text"], "extraInfo": extra}
         with contextlib.suppress(OSError):  # torchrun will do without
