@@ -295,6 +295,20 @@ def test_who_loses_its_actor_is_lost_in_rays_words() -> None:
         assert other.recv(T) == "unharmed"
 
 
+def test_a_killed_host_leaves_no_code() -> None:
+    """Ray kills an actor's children when the actor ends, and they may have had no time."""
+    with RayCluster([NodeConfig.local()]) as cluster:
+        (worker,) = cluster.start("tests.work.echo", calls=True)
+        host = psutil.Process(worker.pid).parent()
+        assert host is not None
+        folder = Path(worker.call("os.getenv", "PYTHONPATH", timeout=T).partition(os.pathsep)[0])
+        assert folder.name.startswith("miniray-")
+        host.kill()
+        with pytest.raises(WorkerDied):
+            worker.recv(T)
+        poll.until(lambda: not folder.exists(), timeout_s=T)
+
+
 def test_a_killed_coordinator_leaves_nothing(tmp_path: Path) -> None:
     with run_script(
         tmp_path,

@@ -1,15 +1,24 @@
 """What runs below one of Ray's actors: the host of a rank, which ends when the actor does."""
 
 import os
+import shutil
 import signal
 import sys
 from typing import Any
 
-from miniray import cells
+from miniray import cells, process
 from miniray.extras.rank_host import Lost, Place, RankHost, own_address
-from miniray.process import describe
 
 LEASH = 0  # stdin, which the actor holds
+
+
+def sweep(folder: str, host: int) -> int:
+    """Remove the code once the host has gone, which Ray may kill before it can do so itself."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if os.getppid() == host:
+        signal.sigwait({signal.SIGTERM})  # which comes when the host ends
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 def keep(settings: dict[str, Any]) -> str:
@@ -17,6 +26,8 @@ def keep(settings: dict[str, Any]) -> str:
     report = os.dup(1)
     os.dup2(2, 1)  # what the rank prints goes to Ray's logs
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    folder, host_pid = settings["folder"], os.getpid()
+    process.fork(lambda: sweep(folder, host_pid), death_signal=signal.SIGTERM)
     try:
         os.environ.update(settings["env"])
         if settings["workdir"]:
@@ -39,7 +50,7 @@ def keep(settings: dict[str, Any]) -> str:
         host.run()
         host.close()
         code = host.rank.exit_code
-        return "ended" if code is None else describe(code)
+        return "ended" if code is None else process.describe(code)
     except Lost as lost:
         return str(lost)
     except Exception as error:  # of the folder that is not there, or of what a cell does
