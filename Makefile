@@ -8,13 +8,15 @@ CORE_VENV ?= .venv-core
 # Ray is large, and only its own tests need it; torch they find in the other environment.
 RAY_VENV ?= .venv-ray
 CORE_TESTS := $(addprefix tests/test_,auth.py broadcast.py codec.py encrypted.py every_worker.py group.py inherited.py process.py values.py wire.py worker_server.py)
-# Parts of the tests that touch no file of each other's: make test PART=course, PART=faults, PART=package.
-COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py codec.py completion.py demo.py doctor.py examples.py \
-	exercises.py fuzz.py labs.py mutants.py notebooks.py package.py run.py simulation.py site.py stages.py tidy.py values.py wire.py)
+# Parts of the tests that touch no file of each other's: make test PART=course, faults, programs or package.
+COURSE_TESTS := stages $(addprefix tests/test_,benchmarks.py browser.py carry.py completion.py demo.py examples.py \
+	exercises.py labs.py mutants.py package.py site.py stages.py tidy.py)
 FAULT_TESTS := $(addprefix tests/test_,faults.py interrupts.py keeper.py lost_machine.py outer_rank.py recovery.py restarts.py)
+PROGRAM_TESTS := $(addprefix tests/test_,codec.py doctor.py fuzz.py notebooks.py run.py simulation.py values.py wire.py)
 TESTS_course := $(COURSE_TESTS)
 TESTS_faults := $(FAULT_TESTS)
-TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS) $(FAULT_TESTS))
+TESTS_programs := $(PROGRAM_TESTS)
+TESTS_package := tests $(addprefix --ignore=,$(COURSE_TESTS) $(FAULT_TESTS) $(PROGRAM_TESTS))
 export PYTHON
 
 .DEFAULT_GOAL := help
