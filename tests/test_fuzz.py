@@ -18,7 +18,7 @@ from tests.fuzz.costs import Costs
 from tests.fuzz.targets import FRAMED, TARGETS
 
 pytest.importorskip("torch")  # which a frame may ask for
-FUZZ_S = int(os.environ.get("FUZZ_S", "30"))
+FUZZ_S = int(os.environ.get("FUZZ_S", "15"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
