@@ -331,6 +331,9 @@ def keep_rank(job: Job, coordinating: Process | None) -> int:
     try:
         host = RankHost(place, job.work_fn, job.key, find, meet_at=meet_at, timeout=job.timeout)
         status = host.run()
+        if host.verdict:  # torchrun ends the others once one has left, and they are leaving
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
         if host.verdict.get("status") and host.verdict.get("text"):
             leave_error_file(host.verdict)
         host.close()
