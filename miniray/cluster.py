@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from miniray import auth, nccl
 from miniray.crew import Crew
@@ -149,9 +149,3 @@ class Cluster(Crew):
         if self._running is not None:
             self._running.stop(timeout)
         self._running, self.workers, self.group = None, [], None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from miniray import calls
 from miniray.fan_out import broadcast, gather
@@ -45,6 +45,12 @@ class Crew:
     def stop(self) -> None:
         """End the workers, and all that they were started from."""
         raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
 
     def whereabouts(self) -> dict[str, Any]:
         """Return what runs, and where each node's server is: all that it takes to look at it."""

@@ -7,7 +7,7 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from miniray import auth, nccl
 from miniray.any_worker import EXPLAIN_S
@@ -355,9 +355,3 @@ class HostedCluster(Crew):
             self._listener.close()
             self._log.flush(deadline_after(LEAVE_S))
             self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()

@@ -8,7 +8,7 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -273,12 +273,6 @@ class RayCluster(Crew):
         What has been of an earlier connection Ray has forgotten, and asked for it, raises.
         """
         return bool(ray.is_initialized() and ray.get_runtime_context().get_job_id() == self._job)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
 
 
 def check_node(node: NodeConfig) -> NodeConfig:
