@@ -99,7 +99,7 @@ class Nodes:
         labels = {node.label for node in chosen if node is not None}
         complete = list[Node]()
         for index, (config, node) in enumerate(zip(configs, chosen, strict=True)):
-            label = _choose_label(index, configs, labels)
+            label = choose_label(index, configs, labels)
             complete.append(node or Node(config, label, self._log))
             labels.add(complete[-1].label)
         self._leave_out(there, complete)
@@ -169,7 +169,7 @@ class Nodes:
             node.end(deadline)
 
 
-def _choose_label(index: int, configs: Sequence[NodeConfig], taken: set[str]) -> str:
+def choose_label(index: int, configs: Sequence[NodeConfig], taken: set[str]) -> str:
     """Return the name of a new node: its host's, with a number if there are, or were, several."""
     hosts = [config.host for config in configs]
     host = hosts[index]

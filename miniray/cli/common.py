@@ -1,10 +1,13 @@
 """What the commands have in common."""
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+ERASE = "\r\x1b[2K"  # what is in this line of the terminal
 
 
 def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
@@ -18,6 +21,24 @@ def run_command(run: Callable[[argparse.Namespace], int], options: argparse.Name
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         sys.stderr.close()
         return 1
+
+
+@contextlib.contextmanager
+def repeating(act: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Call a function every so many seconds, in a thread, as long as the `with` block runs."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.wait(every_s):
+            act()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def port_number(text: str) -> int:

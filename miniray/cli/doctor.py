@@ -10,12 +10,11 @@ import importlib.metadata
 import math
 import shutil
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 from importlib.metadata import packages_distributions
 
-from miniray.cli.common import port_number
+from miniray.cli.common import ERASE, port_number, repeating
 from miniray.cli.doctor_checks import judge
 from miniray.cli.doctor_findings import Findings, Wanted
 from miniray.cli.doctor_report import as_json, as_text
@@ -25,10 +24,10 @@ from miniray.cli.run import USAGE_ERROR, Ended, add_how, add_where, ended_by_sig
 from miniray.cli.run_plan import find_hosts, make_nodes
 from miniray.node import PYTHON_MIN
 from miniray.node_config import NodeConfig
+from miniray.nodes import choose_label
 
 TICK_S = 0.1
 LIMIT_S, LIMIT_S_MIN = 10.0, 2.0
-ERASE = "\r\x1b[2K"
 
 EXAMPLES = """\
 examples:
@@ -176,11 +175,8 @@ def visit(nodes: Sequence[NodeConfig], wanted: Wanted, workdir: str | None) -> l
 
 
 def _names(nodes: Sequence[NodeConfig]) -> list[str]:
-    """Return what a cluster calls each node: its host, and its number where two have the same."""
-    hosts = [one.host for one in nodes]
-    return [
-        host if hosts.count(host) == 1 else f"{host}#{number}" for number, host in enumerate(hosts)
-    ]
+    """Return what a cluster calls each node."""
+    return [choose_label(index, nodes, set()) for index in range(len(nodes))]
 
 
 def settings_for(
@@ -213,21 +209,16 @@ def _progress(visits: Sequence[Visit], limits: Limits) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    is_over = threading.Event()
 
     def tick() -> None:
-        while not is_over.wait(TICK_S):
-            seconds = limits.total_s - limits.left(limits.total_s)
-            columns = shutil.get_terminal_size().columns
-            busy = ", ".join(f"{one.findings.name} ({one.doing})" for one in visits if one.doing)
-            text = f"miniray doctor: {seconds:.0f} s: {busy}"
-            print(f"{ERASE}{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+        seconds = limits.total_s - limits.left(limits.total_s)
+        columns = shutil.get_terminal_size().columns
+        busy = ", ".join(f"{one.findings.name} ({one.doing})" for one in visits if one.doing)
+        text = f"miniray doctor: {seconds:.0f} s: {busy}"
+        print(f"{ERASE}{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
 
-    ticker = threading.Thread(target=tick, daemon=True)
-    ticker.start()
     try:
-        yield
+        with repeating(tick, TICK_S):
+            yield
     finally:
-        is_over.set()
-        ticker.join()
         print(ERASE, end="", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
+from miniray.cli.common import ERASE, repeating
 from miniray.cli.run_rank import first_line
 
 SHOWN_LINES = 10
@@ -27,7 +28,6 @@ _OUR_FRAME = re.compile(r'  File "(.*/miniray-\w+/miniray/.*|<string>)", line \d
 # Not red: that is for what went wrong.
 _COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 _RED, _DIM = 31, 2
-_ERASE = "\r\x1b[2K"  # what is in this line of the terminal
 
 
 class Screen(io.TextIOBase):
@@ -165,32 +165,27 @@ class Screen(io.TextIOBase):
             self.say(text)
             yield
             return
-        began, is_over = time.monotonic(), threading.Event()
+        began = time.monotonic()
 
-        def tick() -> None:
-            more = ""
-            while not more or not is_over.wait(TICK_S):
-                line = f"miniray run: {text} ... {time.monotonic() - began:.0f} s{more}"
-                more = f" ({details})" if details else " "
-                with self._lock:
-                    self._status = paint(line, _DIM, sys.stderr)
-                    self._print(sys.stderr, f"{_ERASE}{self._status}", end="")
+        def tick(more: str = "") -> None:
+            line = f"miniray run: {text} ... {time.monotonic() - began:.0f} s{more}"
+            with self._lock:
+                self._status = paint(line, _DIM, sys.stderr)
+                self._print(sys.stderr, f"{ERASE}{self._status}", end="")
 
-        ticker = threading.Thread(target=tick, daemon=True)
-        ticker.start()
         try:
-            yield
+            tick()
+            with repeating(lambda: tick(f" ({details})" if details else ""), TICK_S):
+                yield
         finally:
-            is_over.set()
-            ticker.join()
             with self._lock:
                 self._status = ""
-                self._print(sys.stderr, _ERASE, end="")
+                self._print(sys.stderr, ERASE, end="")
 
     def _print(self, stream: TextIO, text: str, end: str = "\n") -> None:
         try:
             if self._status and end:
-                print(_ERASE, end="", file=sys.stderr, flush=True)
+                print(ERASE, end="", file=sys.stderr, flush=True)
             print(text, end=end, file=stream, flush=True)
             if self._status and end:
                 print(self._status, end="", file=sys.stderr, flush=True)
