@@ -66,9 +66,14 @@ class Findings:
         found = self.facts.get(name) or {}
         return {} if "error" in found and name in ("system", "network") else found
 
+    def ssh_connection(self) -> list[str]:
+        """Return where the session came from and to, in sshd's four words; none without one."""
+        words: str = self.fact("system").get("environment", {}).get("SSH_CONNECTION", "")
+        return words.split()
+
     def addresses(self) -> list[str]:
         """Return where others reach this node: first where MiniRay would, then its other ones."""
-        session = self.fact("system").get("environment", {}).get("SSH_CONNECTION", "").split()
+        session = self.ssh_connection()
         first = self.config.address
         if first is None:
             arrived = session[2] if len(session) == 4 else ""

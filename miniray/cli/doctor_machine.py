@@ -9,7 +9,6 @@ MIB, GIB = 1 << 20, 1 << 30
 # MiniRay sends up to 16 MiB of code; with less than the other a run is soon in trouble.
 DISK_BYTES_MIN, DISK_BYTES_FEW = 32 * MIB, 1 * GIB
 SHM_BYTES_FEW = 256 * MIB
-FILES_MIN = 1000
 RANK_BYTES_MIN = 256 * MIB  # a process that has imported torch, and done nothing
 CLOCK_AHEAD_S_MAX = 1.0
 SET_CLOCK = "sudo timedatectl set-ntp true"

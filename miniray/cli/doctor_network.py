@@ -106,8 +106,8 @@ def check_ports(findings: Findings, world: World) -> list[Check]:
     way = next((address for address, one in results.items() if one["how"] == "ok"), None)
     says = f"this machine does not get through to {first}:{port}: {_how(results[first])}"
     # As the node sees this machine, behind whatever changes addresses; but not behind a jump.
-    arrived = findings.fact("system").get("environment", {}).get("SSH_CONNECTION", "").split()
-    source = "" if findings.find("Executing proxy command") else next(iter(arrived), "")
+    is_direct = not findings.find("Executing proxy command")
+    source = next(iter(findings.ssh_connection()), "") if is_direct else ""
     result = {**results[first], "source": source or results[first].get("source")}
     fix = _let_in(findings, world, result, "this machine", way, _tunnel_works(findings))
     return [*checks, Check("ports", "wrong", says, fix)]
