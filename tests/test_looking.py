@@ -105,14 +105,14 @@ class TestStacks:
         [
             (USER, True, "train.py"),
             ("/home/me/.cache/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
-            ("/home/me/work/net.py", True, "net.py"),
-            ("/home/me/work/miniray/worker.py", True, "miniray/worker.py"),
-            ("/home/me/work/miniray/examples/pool.py", True, "miniray/examples/pool.py"),
+            ("/home/me/project/net.py", True, "net.py"),
+            ("/home/me/project/miniray/worker.py", True, "miniray/worker.py"),
+            ("/home/me/project/miniray/examples/pool.py", True, "miniray/examples/pool.py"),
             ("/fast/miniray/sync/0a1b-me/src/net.py", True, "src/net.py"),
             ("/opt/lib/python3.13t/threading.py", False, "threading.py"),
-            ("/home/me/work/.venv/bin/miniray", False, ".venv/bin/miniray"),
+            ("/home/me/project/.venv/bin/miniray", False, ".venv/bin/miniray"),
             ("/home/me/miniray/train.py", True, "/home/me/miniray/train.py"),
-            ("/home/me/work/.venv/lib/python3.12/site-packages/a/b.py", False, "a/b.py"),
+            ("/home/me/project/.venv/lib/python3.12/site-packages/a/b.py", False, "a/b.py"),
             ("/usr/lib/python3.11/threading.py", False, "threading.py"),
             (f"{OURS}/channel.py", False, "miniray/channel.py"),
             (f"{OURS}/cli/run_rank.py", False, "cli/run_rank.py"),
@@ -125,7 +125,7 @@ class TestStacks:
         ],
     )
     def test_tell_the_users_calls_from_others(self, file: str, is_users: bool, short: str) -> None:
-        ((frame,),) = read(calls((file, 1, "f")).replace(SERVER, ""), "/home/me/work")[:1]
+        ((frame,),) = read(calls((file, 1, "f")).replace(SERVER, ""), "/home/me/project")[:1]
         assert (frame.is_users, frame.short_file) == (is_users, short)
 
     @pytest.mark.parametrize("root", ["/tmp", "/"])
@@ -141,9 +141,9 @@ class TestStacks:
         assert (does.kind, str(does.place).rpartition("/")[2]) == ("recv", "train.py:2 in g")
 
     def test_know_where_the_rank_has_miniray_from(self) -> None:
-        seen = rank(0, calls(("/home/me/work/miniray/worker.py", 3, "mine")))
+        seen = rank(0, calls(("/home/me/project/miniray/worker.py", 3, "mine")))
         seen.facts["package"] = "/opt/lib/miniray"
-        seen.conclude("/home/me/work")
+        seen.conclude("/home/me/project")
         assert str(seen.does.place) == "miniray/worker.py:3 in mine"
 
 
