@@ -42,6 +42,7 @@ from miniray.extras import aio
 from miniray.work_fn import name_of
 from tests import called, work
 from tests.support import poll, servers, ssh
+from tests.support.interrupts import signalled_while_waiting
 
 T = 30.0
 REPOSITORY = Path(__file__).parents[1]
@@ -145,19 +146,13 @@ class TestCall:
             list(as_completed([worker], called.describe, [large], timeout=0.3))
 
     def test_ctrl_c_leaves_the_worker_usable(self, fifo: str) -> None:
-        writers = []
-
         def interrupt() -> None:
-            writers.append(open(fifo, "w"))  # noqa: SIM115  # waits until the call has begun
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
         with Worker() as worker:
-            thread = threading.Thread(target=interrupt)
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
+            with signalled_while_waiting(interrupt), pytest.raises(KeyboardInterrupt):
                 worker.call(called.read, fifo)
-            thread.join()
-            writers[0].close()
+            Path(fifo).write_text("too late")
             assert worker.call(called.square, 3, timeout=T) == 9
 
     def test_a_name_that_leads_nowhere_is_said(self) -> None:
