@@ -86,6 +86,13 @@ class Session:
         for pipe in (self._stdin, self._stdout, self._stderr):
             pipe.close()
 
+    def __del__(self) -> None:
+        """Let go of the lease: what nobody has stopped, and nobody has any more, ends."""
+        with contextlib.suppress(AttributeError, RuntimeError):  # never started; Python is ending
+            if not self._stdin.closed:
+                self._stdin.close()
+                threading.Thread(target=self._process.wait, daemon=True).start()
+
     def wait_for_python(self, deadline: float) -> tuple[int, ...]:
         """Return the version of the Python there, once it has given a sign of life."""
         sign = rb"\((\d+), (\d+), (\d+), %d\)" % self._marker

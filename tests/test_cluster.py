@@ -15,7 +15,7 @@ from miniray.node import Node
 from miniray.waiting import deadline_after
 from miniray.worker_server import load_work_fn
 from tests import work
-from tests.support import ssh
+from tests.support import poll, processes, ssh
 
 T = 30.0
 
@@ -57,6 +57,20 @@ def test_stop_is_idempotent_and_a_cluster_can_start_again() -> None:
         assert worker.recv(T) == 1
         cluster.stop()
         cluster.stop()
+
+
+def test_a_cluster_that_nobody_has_any_more_ends() -> None:
+    """As one does whose cell of a notebook is run again."""
+    log = io.StringIO()
+    cluster = Cluster([NodeConfig.local(host=host) for host in ("a", "b")], log=log)
+    workers = cluster.start("tests.work.echo")
+    del cluster  # its ranks hold what they need of it
+    for worker in workers:
+        worker.send(1)
+        assert worker.recv(T) == 1
+    del workers, worker
+    poll.until(lambda: not any(processes.is_running(one.pid) for one in processes.descendants()))
+    assert not log.getvalue()
 
 
 def test_a_worker_of_a_stopped_cluster_says_why_nobody_knows_its_end() -> None:
