@@ -50,6 +50,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def all_receive(cluster: Cluster) -> bool:
+    """Return whether all ranks have come so far; a start does not wait for that."""
+    return all(one.does.kind == "recv" for one in cluster.stacks().ranks)
+
+
 class TestWhoHangs:
     @pytest.mark.parametrize(
         ("how", "does", "places"),
@@ -91,7 +96,7 @@ class TestWhoHangs:
             assert line_of("recv of a coordinating rank") in str(look_at(inner))
             worker.send("enough")
             assert worker.recv(T) == "done"
-            assert cluster.stacks().ranks[0].does.kind == "recv"
+            poll.until(lambda: all_receive(cluster), timeout_s=T)
 
     def test_is_the_node_whose_server_is_gone(self) -> None:
         with Cluster([NodeConfig.local(2, host=name) for name in hanging.NODES]) as cluster:
@@ -122,6 +127,7 @@ class TestWhoHangs:
     def test_is_nobody_known_if_it_is_the_coordinator_who_asks(self) -> None:
         with Cluster([NodeConfig.local(2)]) as cluster:
             cluster.start("tests.work.echo")
+            poll.until(lambda: all_receive(cluster), timeout_s=T)
             look = cluster.stacks()
             assert look.behind == ()
             assert "it is the coordinator that asks" in look.verdict
@@ -140,7 +146,7 @@ class TestWhoHangs:
             assert [(one.name, one.node) for one in look.ranks] == [
                 *(("rank 0", "b"), ("rank 1", "b"), ("rank 2", "a")),
             ]
-            assert all(one.does.kind == "recv" for one in look.ranks)
+            poll.until(lambda: all_receive(cluster), timeout_s=T)
 
     def test_is_a_worker_of_a_server_that_was_started_by_hand(self) -> None:
         with serving("tests.work.obey") as server, server.worker() as worker:
@@ -223,6 +229,7 @@ class TestALook:
     def test_of_two_at_once_both_see_all(self) -> None:
         with Cluster([NodeConfig.local(3)]) as cluster:
             cluster.start("tests.work.echo")
+            poll.until(lambda: all_receive(cluster), timeout_s=T)
             looks: list[Any] = []
             threads = [
                 threading.Thread(target=lambda: looks.append(cluster.stacks())) for _ in range(4)
@@ -782,6 +789,7 @@ class TestARunOfAScript:
             assert process.stdout is not None
             for _ in range(2):
                 assert "waiting" in process.stdout.readline()
+            poll.until(lambda: "\nRanks 0-1 wait at" in miniray("stacks"), timeout_s=T)
             said = miniray("stacks").splitlines()
             pids = re.findall(r"rank\d +(\d+)", miniray("status"))
             titles = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
