@@ -257,6 +257,19 @@ def test_a_function_that_is_not_there_is_said_with_its_traceback(
     assert "The traceback of rank" in said
 
 
+def test_a_module_that_starts_a_cluster_when_it_is_imported_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "unguarded.py").write_text(
+        "from miniray import *\n"
+        "def work(channel):\n    pass\n"
+        "Cluster([NodeConfig.local()]).start(work)\n"
+    )
+    job = Job(tmp_path, outer.operator_environments(2))
+    job.start("unguarded:work", PYTHONPATH=str(tmp_path))
+    said = ended(job, status=1)
+    assert "2 of 2 ranks failed to start" in said
+    assert "raised RuntimeError: module unguarded starts a cluster when it is imported" in said
+
+
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     job = Job(tmp_path, outer.operator_environments(3))
     job.start(WORK, "--start-timeout", "2", ranks=[0, 2])

@@ -214,6 +214,19 @@ def test_a_notebooks_function_goes_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         assert cluster.run(vars(notebook.here)["double"], 3, timeout=T) == [6]
 
 
+def test_a_script_without_its_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = run_script(
+        tmp_path,
+        "from miniray import ClusterError\ndef work(channel):\n    pass\n"
+        "try:\n    RayCluster([NodeConfig('n', 2)]).start(work)\n"
+        "except ClusterError as error:\n    print(error)\n",
+    )
+    said, _ = script.communicate(timeout=T)
+    assert said.startswith("2 of 2 ranks failed to start; nothing is left running:\n")
+    assert "module script starts a cluster when it is imported" in said
+    assert 'what only the coordinator is to do below: if __name__ == "__main__":' in said
+
+
 def test_after_a_shutdown_of_ray_a_cluster_can_be_stopped_and_started(tmp_path: Path) -> None:
     script = run_script(
         tmp_path,

@@ -154,9 +154,12 @@ class RankHost:
                 return process.fork(run)
 
     def _work(self, channel: Channel) -> None:
+        # As on a Cluster's nodes: a script without its guard would start ranks in each rank.
+        os.environ["MINIRAY_IMPORTING"] = (self._also or self._work_fn).rpartition(".")[0]
         if self._also is not None:
             load_work_fn(self._also)
         work_fn = load_work_fn(self._work_fn)
+        del os.environ["MINIRAY_IMPORTING"]
         channel.send([READY, os.getpid()])
         work_fn(channel)
 
