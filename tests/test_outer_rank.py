@@ -214,6 +214,7 @@ def test_a_signal_is_passed_on_to_the_rank_which_has_the_time_that_it_needs(
     ended(job, status=0)
     saved = [(tmp_path / f"rank{rank}").read_text() for rank in range(3)]
     assert saved == [signal.Signals(number).name] * 3
+    assert (tmp_path / "rank0.heard").read_text() == "."  # the coordinator's is the same one
 
 
 def test_sigterm_ends_ranks_that_say_nothing_of_it(
@@ -245,6 +246,15 @@ def test_sigterm_of_one_rank_alone_ends_all(
     job.processes[1].terminate()
     assert set(job.wait()) == {143}
     assert re.search(r"rank 1 on \S+ failed first: it was killed by SIGTERM", job.said())
+
+
+def test_sigterm_of_the_coordinator_alone_is_rank_0s_and_ends_all(
+    launch: Callable[..., Job], tmp_path: Path
+) -> None:
+    job, pids = pids_of(launch, tmp_path)
+    os.kill(pids["coordinator"], signal.SIGTERM)
+    assert set(job.wait()) == {143}
+    assert re.search(r"rank 0 on \S+ failed first: it was killed by SIGTERM", job.said())
 
 
 def test_a_function_that_is_not_there_is_said_with_its_traceback(

@@ -236,11 +236,13 @@ def heed_signals(cluster: HostedCluster) -> None:
     """Have the coordinator outlive a signal until ranks have ended, and not much longer.
 
     They have the time that the launcher gives them, and what becomes of them is for the
-    coordinator's function to see; it may be at something else.
+    coordinator's function to see; it may be at something else. Whoever sends it to the
+    coordinator alone has sent it to rank 0 as well, whose end is the end of all.
     """
     late: list[int] = []
 
     def leave_after_ranks(number: int) -> None:
+        cluster.pass_on(number)
         cluster.await_ranks(OTHERS_S)
         time.sleep(SEEN_S)
         late.append(number)
