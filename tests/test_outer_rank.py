@@ -79,6 +79,7 @@ def test_without_a_coordinator_each_rank_gets_its_place(tmp_path: Path) -> None:
     said = ended(job, status=0)
     assert "rank 0: 'my rank is 0 of 2'" in said
     assert "rank 1: 'my rank is 1 of 2'" in said
+    assert "each rank has been sent its place and will be sent nothing more, for there is" in said
 
 
 @pytest.mark.parametrize(
