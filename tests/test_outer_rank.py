@@ -249,6 +249,25 @@ def test_sigterm_of_one_rank_alone_ends_all(
     assert re.search(r"rank 1 on \S+ failed first: it was killed by SIGTERM", job.said())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no titles elsewhere")
+@pytest.mark.parametrize("command", ["stacks", "status", "top"])
+def test_who_looks_for_clusters_is_told_of_ranks_and_how_to_look_at_them(
+    launch_pods: Callable[..., Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    _, pids = pids_of(launch_pods, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main([command]) == 1
+    said = capsys.readouterr().err
+    assert "no cluster runs on this machine, or it still starts" in said
+    for rank, (pid, _) in enumerate(pids["ranks"]):
+        assert f"pid {pid} (rank {rank})" in said
+    assert "run-rank's and Ray's have no server to ask: py-spy dump --pid" in said
+
+
 def test_sigterm_of_the_coordinator_alone_is_rank_0s_and_ends_all(
     launch: Callable[..., Job], tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from miniray.connection import open_connection
 from miniray.endings import run_work
 from miniray.errors import ProtocolError
 from miniray.process import Process
+from miniray.title import set_title
 from miniray.torch_store import StoreHost
 from miniray.waiting import READABLE, Late, Source, deadline_after, time_left, wait_until
 from miniray.work_fn import load_work_fn
@@ -156,8 +157,10 @@ class RankHost:
                 return process.fork(run)
 
     def _work(self, channel: Channel) -> None:
+        place, shown = self.place, self._also or self._work_fn
+        set_title(f"rank {place.rank} of {place.world_size}", shown)
         # As on a Cluster's nodes: a script without its guard would start ranks in each rank.
-        os.environ["MINIRAY_IMPORTING"] = (self._also or self._work_fn).rpartition(".")[0]
+        os.environ["MINIRAY_IMPORTING"] = shown.rpartition(".")[0]
         if self._also is not None:
             load_work_fn(self._also)
         work_fn = load_work_fn(self._work_fn)
