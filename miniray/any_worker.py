@@ -7,7 +7,7 @@ from miniray.calls import make_call, send_cells, take_answer
 from miniray.channel import Channel
 from miniray.errors import WorkerDied, WorkerError, WorkerExited
 from miniray.process import STOP_S
-from miniray.waiting import deadline_after, time_left
+from miniray.waiting import Late, deadline_after, time_left
 from miniray.work_fn import AnyFunction
 
 EXPLAIN_S = 3.0
@@ -47,16 +47,29 @@ class AnyWorker(Channel):
 
         The function goes by name. What it raises ends the worker, and is WorkerFailed here. After a
         TimeoutError it goes on: the next call waits for its end, and its result is dropped. But a
-        worker that has not taken in all of the call by then is closed, as after `send`.
+        worker that has not taken in all of the call by then is closed, as after `send`. Threads
+        that call at once take turns.
 
         >>> with Worker() as worker:
         ...     worker.call(math.hypot, 3, 4)
         5.0
         """
         deadline, call = deadline_after(timeout), make_call(function, *args, **kwargs)
-        send_cells([self], call["call"], timeout)
-        self.send(call, time_left(deadline) if timeout is not None else None)
-        return take_answer(self, call, deadline, timeout)
+        self.turn_to_call.refuse_handler()
+        try:
+            self.turn_to_call.take(deadline)
+            left = time_left(deadline) if timeout is not None else None
+            send_cells([self], call["call"], left)
+            self.send(call, left)
+            return take_answer(self, call, deadline, timeout)
+        except Late:
+            others = f"other threads' calls of {self.name} took all of {timeout}s"
+            raise TimeoutError(others) from None
+        finally:
+            try:  # noqa: SIM105  # a handler that raises could come in the midst of suppress()
+                self.turn_to_call.leave()
+            except RuntimeError:  # another thread's turn
+                pass
 
     def close(self, timeout: float = STOP_S) -> None:
         """Hang up, and see to it that the process ends within `timeout` seconds."""

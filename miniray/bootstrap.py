@@ -76,7 +76,7 @@ def unpack(archive: bytes, parent: "str | None" = None) -> str:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
-        problem = f"cannot unpack the code there: {error}; set TMPDIR in NodeConfig(env=...)"
+        problem = f"cannot unpack the code there: {error}; set TMPDIR: NodeConfig.env or --env"
         raise OSError(problem) from error
     with contextlib.suppress(OSError):  # not every file system has locks
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)

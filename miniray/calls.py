@@ -20,6 +20,9 @@ from miniray.work_fn import AnyFunction, load_work_fn, name_of
 
 SHOWN_CHARS = 200
 _numbers = itertools.count(1)
+# By its number, the answer to a call of `map` or `as_completed`, as soon as somebody has read it:
+# another call on the same worker may, while those are not asked for their next result.
+_awaited: dict[int, list[Any]] = {}
 
 
 def answer_calls(channel: Channel) -> None:
@@ -81,13 +84,16 @@ def send_cells(channels: Iterable[Channel], function: str, timeout: float | None
 
 
 def read_answer(channel: Channel, call: Mapping[str, Any], message: Any) -> list[Any]:
-    """Return [result] if a message is the answer to a call, [] if it is that to an older one."""
+    """Return [result] if a message answers a call; [] if an older one, whose result is put by."""
     if type(message) is not dict or "answer" not in message:
         raise ProtocolError(
             f"{channel.name} does not answer calls: its work function is another. Make it with "
             "Worker(), WorkerServer(answer_calls) or Cluster.start(..., calls=True)"
         )
-    return [message["result"]] if message["answer"] == call["number"] else []
+    if message["answer"] == call["number"]:
+        return [message["result"]]
+    _awaited.get(message["answer"], []).append(message["result"])
+    return []
 
 
 def take_answer(
@@ -151,34 +157,40 @@ def _work_off(
 ) -> Iterator[tuple[int, Any, Any]]:
     """Yield (index, task, result) as results come; who is done has the next task before that."""
     name, deadline, waiting = name_of(function), deadline_after(timeout), enumerate(tasks)
-    busy: dict[Channel, tuple[int, Any, dict[str, Any]]] = {}
+    busy: dict[Channel, tuple[int, Any, dict[str, Any], list[Any]]] = {}
 
     def give(free: Sequence[Channel]) -> None:
         for worker, (index, task) in zip(free, waiting, strict=False):
-            busy[worker] = index, task, make_call(name, task)
+            call = make_call(name, task)
+            busy[worker] = index, task, call, _awaited.setdefault(call["number"], [])
             with contextlib.suppress(WorkerError):  # `recv` says it as well
-                worker.send(busy[worker][2], None if timeout is None else time_left(deadline))
+                worker.send(call, None if timeout is None else time_left(deadline))
 
     send_cells(workers, name, timeout)
-    give(workers)
-    while busy:
-        if not (ready := wait(busy, time_left(deadline))):
-            names = ", ".join(worker.name for worker in busy)
-            raise TimeoutError(f"still at {name} after {timeout}s: {names:.{SHOWN_CHARS}}")
-        for worker in ready:
-            index, task, call = busy[worker]
-            alive, found = [worker], list[Any]()
-            try:
-                found = read_answer(worker, call, worker.recv())
-            except WorkerError as error:
-                error.add_note(f"{worker.name} was at {name}({task!r:.{SHOWN_CHARS}})")
-                if not keep_going:
-                    raise
-                alive, found = [], [error]
-            if found:
-                del busy[worker]
-                give(alive)
-                yield index, task, found[0]
+    try:
+        give(workers)
+        while busy:
+            kept = [worker for worker, (*_, found) in busy.items() if found]
+            if not (ready := kept or wait(busy, time_left(deadline))):
+                names = ", ".join(worker.name for worker in busy)
+                raise TimeoutError(f"still at {name} after {timeout}s: {names:.{SHOWN_CHARS}}")
+            for worker in ready:
+                index, task, call, found = busy[worker]
+                alive = [worker]
+                try:
+                    found = found or read_answer(worker, call, worker.recv())
+                except WorkerError as error:
+                    error.add_note(f"{worker.name} was at {name}({task!r:.{SHOWN_CHARS}})")
+                    if not keep_going:
+                        raise
+                    alive, found = [], [error]
+                if found:
+                    del busy[worker], _awaited[call["number"]]
+                    give(alive)
+                    yield index, task, found[0]
+    finally:
+        for _, _, call, _ in busy.values():
+            del _awaited[call["number"]]
     for _, task in waiting:
         lost = f"none of {len(workers)} workers is left"
         raise RuntimeError(f"{lost}; not done: {task!r:.{SHOWN_CHARS}} and what comes after it")

@@ -40,6 +40,7 @@ class Endpoint(Receiver):
         # What came in for whoever receives next: a message, or what a failed send still heard.
         self.inbox: collections.deque[Any] = collections.deque()
         self.turn_to_send, self.turn_to_receive = Turn("send"), Turn("receive")
+        self.turn_to_call = Turn("call")
         self.bell: Bell | None = None
         inherited.own(self)
 
@@ -95,6 +96,7 @@ class Endpoint(Receiver):
         self.ended = ConnectionError(f"{self.name} stayed with the process that forked this one")
         # Whoever had the old ones in the parent is not here to give them back.
         self.turn_to_send, self.turn_to_receive = Turn("send"), Turn("receive")
+        self.turn_to_call = Turn("call")
         self._let_go()
 
     def _let_go(self) -> None:

@@ -65,7 +65,7 @@ def bring_up_to_date(name: str, files: Mapping[str, Facts], report: Report) -> s
             record.write()
     except (OSError, tarfile.TarError) as error:
         problem = f"cannot copy the folder to {above} there: {error}"
-        raise OSError(f"{problem}; NodeConfig(env={{'XDG_CACHE_HOME': ...}}) moves it") from error
+        raise OSError(f"{problem}; XDG_CACHE_HOME, in NodeConfig.env or --env, moves it") from error
     return str(folder)
 
 

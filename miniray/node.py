@@ -126,7 +126,7 @@ class Node:
             self._stopping.wait(attempt * random.uniform(0.3, 1.0))
         if version < PYTHON_MIN:
             text = ".".join(map(str, version))
-            raise Fault(f"python there is {text}, MiniRay needs 3.11; set NodeConfig(python=...)")
+            raise Fault(f"python there is {text}, MiniRay needs 3.11; set python= or --python")
         session.send(data, deadline)
         if luggage.folder is not None and with_luggage["copy"]:
             self._send_folder(luggage.folder, session, deadline)

@@ -119,8 +119,8 @@ class Lab:
             assert "Serving" in server.stdout.readline()
             nodes.on("node1", "mount", "--bind", str(home / "old"), str(home / "venv"))
             nodes.on("node2", "mount", "--bind", str(home / "bare"), str(home / "venv"))
-            nodes.on("node2", "mount", "-t", "tmpfs", "-o", "size=8m", "full", str(self.scratch))
-            fill = f"head -c 9M /dev/zero >{self.scratch}/checkpoint-of-last-year.pt; true"
+            nodes.on("node2", "mount", "-t", "tmpfs", "-o", "size=64m", "full", str(self.scratch))
+            fill = f"head -c 72M /dev/zero >{self.scratch}/checkpoint-of-last-year.pt; true"
             nodes.on("node2", "sh", "-c", fill)
             try:
                 yield

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,27 @@ class TestCall:
                 worker.call(called.read, fifo)
             Path(fifo).write_text("too late")
             assert worker.call(called.square, 3, timeout=T) == 9
+
+    def test_calls_of_several_threads_take_turns(self, worker: AnyWorker) -> None:
+        def square_often(number: int) -> list[float]:
+            return [worker.call(called.square, number, timeout=T) for _ in range(100)]
+
+        with futures.ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(square_often, range(4))) == [[i * i] * 100 for i in range(4)]
+
+    def test_a_thread_whose_turn_does_not_come_in_time_is_told(
+        self, worker: AnyWorker, fifo: str
+    ) -> None:
+        with futures.ThreadPoolExecutor(1) as threads:
+            other = threads.submit(worker.call, called.read, fifo)
+            writer = os.open(fifo, os.O_WRONLY)  # waits until the call has begun
+            text = r"other threads' calls of .* took all of 0\.05s"
+            with pytest.raises(TimeoutError, match=text):
+                worker.call(called.square, 3, timeout=0.05)
+            os.write(writer, b"read")
+            os.close(writer)
+            assert other.result(T) == "read"
+        assert worker.call(called.square, 3, timeout=T) == 9
 
     def test_a_name_that_leads_nowhere_is_said(self) -> None:
         for name, text in (
@@ -501,6 +523,32 @@ class TestTasks:
             del results  # and what is under way is dropped
             assert list(cluster.map(called.square, [7])) == [49]
             assert cluster.run(called.square, 8) == [64, 64]
+
+    @pytest.mark.parametrize("between", ["run", "map", "call", "a part of map"])
+    def test_results_that_other_calls_come_across_are_kept(self, between: str) -> None:
+        with Cluster(local_nodes(2)) as cluster:
+            squares = cluster.map(called.square, range(6), timeout=T)
+            assert next(squares) == 0
+            if between == "run":
+                assert cluster.run(called.square, 7, timeout=T) == [49, 49]
+            elif between == "call":
+                for worker in cluster.workers:
+                    assert worker.call(called.square, 7, timeout=T) == 49
+            else:
+                others = cluster.map(called.square, range(7, 12), timeout=T)
+                for number in range(7, 12 if between == "map" else 9):
+                    assert next(others) == number**2
+            assert list(squares) == [1, 4, 9, 16, 25]
+            assert cluster.run(called.square, 3, timeout=T) == [9, 9]
+
+    def test_results_that_nobody_will_take_are_not_kept(self) -> None:
+        with Worker() as worker:
+            for number in range(3):
+                squares = as_completed([worker], called.square, [number, 5], timeout=T)
+                assert next(squares) == (number, number**2)
+                squares.close()
+            assert worker.call(called.square, 3, timeout=T) == 9
+        assert not calls._awaited
 
     def test_a_task_that_fails_is_named(self) -> None:
         with Cluster(local_nodes(2)) as cluster:

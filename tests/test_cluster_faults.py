@@ -402,7 +402,7 @@ class TestTheNodesPython:
             pytest.skip(f"there is no Python {version}")
         fault = fault_of(NodeConfig.local(python=old))
         assert f"local: python there is {version}." in fault
-        assert "MiniRay needs 3.11; set NodeConfig(python=...)" in fault
+        assert "MiniRay needs 3.11; set python= or --python" in fault
 
 
 class TestConfigurations:

@@ -307,6 +307,17 @@ class TestOverNodes:
         (wrong,) = seen.wrong("node2")
         assert wrong.startswith("login: the key is right, and its sshd wants more of you (hostbas")
 
+    def test_two_names_of_one_machine(self, sick: Doctor) -> None:
+        config = sick.config("", "")
+        config.write_text(alias("second") + config.read_text())
+        seen = sick.run("node1:2,node2:2,second:1", config=config)
+        assert seen.status == 0
+        (note,) = seen.checks("second", "note")
+        assert note.startswith("others: it is the same machine as node1 -> they share its GPUs, ")
+        assert note.endswith("one will do: -H second:3")
+        assert seen.checks("node1", "note")[0].endswith("one will do: -H node1:3")
+        assert not seen.checks("node2", "note")
+
     def test_a_login_that_all_sessions_share(self, sick: Doctor) -> None:
         """As is advised to whoever needs more than a key for it."""
         shared = f"-oControlPath={sick.folder}/%n"
@@ -365,17 +376,19 @@ class TestOverNodes:
         assert "node2 '" in wrong
         python_words = re.escape(f"{python} -m ")  # which has no pip
         assert re.search(
-            rf"'{python_words}ensurepip && {python_words}pip install t\S+2.13.0'", wrong
+            rf"'{python_words}ensurepip && {python_words}pip install t\S+2.13.0' \(the others' "
+            r"build is \+cpu; pytorch.org/get-started has its line\), or",
+            wrong,
         )
         assert re.search(r"or take another Python: --python /\S+ \(3.1\S+ which has torch\)", wrong)
         assert not seen.wrong("node1")
 
     def test_a_disk_that_is_full(self, sick: Doctor) -> None:
-        fill = f"head -c 8M /dev/zero >{sick.temporary}/large; true"
-        with mounted(sick, "node2", sick.temporary, "size=4m"):
+        fill = f"head -c 72M /dev/zero >{sick.temporary}/large; true"
+        with mounted(sick, "node2", sick.temporary, "size=64m"):
             sick.nodes.on("node2", "sh", "-c", fill)
             (wrong,) = sick.run().wrong("node2")
-        full = f"disk: {sick.temporary} (temporary files) is full: no space left of 4 MiB"
+        full = f"disk: {sick.temporary} (temporary files) is full: no space left of 64 MiB"
         assert wrong.startswith(full)
         assert f"du -xahd1 {sick.temporary} |" in wrong
         assert "--env TMPDIR=" in wrong
@@ -386,10 +399,15 @@ class TestOverNodes:
             mounted(sick, "node1", sick.folder / "cache", "ro"),
         ):
             seen = sick.run()
+            # Who empties it has won nothing.
+            fill = f"head -c 600k /dev/zero >{sick.temporary}/checkpoint; true"
+            sick.nodes.on("node2", "sh", "-c", fill)
+            full = sick.run().wrong("node2")
         (wrong,) = seen.wrong("node2")
+        assert full == [wrong]
         small = f"disk: {sick.temporary} (temporary files) is too small: 512 KiB in all"
         assert wrong.startswith(f"{small} -> if it is a tmpfs: ")
-        assert "'sudo mount -o remount,size=1G $(findmnt -no TARGET -T " in wrong
+        assert "'mount -o remount,size=1G $(findmnt -no TARGET -T " in wrong
         assert "--env TMPDIR=" in wrong
         (wrong,) = seen.wrong("node1")
         assert "(your folder's copy) is on a read-only file system -> " in wrong
@@ -893,6 +911,16 @@ class TestBesideEachOther:
             "wrong: does not get through to d at 1.1.1.1:5: no answer",
             "wrong: nor does it get through to e, f",
         ]
+
+    def test_hosts_that_are_one_machine(self) -> None:
+        nodes = [node(name) for name in "abcd"]
+        for one, machine in zip(nodes, ("1", "2", "1", ""), strict=True):
+            one.facts |= {"system": {"machine": machine}, "peers": {}}
+        said = [one for one in states(nodes, node("here"), "others") if "not tested" not in one]
+        assert said == [f"note: it is the same machine as {name}" for name in "ca"]
+        for one in nodes:
+            one.config = NodeConfig.local(2)
+        assert "note" not in " ".join(states(nodes, node("here"), "others"))
 
     def test_memory_is_for_all_ranks_of_a_node(self) -> None:
         few, enough = node("a"), node("b")

@@ -387,6 +387,19 @@ class TestMachines:
         sick.clock_ahead_s = 100.0
         assert check("clock", sick).fix.endswith("`ssh -t n 'sudo timedatectl set-ntp true'`")
 
+    @pytest.mark.parametrize("facts", [True, False])
+    def test_root_needs_no_sudo(self, facts: bool) -> None:
+        sick = node()
+        sick.clock_ahead_s = 100.0
+        if facts:
+            sick.facts["system"]["user"] = "root"
+        else:
+            del sick.facts["system"]["user"]
+            sick.said = ["debug1: Authenticating to n:22 as 'root'"]
+        assert check("clock", sick).fix.endswith("`ssh n 'timedatectl set-ntp true'`")
+        sick.facts |= {"gpus": {"error": "no driver"}}
+        assert "sudo" not in check("gpus", sick).fix
+
     def test_what_is_mounted_anew_is_the_file_system(self) -> None:
         """And not a folder on it, of which mount knows nothing."""
         sick = node()

@@ -123,7 +123,7 @@ class TestRestart:
         hanging = NodeConfig("hanging", 2, launcher=("sh", "-c", "sleep 60", "sh"))
         with Cluster(NODES[:1]) as cluster:
             cluster.start("tests.work.echo")
-            ranks = cluster.restart([NODES[0], hanging], without_lost=True, timeout=2.0)
+            ranks = cluster.restart([NODES[0], hanging], without_lost=True, timeout=6.0)
             assert len(ranks) == 2
             assert cluster.nodes == NODES[:1]
 

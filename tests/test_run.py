@@ -664,11 +664,14 @@ def test_after_a_failed_start_doctor_is_asked_for_what_the_run_was() -> None:
         runs, doctors = argparse.ArgumentParser(), argparse.ArgumentParser()
         run_cli.add_options(runs)
         doctor.add_options(doctors)
-        nodes = make_plan(runs.parse_args([*given, "--env", "TOKEN=secret", "script.py"])).nodes
+        env = ["--env", "TOKEN=secret", "--env", "TMPDIR=/large disk"]
+        nodes = make_plan(runs.parse_args([*given, *env, "script.py"])).nodes
         command = shlex.split(name_doctor(nodes))
         assert command[:3] == ["miniray", "doctor", "me@a:2,[fd::1]:1"]
         again = doctor.find_nodes(doctors.parse_args(command[2:]))
         for one, other in zip(nodes, again, strict=True):
+            assert other.env["TMPDIR"] == "/large disk"
+            assert "TOKEN" not in other.env
             assert dataclasses.replace(one, env={}) == dataclasses.replace(other, env={})
     assert name_doctor([NodeConfig.local(4)]) == ""
     assert name_doctor([NodeConfig("n", launcher=("srun",), python=sys.executable)]) == (

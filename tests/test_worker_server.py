@@ -689,7 +689,7 @@ def test_an_address_that_answers_nothing_leaves_time_for_the_next(
         addresses = mute.getsockname(), (server.host, server.port)
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        with RemoteWorker("both", server.port, key=server.key, timeout=4.0) as worker:
+        with RemoteWorker("both", server.port, key=server.key, timeout=8.0) as worker:
             worker.send("served")
             assert worker.recv(T) == "served"
 

@@ -1,5 +1,6 @@
 """What the findings mean: for each node a list of checks, each of them well or with what to do."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from miniray.cli.doctor_findings import Check, Findings, Wanted, World, waiting
@@ -14,7 +15,15 @@ from miniray.cli.doctor_ssh import check_session
 def judge(nodes: Sequence[Findings], here: Findings, wanted: Wanted) -> list[list[Check]]:
     """Return each node's checks, in the order in which one depends on the other."""
     world = World(nodes, here, wanted)
-    return [_check_node(findings, world) for findings in nodes]
+    return [
+        [_without_sudo(check) if findings.is_root() else check for check in checks]
+        for findings in nodes
+        if (checks := _check_node(findings, world))
+    ]
+
+
+def _without_sudo(check: Check) -> Check:
+    return dataclasses.replace(check, fix=check.fix.replace("`sudo ", "`"))
 
 
 def _check_node(findings: Findings, world: World) -> list[Check]:

@@ -66,6 +66,14 @@ class Findings:
         found = self.facts.get(name) or {}
         return {} if "error" in found and name in ("system", "network") else found
 
+    def is_root(self) -> bool:
+        """Return whether one is root over there, or would be; root needs no sudo, and may lack it.
+
+        ssh says as whom it asks to be let in.
+        """
+        found = self.find(r"Authenticating to .* as '(.*)'")
+        return bool(self.fact("system").get("user", found and found[1]) == "root")
+
     def ssh_connection(self) -> list[str]:
         """Return where the session came from and to, in sshd's four words; none without one."""
         words: str = self.fact("system").get("environment", {}).get("SSH_CONNECTION", "")
@@ -189,6 +197,7 @@ def by_ssh(config: NodeConfig, *line: str) -> str:
 def over_there(findings: Findings, line: str) -> str:
     """Return, between backticks, a command that runs a line on a node."""
     launcher = findings.config.launcher
+    line = line.removeprefix("sudo " * findings.is_root())
     if launcher is None:
         return by_ssh(findings.config, line)
     return f"`{line}`" if findings.config.is_local() else f"`{shlex.join((*launcher, line))}`"

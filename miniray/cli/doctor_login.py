@@ -96,7 +96,8 @@ def _refusal(findings: Findings) -> tuple[str, str] | None:
         f"append the line in {key}.pub to ~/.ssh/authorized_keys of that user over there, a file "
         f"that nobody else may write (`chmod 600`), or {ANOTHER_KEY}; {other_user}. It is there "
         "already? Then its sshd reads another file (`sudo sshd -T` over there names "
-        "AuthorizedKeysFile), or says in its log, with LogLevel VERBOSE, what it minds",
+        "AuthorizedKeysFile; with the -f that `ps -C sshd -o args` shows, if it shows one), or "
+        "says in its log, with LogLevel VERBOSE, what it minds",
     )
 
 

@@ -101,8 +101,10 @@ def _check_place(findings: Findings, facts: dict[str, Any]) -> Check | None:
             "one becomes so after errors, which `sudo dmesg` over there shows, and then the disk "
             f"has to be repaired; if there are none: {over_there(findings, remount)}{take}",
         )
-    is_small = facts["free_bytes"] > facts["total_bytes"] / 2  # nothing that fills it
     is_wanting = facts["free_bytes"] < DISK_BYTES_MIN and name != "shared memory"
+    # Nothing fills it, or it would not do if it were empty.
+    is_small = facts["free_bytes"] > facts["total_bytes"] / 2
+    is_small |= is_wanting and 0 < facts["total_bytes"] < DISK_BYTES_MIN
     if is_small and (facts.get("errno") == "ENOSPC" or is_wanting) and facts["free_files"] != 0:
         larger = remount.replace("remount,rw", "remount,size=1G")
         return wrong(

@@ -1,6 +1,7 @@
 """Which interface a node would use, and who reaches whom: from here, from node to node, in ssh."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there, with_ranks
@@ -72,7 +73,9 @@ def _unset(findings: Findings, variable: str) -> str:
         leave = f"leave `--env {variable}` out: MiniRay finds the interface by itself"
         return f"{leave}; or {right}" if name else leave
     places = findings.fact("network")["set_in"]
-    unknown = "none of the usual start-up files has it; sshd's SetEnv or ForceCommand may"
+    unknown = "none of the usual start-up files has it; sshd's SetEnv may"
+    if "SSH_ORIGINAL_COMMAND" in findings.fact("system").get("environment", {}):
+        unknown = "sshd runs a ForceCommand, or what the key's line in authorized_keys says"
     where = f" ({', '.join(places[:3]) or unknown})"
     exactly = " (the second = is NCCL's, and means: exactly that)" if exact else ""
     instead = f"; or say it for this run: {right}{exactly}" if name else ""
@@ -215,7 +218,20 @@ def check_others(findings: Findings, world: World) -> list[Check]:
     if absent:
         says = f"not tested towards {', '.join(absent)}, which did not listen"
         checks.append(Check("others", "untested", says))
-    return checks
+    return checks + _same_machine(findings, others, world)
+
+
+def _same_machine(findings: Findings, others: Sequence[Findings], world: World) -> list[Check]:
+    """Return what to say of hosts that are one machine, as names in an ssh configuration can be."""
+    machine = findings.fact("system").get("machine")
+    same = [one for one in others if one.fact("system").get("machine") == machine]
+    if not machine or not same or findings.config.launcher is not None:
+        return []
+    ranks = sum(one.config.num_workers for one in (findings, *same))
+    option = with_ranks(findings.config, world, ranks)
+    says = f"it is the same machine as {', '.join(one.name for one in same)}"
+    fix = f"they share its GPUs, memory and ports; if that is not meant, one will do: {option}"
+    return [Check("others", "note", says, fix)]
 
 
 def _gets_through(findings: Findings, other: Findings) -> bool:

@@ -35,6 +35,7 @@ Facts = Any  # what JSON can say
 
 TRIED_BYTES = 1 << 14  # several packets of any size: some networks lose only the large ones
 WRITTEN_BYTES = 1 << 20
+ROOM_BYTES = 1 << 30  # a place with more will do
 ACCEPTED_MAX = 10_000
 USUAL_PORT = 29500  # where ranks meet if nobody has said where: torch's, and ours
 TOO_LATE = -256  # no exit status and no signal
@@ -240,11 +241,13 @@ class Probe:
 def look_at_system() -> Facts:
     """Tell of the machine, the user and the shell."""
     user = pwd.getpwuid(os.getuid())
-    names = ("TMPDIR", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "SSH_CONNECTION", "PATH")
+    names = ["TMPDIR", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "PATH"]
+    names += ["SSH_CONNECTION", "SSH_ORIGINAL_COMMAND"]
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     firewalls = ("ufw", "firewall-cmd", "nft", "iptables")
     return {
         "hostname": socket.gethostname(),
+        "machine": _name_machine(),
         "system": "%s %s %s" % (platform.system(), platform.release(), platform.machine()),
         "cpus": os.cpu_count(),
         "pid": os.getpid(),
@@ -254,6 +257,15 @@ def look_at_system() -> Facts:
         "environment": {name: os.environ[name] for name in names if name in os.environ},
         "firewalls": [one for one in firewalls if shutil.which(one, path=path)],
     }
+
+
+def _name_machine() -> str:
+    """Return what this machine, or this container, has in common with no other one."""
+    try:
+        spaces = [os.readlink("/proc/self/ns/" + one) for one in ("net", "pid")]
+        return " ".join([_read("/proc/sys/kernel/random/boot_id").strip(), *spaces])
+    except OSError:
+        return ""
 
 
 def look_at_place(name: str, path: str, variable: str, below: str) -> Facts:
@@ -287,6 +299,7 @@ def look_at_place(name: str, path: str, variable: str, below: str) -> Facts:
     except OSError as error:
         facts["problem"] = error.strerror
         facts["errno"] = errno.errorcode.get(error.errno or 0, "")
+    if "problem" in facts or facts["free_bytes"] < ROOM_BYTES:
         facts["elsewhere"] = _find_room()
     return facts
 
@@ -296,7 +309,7 @@ def _find_room() -> Facts:
     for path in (os.path.expanduser("~"), "/scratch", "/local", "/data", "/mnt", "/var/tmp"):
         with contextlib.suppress(OSError):
             free = os.statvfs(path)
-            if os.access(path, os.W_OK | os.X_OK) and free.f_bavail * free.f_frsize > 1 << 30:
+            if os.access(path, os.W_OK | os.X_OK) and free.f_bavail * free.f_frsize > ROOM_BYTES:
                 found.append([path, free.f_bavail * free.f_frsize])
     return found
 

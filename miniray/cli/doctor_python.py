@@ -111,6 +111,9 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
         install = over_there(findings, command)
         if found.get("is_systems"):
             install += f" and then `--python {venv}`"
+        build = usual["version"].partition("+")[2] if usual else ""
+        if name == "torch" and build:
+            install += f" (the others' build is +{build}; pytorch.org/get-started has its line)"
     if found.get("missing"):
         if usual is None and name not in world.wanted.needed:
             return Check(name, "note", "nobody has it: fine for what does not import it")
@@ -140,7 +143,8 @@ def check_module(findings: Findings, world: World, name: str) -> Check:
             name,
             "note",
             f"{text}, and its import takes more than {found['late']:.0f} s",
-            "is it on a network file system? The first start of a run will take that long; "
+            "the first one since it was installed takes longer, one from a network file system "
+            "always. The first start of a run will take that long; "
             "if `--start-timeout` is over before, raise it",
         )
     own = version_of(world.here, name)

@@ -36,7 +36,8 @@ def as_text(
             lines += _check_lines(one, width, name_columns, stream)
         if shown:
             lines.append("")
-    return "\n".join([*lines, *_sum_up(nodes, checks, width)])
+    blank = [""] * bool(lines and lines[-1])
+    return "\n".join([*lines, *blank, *_sum_up(nodes, checks, width)])
 
 
 def _fold(checks: Sequence[Check]) -> list[Check]:

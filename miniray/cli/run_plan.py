@@ -22,6 +22,12 @@ from miniray.node_config import LOCAL_LAUNCHER
 from miniray.sync import Folder
 
 HOSTS_SHOWN_MAX = 8
+# Of the variables that a run is given, those at which doctor looks; others' values are nobody's
+# business, and not shown.
+LOOKED_AT = (
+    *("HOME", "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "XDG_CACHE_HOME"),
+    *("CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,8 @@ def name_doctor(nodes: Sequence[NodeConfig]) -> str:
     words += [f"--ssh-option={option}" for option in far[0].ssh_options]
     words += ["--tunnel"] * far[0].tunnel
     words += [] if far[0].workdir is None else ["--workdir", far[0].workdir]
+    for name in filter(far[0].env.__contains__, LOOKED_AT):
+        words += ["--env", f"{name}={far[0].env[name]}"]
     return shlex.join(words)
 
 

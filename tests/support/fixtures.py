@@ -20,7 +20,7 @@ from tests.support import leaks, namespaces, processes, ssh
 IN_CI = bool(os.environ.get("MINIRAY_CI"))
 NEVER_SKIPPED_IN_CI = ("ssh", "netns", "site")
 # What is just ending gets this long before it counts as left behind.
-LEAK_GRACE_S = 5.0
+LEAK_GRACE_S = 20.0
 LOGIN_SHELLS = ("fish", "tcsh", "zsh")
 
 # How long an example takes says more about this machine's other work than about the code.

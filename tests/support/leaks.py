@@ -44,7 +44,7 @@ def take_snapshot() -> Snapshot:
     )
 
 
-def find(before: Snapshot, *, timeout_s: float = 5.0) -> list[str]:
+def find(before: Snapshot, *, timeout_s: float = 20.0) -> list[str]:
     """Return a line for each thing that was not there before and stays for `timeout_s`."""
     with contextlib.suppress(TimeoutError):
         poll.until(lambda: not _new_since(before), timeout_s=0.1)

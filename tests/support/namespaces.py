@@ -135,7 +135,7 @@ class Nodes:
                     found.append(int(entry.name))
         return found
 
-    def wait_until_empty(self, *, timeout_s: float = 15.0) -> None:
+    def wait_until_empty(self, *, timeout_s: float = 30.0) -> None:
         """Wait until no process is left on any node, or raise TimeoutError that says which are."""
         try:
             poll.until(lambda: not any(map(self.pids, self.hosts)), timeout_s=timeout_s)

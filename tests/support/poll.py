@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], *, timeout_s: float = 5.0, what: str = "") -> T:
+def until(condition: Callable[[], T], *, timeout_s: float = 30.0, what: str = "") -> T:
     """Call `condition` until it is true, and return its value; or raise TimeoutError."""
     deadline = time.monotonic() + timeout_s
     pause_s = 0.002

@@ -104,7 +104,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(pids: Iterable[int], *, timeout_s: float = 5.0) -> None:
+def wait_until_gone(pids: Iterable[int], *, timeout_s: float = 30.0) -> None:
     """Wait until none of `pids` runs, or raise TimeoutError that names those which still do."""
     waited_for = list(pids)
     try:
