@@ -79,6 +79,7 @@ def test_without_a_coordinator_each_rank_gets_its_place(tmp_path: Path) -> None:
     said = ended(job, status=0)
     assert "rank 0: 'my rank is 0 of 2'" in said
     assert "rank 1: 'my rank is 1 of 2'" in said
+    assert "each rank has been sent its place and will be sent nothing more, for there is" in said
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,7 @@ def test_a_signal_is_passed_on_to_the_rank_which_has_the_time_that_it_needs(
     ended(job, status=0)
     saved = [(tmp_path / f"rank{rank}").read_text() for rank in range(3)]
     assert saved == [signal.Signals(number).name] * 3
+    assert (tmp_path / "rank0.heard").read_text() == "."  # the coordinator's is the same one
 
 
 def test_sigterm_ends_ranks_that_say_nothing_of_it(
@@ -247,6 +249,34 @@ def test_sigterm_of_one_rank_alone_ends_all(
     assert re.search(r"rank 1 on \S+ failed first: it was killed by SIGTERM", job.said())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no titles elsewhere")
+@pytest.mark.parametrize("command", ["stacks", "status", "top"])
+def test_who_looks_for_clusters_is_told_of_ranks_and_how_to_look_at_them(
+    launch_pods: Callable[..., Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    _, pids = pids_of(launch_pods, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main([command]) == 1
+    said = capsys.readouterr().err
+    assert "no cluster runs on this machine, or it still starts" in said
+    for rank, (pid, _) in enumerate(pids["ranks"]):
+        assert f"pid {pid} (rank {rank})" in said
+    assert "run-rank's and Ray's have no server to ask: py-spy dump --pid" in said
+
+
+def test_sigterm_of_the_coordinator_alone_is_rank_0s_and_ends_all(
+    launch: Callable[..., Job], tmp_path: Path
+) -> None:
+    job, pids = pids_of(launch, tmp_path)
+    os.kill(pids["coordinator"], signal.SIGTERM)
+    assert set(job.wait()) == {143}
+    assert re.search(r"rank 0 on \S+ failed first: it was killed by SIGTERM", job.said())
+
+
 def test_a_function_that_is_not_there_is_said_with_its_traceback(
     launch_pods: Callable[..., Job],
 ) -> None:
@@ -255,6 +285,19 @@ def test_a_function_that_is_not_there_is_said_with_its_traceback(
     assert "ranks failed to start; nothing is left running" in said
     assert "raised ZeroDivisionError: division by zero" in said
     assert "The traceback of rank" in said
+
+
+def test_a_module_that_starts_a_cluster_when_it_is_imported_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "unguarded.py").write_text(
+        "from miniray import *\n"
+        "def work(channel):\n    pass\n"
+        "Cluster([NodeConfig.local()]).start(work)\n"
+    )
+    job = Job(tmp_path, outer.operator_environments(2))
+    job.start("unguarded:work", PYTHONPATH=str(tmp_path))
+    said = ended(job, status=1)
+    assert "2 of 2 ranks failed to start" in said
+    assert "raised RuntimeError: module unguarded starts a cluster when it is imported" in said
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -212,6 +213,40 @@ def test_a_notebooks_function_goes_as_text(monkeypatch: pytest.MonkeyPatch) -> N
         assert worker.recv(T) == 42
         cluster.stop()
         assert cluster.run(vars(notebook.here)["double"], 3, timeout=T) == [6]
+
+
+def test_a_script_without_its_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = run_script(
+        tmp_path,
+        "from miniray import ClusterError\ndef work(channel):\n    pass\n"
+        "try:\n    RayCluster([NodeConfig('n', 2)]).start(work)\n"
+        "except ClusterError as error:\n    print(error)\n",
+    )
+    said, _ = script.communicate(timeout=T)
+    assert said.startswith("2 of 2 ranks failed to start; nothing is left running:\n")
+    assert "module script starts a cluster when it is imported" in said
+    assert 'what only the coordinator is to do below: if __name__ == "__main__":' in said
+
+
+def test_a_ray_that_nobody_has_started_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        script = run_script(
+            tmp_path,
+            f"import os\nos.environ['RAY_ADDRESS'] = {address!r}\n"
+            "from miniray import ClusterError\n"
+            "try:\n    RayCluster([NodeConfig('n')], start_timeout=0.5).start('tests.work.echo')\n"
+            "except ClusterError as error:\n    print(error)\n",
+        )
+        said, _ = script.communicate(timeout=T)
+    problem = f"no Ray answers at {address} (RAY_ADDRESS) within 0.5 s"
+    assert said == f"{problem}: Connection refused\n"
+
+
+def test_an_address_that_is_rays_to_understand_is_left_to_it() -> None:
+    for address in ("", "auto", "local", "ray://10.0.0.1:10001"):
+        ray_cluster.await_ray(address, 0.0)
 
 
 def test_after_a_shutdown_of_ray_a_cluster_can_be_stopped_and_started(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from miniray.errors import MiniRayError
 
 ASK_S = 60.0
+SHOWN_MAX = 8
 HOW = ("ssh_option", "python")
 
 
@@ -91,12 +94,35 @@ def say(command: str, options: argparse.Namespace, text: str) -> None:
 
 
 def nobody(command: str, options: argparse.Namespace) -> str:
-    """Say that no cluster runs; and if runs have gone elsewhere from here, how to look there."""
+    """Say that no cluster runs; and if ranks do, or runs have gone elsewhere, how to look there."""
     if options.on is not None:
-        return "no cluster runs there, or it still starts"
+        return f"no cluster runs there, or it still starts{_say_who_runs()}"
     from miniray.cli.elsewhere import recall
 
     hosts = dict.fromkeys(one["host"] for one in recall())
     others = " or ".join(f"miniray {command} -H {host}" for host in hosts)
     elsewhere = f"; where runs have gone from here: {others}" if others else ""
-    return f"no cluster runs on this machine, or it still starts{elsewhere}"
+    return f"no cluster runs on this machine, or it still starts{elsewhere}{_say_who_runs()}"
+
+
+def _say_who_runs() -> str:
+    """Say which ranks this user has here all the same, and how to see where they are."""
+    pids = dict(sorted(find_ranks()))
+    if not pids:
+        return ""
+    ranks = ", ".join(f"pid {pid} (rank {rank})" for pid, rank in [*pids.items()][:SHOWN_MAX])
+    more = f" and {len(pids) - SHOWN_MAX} more" if len(pids) > SHOWN_MAX else ""
+    return (
+        f"\nBut ranks do: {ranks}{more}. A Cluster's are looked at where it is coordinated; "
+        f"run-rank's and Ray's have no server to ask: py-spy dump --pid {min(pids)}"
+    )
+
+
+def find_ranks() -> Iterator[tuple[int, int]]:
+    """Yield the pid and the rank of each process of this user that is a rank by its title."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # it has ended
+            # Not its command line: whoever reads that of a process in trouble waits with it.
+            title = re.fullmatch(r"(?:miniray )?rank (\d+)\n", path.read_text(errors="replace"))
+            if title and path.stat().st_uid == os.getuid():
+                yield int(path.parent.name), int(title[1])

@@ -56,8 +56,8 @@ examples:
 
 The work function takes a channel, as Cluster.start's does. The coordinator's
 function takes a cluster, which has workers, nccl_configs(), broadcast, run, map
-and the rest. Without one, each rank is sent its place, and what ranks send is
-printed.
+and the rest. Without one, each rank is sent its place and nothing more, and what
+ranks send is printed.
 """
 
 
@@ -236,11 +236,13 @@ def heed_signals(cluster: HostedCluster) -> None:
     """Have the coordinator outlive a signal until ranks have ended, and not much longer.
 
     They have the time that the launcher gives them, and what becomes of them is for the
-    coordinator's function to see; it may be at something else.
+    coordinator's function to see; it may be at something else. Whoever sends it to the
+    coordinator alone has sent it to rank 0 as well, whose end is the end of all.
     """
     late: list[int] = []
 
     def leave_after_ranks(number: int) -> None:
+        cluster.pass_on(number)
         cluster.await_ranks(OTHERS_S)
         time.sleep(SEEN_S)
         late.append(number)
@@ -295,6 +297,10 @@ def print_all(cluster: HostedCluster) -> None:
     """Send each rank its place, and print what ranks send until all have returned."""
     for worker, config in zip(cluster.workers, cluster.nccl_configs(), strict=True):
         worker.send(config.__dict__)
+    say(
+        "miniray run-rank: each rank has been sent its place and will be sent nothing more, for "
+        "there is no --coordinator; what ranks send is printed here"
+    )
     running = dict(enumerate(cluster.workers))
     while running:
         for worker in wait(running.values()):

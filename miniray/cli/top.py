@@ -220,7 +220,7 @@ class View:
         from miniray.looking.glance import COLUMNS, as_row
 
         if not self._seen:
-            return [self.problem()]
+            return self.problem().splitlines()
         lines: list[str] = []
         for name, ranks in self._seen:
             lines += [""] if lines else []

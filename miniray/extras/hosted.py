@@ -339,6 +339,11 @@ class HostedCluster(Crew):
         self._leases, self._arrived, self.workers, self.group = {}, {}, [], None
         self._stop_listening()
 
+    def pass_on(self, number: int) -> None:
+        """Have rank 0 get a signal that came here, unless its host has passed that on already."""
+        if 0 in self._leases:
+            self._leases[0].tell({"signal": number})
+
     def await_ranks(self, patience: float) -> None:
         """Wait until rank 0 has ended, and for `patience` seconds until all have; in any thread."""
         leases = [self._leases[rank] for rank in sorted(self._leases)]

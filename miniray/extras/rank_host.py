@@ -4,6 +4,7 @@ It holds one connection to the coordinator, the lease, over which go few words:
 
     host -> coordinator   {"exit_code": 3}          the rank's process has ended
     coordinator -> host   {"end": 3.0}              end it, within so many seconds
+    coordinator -> host   {"signal": 15}            it was told to end: tell the rank, too
     coordinator -> host   {"verdict": {...}}        how it went for all: leave, with this status
 
 When the lease ends without a verdict, the coordinator is gone, and the rank has to go, too. A
@@ -27,6 +28,7 @@ from miniray.connection import open_connection
 from miniray.endings import run_work
 from miniray.errors import ProtocolError
 from miniray.process import Process
+from miniray.title import set_title
 from miniray.torch_store import StoreHost
 from miniray.waiting import READABLE, Late, Source, deadline_after, time_left, wait_until
 from miniray.work_fn import load_work_fn
@@ -122,6 +124,7 @@ class RankHost:
         self.place, self.verdict = place, dict[str, Any]()
         self._work_fn, self._also, self._key, self._meet_at = work_fn, also, key, meet_at
         self._was_told_to_end = self._is_let_go = False
+        self._passed_on = set[int]()
         request = place.introduce(HOST) | {"work_fn": work_fn}
         self._lease, self._where = reach(find, key, request, deadline_after(timeout))
         try:
@@ -154,9 +157,14 @@ class RankHost:
                 return process.fork(run)
 
     def _work(self, channel: Channel) -> None:
+        place, shown = self.place, self._also or self._work_fn
+        set_title(f"rank {place.rank} of {place.world_size}", shown)
+        # As on a Cluster's nodes: a script without its guard would start ranks in each rank.
+        os.environ["MINIRAY_IMPORTING"] = shown.rpartition(".")[0]
         if self._also is not None:
             load_work_fn(self._also)
         work_fn = load_work_fn(self._work_fn)
+        del os.environ["MINIRAY_IMPORTING"]
         channel.send([READY, os.getpid()])
         work_fn(channel)
 
@@ -202,6 +210,8 @@ class RankHost:
             if "end" in order:
                 self._was_told_to_end = True
                 self.rank.begin_stop(order["end"])
+            if (number := order.get("signal", 0)) and number not in self._passed_on:
+                self._signal(number)  # the coordinator alone has had it
             self.verdict = order.get("verdict", {})
         return False
 
@@ -213,7 +223,11 @@ class RankHost:
         return own or 1
 
     def pass_on(self, number: int) -> bool:
-        """Send a signal to the rank; return False if it has ended."""
+        """Send what the launcher says to the rank; return False if that has ended."""
+        self._passed_on.add(number)
+        return self._signal(number)
+
+    def _signal(self, number: int) -> bool:
         if self.rank.exit_code is not None:
             return False
         os.kill(self.rank.pid, number)  # this thread alone reaps it, so it is still its number

@@ -5,8 +5,11 @@ to it as it always does: over TCP, and not through Ray's object store. It needs 
 """
 
 import json
+import os
 import secrets
+import socket
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +36,7 @@ __all__ = ["RayCluster"]
 
 LAST_WORDS_S = 2.0
 HEAR_S = 0.5
+ASK_AGAIN_S = 0.2
 SHOWN_CHARS = 300
 
 
@@ -44,6 +48,10 @@ class RayCluster(Crew):
     `cpus_per_worker` of Ray's CPUs, and a GPU if Ray has any and they are not to be fake. If this
     script has not called ray.init, `start` does, and with `sync`, a folder, ranks work in Ray's
     copy of that. What ranks print goes where Ray's logs go.
+
+    `start_timeout` is for somebody to listen at RAY_ADDRESS, and then for all ranks to come.
+    Between the two Ray has a clock of its own: if who listens is not a Ray, or has not come up,
+    ray.init tries RAY_NUM_REDIS_GET_RETRIES times, 20 by default, some 40 seconds each.
 
     >>> with RayCluster([NodeConfig("learner"), NodeConfig("actors", 16)]) as cluster:
     ...     for worker in cluster.start("my_module.work_fn"):
@@ -87,6 +95,7 @@ class RayCluster(Crew):
         self._cells = cells.collect(work_fn)
         archive = pack(find_code(work_fn, "\n".join(text for *_, text in self._cells)))
         if not ray.is_initialized():
+            await_ray(os.environ.get("RAY_ADDRESS", ""), self._start_timeout)
             ray.init(runtime_env={"working_dir": self._sync} if self._sync else None)
         elif self._sync:
             raise RuntimeError(
@@ -273,6 +282,27 @@ class RayCluster(Crew):
         What has been of an earlier connection Ray has forgotten, and asked for it, raises.
         """
         return bool(ray.is_initialized() and ray.get_runtime_context().get_job_id() == self._job)
+
+
+def await_ray(address: str, timeout: float) -> None:
+    """Wait until somebody listens at HOST:PORT, where ray.init would wait for minutes.
+
+    Other addresses, such as "auto", are Ray's to understand. Raises ClusterError.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "//" in host or not port.isdecimal():
+        return
+    deadline = deadline_after(timeout)
+    while True:
+        try:
+            left = max(time_left(deadline), ASK_AGAIN_S)
+            socket.create_connection((host.strip("[]"), int(port)), left).close()
+            break
+        except OSError as error:
+            if not time_left(deadline):
+                problem = f"no Ray answers at {address} (RAY_ADDRESS) within {timeout:g} s"
+                raise ClusterError(f"{problem}: {error.strerror or error}") from None
+            time.sleep(ASK_AGAIN_S)
 
 
 def check_node(node: NodeConfig) -> NodeConfig:
