@@ -88,7 +88,8 @@ def _call_of(value: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any], bool]:
     if kind is functools.partial and not vars(value):
         return functools.partial, (value.func, *value.args), value.keywords, False
     if kind is TypeVar:
-        options = {"bound": value.__bound__, "covariant": value.__covariant__}
+        named = ("bound", "covariant", "contravariant")
+        options = {name: getattr(value, f"__{name}__") for name in named}
         return TypeVar, (value.__name__, *value.__constraints__), options, False
     if kind is NewType:
         return NewType, (value.__name__, value.__supertype__), {}, False

@@ -261,7 +261,7 @@ class TestTheSameResult:
             class Net:
                 pass
             T = TypeVar("T", bound=Net)
-            S = T
+            S, Into = T, TypeVar("Into", contravariant=True)
             User = NewType("User", int)
             class Box(Generic[T]):
                 def of(self, item: T) -> "Boxes":
@@ -276,6 +276,7 @@ class TestTheSameResult:
             ORIGIN, PAIR = Point(0), (Pair(1), Point)
             def f(batch: Batch = None, loss: Loss = None, other: Other = None) -> Shape:
                 assert Box.__parameters__ == (T,) and Nets.__args__ == (Net,) and S is T
+                assert Into.__contravariant__ and not T.__contravariant__
                 assert type(ORIGIN) is Point and Box[Net] in Boxes.__args__ and T.__bound__ is Net
                 kinds = Batch, Shape, Nets, Boxes, Loss, Other, Mode, Either
                 return str(kinds), ORIGIN._asdict(), tuple(PAIR[0]), User(3), User.__name__
