@@ -492,6 +492,11 @@ class TestRefused:
                 "f, which names X: it is g, and g is something else by now",
             ),
             (
+                "class Bag(list):\n    def __hash__(self):\n        return 1\n"
+                "BAG = Bag([1])\ndef f():\n    return BAG",
+                "f, which names BAG: a Bag stays here",
+            ),
+            (
                 "from pathlib import Path\nDATA = Path('a')\ndef f(x=DATA): pass\nDATA = Path('b')",
                 "f: its DATA is another by now; run its cell again",
             ),
