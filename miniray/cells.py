@@ -1,27 +1,27 @@
 """The text of a notebook's function, which goes along where others have a module to import.
 
 A function goes as its own text, with that of every function and class of the notebook that it
-names, the imports of what else it names, and constants: numbers, text, and tuples of them. Anything
-else that it names stays here, and is refused by its name. On the other side the text is run in
-`__main__`, so that a class is called the same on both.
+names, the imports of what else it names, and constants. Anything else that it names stays here, and
+is refused by its name. On the other side the text is run in `__main__`, so that a class is called
+the same on both.
 """
 
 import ast
 import builtins
-import cmath
 import contextlib
 import inspect
 import linecache
 import sys
 from collections.abc import Iterable
-from types import FunctionType, MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
+from miniray.constants import PLAIN, bind, is_made_by_a_call
 from miniray.definitions import FUTURE, Node, find_definition, names_in
 from miniray.work_fn import main_module
 
 TEXT_CHARS_MAX = 1024 * 1024
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+NO_CELL = "<notebook>"
 
 # What it binds; the cell, as tracebacks call it; the line there; whether annotations stay text; the
 # text.
@@ -45,12 +45,24 @@ def collect(function: str) -> list[Piece]:
         raise _refuse((name,), "this notebook has nothing of that name", "run its cell")
     if (chars := sum(len(text) for *_, text in pieces.values())) > TEXT_CHARS_MAX:
         raise _refuse((name,), f"with what it names it has {chars} characters", "send the data")
-    here, ordered = vars(sys.modules["__main__"]), list[Piece]()
-    bases = {one: [*map(id, getattr(here.get(one), "__bases__", ()))] for one in pieces}
-    while pieces:  # a base's own methods may name what derives from it, which comes after it
-        one = next(n for n in pieces if not any(id(here.get(m)) in bases[n] for m in pieces))
-        ordered.append(pieces.pop(one))
-    return ordered
+    return _in_order(pieces)
+
+
+def _in_order(pieces: dict[str, Piece]) -> list[Piece]:
+    """Return what binds names so that each comes after what its own statement looks at.
+
+    A class's methods may name what derives from it, or what is made of it.
+    """
+    needs, ordered = dict[str, set[str]](), dict[str, Piece]()
+    for name, (_, _, _, is_future, text) in pieces.items():
+        needs[name] = {*names_in(is_future, text)[0]} & pieces.keys() - {name}
+    while left := [name for name in pieces if name not in ordered]:
+        name = next((one for one in left if needs[one] <= ordered.keys()), left[0])
+        _, file, line, is_future, text = pieces[name]
+        if file == NO_CELL and (of := [ordered[one] for one in sorted(needs[name] & {*ordered})]):
+            text += f"  # of {of}"  # and it is made anew when they are
+        ordered[name] = name, file, line, is_future, text
+    return [*ordered.values()]
 
 
 def define(pieces: Iterable[Iterable[Any]]) -> None:
@@ -82,31 +94,11 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     value, path = here[name], (*above, name)
     if hasattr(builtins, name) and inspect.unwrap(value) is getattr(builtins, name):
         return  # IPython wraps open
-    text = _literal(value)
-    if text := f"{name} = {text}" if text else _import(name, value):
-        pieces[name] = name, "<notebook>", 1, False, text
-        return
-    called = getattr(value, "__qualname__", None)
-    if (module := getattr(value, "__module__", None)) != "__main__" or not isinstance(called, str):
-        if isinstance(value, FunctionType | type):
-            raise _refuse(path, f"it is not in {module} any more", "import or make it anew")
-        kind = type(value).__name__
-        problem = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind} stays here"
-        raise _refuse(path, problem, "pass it as an argument, send it, or make it within")
-    if here.get(called) is not value:
-        known = "a lambda" if "<lambda>" in called else called
-        problem = f"it is {known}" + (called in here) * f", and {called} is something else by now"
-        raise _refuse(path, problem, "write it with def, at the top of a cell")
-    if called != name:
-        _add(called, above, pieces)
-        pieces[name] = name, "<notebook>", 1, False, f"{name} = {called}"
-        return
     try:
-        node, definition = find_definition(value)
+        definition = _definition_of(name, value, path)
     except LookupError as error:
         raise _refuse(path, *error.args) from None
-    _check(value, node, path)
-    needed, perhaps, dotted = names_in(*definition[2:])
+    _, needed, perhaps, dotted = names_in(*definition[2:])
     for one in perhaps:
         with contextlib.suppress(TypeError):
             _add(one, path, pieces)
@@ -115,8 +107,18 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     for first, _, rest in (one.partition(".") for one in dotted):
         module = f"{getattr(here.get(first), '__name__', '')}.{rest}"
         if module in sys.modules:  # `xml` alone has no `etree`
-            pieces[module] = module, "<notebook>", 1, False, f"import {module}"
+            pieces[module] = module, NO_CELL, 1, False, f"import {module}"
     pieces[name] = name, *definition
+
+
+def _definition_of(name: str, value: Any, path: tuple[str, ...]) -> tuple[str, int, bool, str]:
+    """Return the file, the line and the text that bind a name here."""
+    is_here = getattr(value, "__module__", None) == "__main__" and not is_made_by_a_call(value)
+    if is_here and getattr(value, "__qualname__", None) == name:
+        node, definition = find_definition(value)
+        _check(value, node, path)
+        return definition
+    return NO_CELL, 1, False, bind(name, value)
 
 
 def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
@@ -126,11 +128,17 @@ def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
     is_registry = isinstance(getattr(value, "registry", None), MappingProxyType)  # singledispatch
     if is_registry or len(layers) > len(node.decorator_list):
         raise _refuse(path, "there is more to it than its def", "decorate it there, or import it")
-    for one in node.body:
-        if isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(one.value, ast.Constant):
-            name = ast.unparse(getattr(one, "target", getattr(one, "targets", [one])[0]))
-            if type(now := vars(value).get(name, value)) in PLAIN and now != one.value.value:
-                raise _refuse(path, f"its {name} is another by now", "run its cell again")
+    for one in node.body * isinstance(node, ast.ClassDef):
+        if not (isinstance(one, ast.Assign | ast.AnnAssign) and one.value):
+            continue
+        name = ast.unparse(getattr(one, "target", getattr(one, "targets", [one])[0]))
+        now = made = vars(value).get(name, value)
+        if isinstance(one.value, ast.Name) and one.value.id not in {*vars(value)} - {name}:
+            made = here.get(one.value.id, now)
+        elif isinstance(one.value, ast.Constant):
+            made = one.value.value
+        if type(now) in (*PLAIN, type(made)) and not _is_same(now, made):
+            raise _refuse(path, f"its {name} is another by now", "run its cell again")
     if isinstance(node, ast.ClassDef):
         written, held = node.bases, value.__bases__
     else:
@@ -138,34 +146,16 @@ def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
         held = (*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values())
     for part, one in zip(written, held, strict=False):
         now = here.get(getattr(part, "id", ""), one)
-        is_same = now is one or _literal(now) == _literal(one) != ""
-        if not is_same and getattr(one, "__module__", "__main__") == "__main__":
+        is_base = isinstance(node, ast.ClassDef) and one.__module__ != "__main__"  # NamedTuple's
+        if not is_base and not _is_same(now, one):
             raise _refuse(path, f"its {ast.unparse(part)} is another by now", "run its cell again")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    with contextlib.suppress(LookupError):
+        return one is other or bind("", one) == bind("", other)
+    return False
 
 
 def _refuse(path: tuple[str, ...], problem: str, remedy: str) -> TypeError:
     return TypeError(f"cannot send {', which names '.join(path)}: {problem}; {remedy}")
-
-
-def _literal(value: Any) -> str:
-    """Return a number, a text, or a tuple of them as Python writes it; else nothing."""
-    kind = type(value)
-    if kind is tuple:
-        items = [_literal(item) for item in value]
-        return f"({''.join(f'{item},' for item in items)})" if all(items) else ""
-    if kind in (float, complex) and not cmath.isfinite(value):
-        return f'{kind.__name__}("{value}")'
-    return hex(value) if kind is int else repr(value) if kind in PLAIN else ""
-
-
-def _import(name: str, value: Any) -> str:
-    """Return the import that binds a module, or what stands at the top of one; else nothing."""
-    if isinstance(value, ModuleType):
-        return f"import {value.__name__} as {name}"
-    where = getattr(value, "__module__", None)
-    if not isinstance(where, str) or where == "__main__" or where not in sys.modules:
-        return ""
-    there = vars(sys.modules[where])
-    names = (name, getattr(value, "__name__", None), *there)
-    called = next((one for one in names if isinstance(one, str) and there.get(one) is value), "")
-    return f"from {where} import {called} as {name}" if called else ""

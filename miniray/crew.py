@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from miniray import calls
+from miniray.errors import WorkerError
 from miniray.fan_out import broadcast, gather
 from miniray.recovery import attempt_again
 from miniray.rendezvous import NCCLConfig
@@ -163,8 +164,10 @@ class Crew:
             self.stop()
             problem = f"{call['call']} has not returned from all ranks within {timeout}s: {late}"
             raise TimeoutError(problem) from None
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, WorkerError):
+                error.__traceback__ = None  # what we did to hear of it
             raise
 
     def _run_once(self, call: dict[str, Any], deadline: float) -> list[Any]:
@@ -184,7 +187,11 @@ class Crew:
         return [results[worker][0] for worker in self.workers]
 
     def map(
-        self, function: str | AnyFunction, tasks: Iterable[Any], *, timeout: float | None = None
+        self,
+        function: str | AnyFunction,
+        tasks: Iterable[Any],
+        *more: Iterable[Any],
+        timeout: float | None = None,
     ) -> Iterator[Any]:
         """Yield `function(task)` for each task, in order, computed by whichever rank is free.
 
@@ -193,6 +200,9 @@ class Crew:
         >>> list(cluster.map(count_words, paths))
         [1021, 88, 307]
         """
+        if more:
+            problem = "map takes one iterable, and each task of it is the function's only argument"
+            raise TypeError(f"{problem}; pass zip(a, b), and take the pairs apart there")
         self._be_ready(function)
         return self._stop_if_failed(calls.in_order(self.workers, function, tasks, timeout=timeout))
 
@@ -220,6 +230,8 @@ class Crew:
             yield from results
         except GeneratorExit:  # nobody wants the rest; what is under way will be dropped
             raise
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, WorkerError):
+                error.__traceback__ = None  # what we did to hear of it
             raise

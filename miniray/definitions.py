@@ -84,16 +84,18 @@ def _definitions(text: str) -> list[tuple[int, Node, str]]:
 
 
 @functools.lru_cache(TEXTS_MAX)
-def names_in(is_future: bool, text: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the global names that some text uses, those that it perhaps uses, and dotted ones.
+def names_in(is_future: bool, text: str) -> tuple[list[str], ...]:
+    """Return the names that some text looks at when it runs, all global ones, perhaps, and dotted.
 
     Perhaps is in an annotation that nobody evaluates, or if a class body does not bind it first.
     """
-    needed, perhaps, dotted = set[str](), set[str](), set[str]()
+    first, needed, perhaps, dotted = set[str](), set[str](), set[str](), set[str]()
     future = "from __future__ import annotations\n" * is_future
     tables = [symtable.symtable(future + text, "<cell>", "exec")]
     for table in tables:
         for symbol in table.get_symbols():
+            if symbol.is_referenced() and table.get_type() != "function":
+                first.add(symbol.get_name())
             if symbol.is_referenced() if table.get_type() == "module" else symbol.is_global():
                 needed.add(symbol.get_name())
             elif table.get_type() == "class" and symbol.is_referenced():
@@ -104,4 +106,4 @@ def names_in(is_future: bool, text: str) -> tuple[list[str], list[str], list[str
             dotted.add(ast.unparse(node))
         if annotation := getattr(node, "annotation", getattr(node, "returns", None)):
             perhaps.update(re.findall(r"\w+", ast.unparse(annotation)))
-    return sorted(needed), sorted(perhaps), sorted(dotted)
+    return sorted(first), sorted(needed), sorted(perhaps), sorted(dotted)

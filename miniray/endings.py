@@ -54,10 +54,14 @@ def _what_python_prints(error: BaseException) -> str:
 
 
 def _format(error: BaseException) -> str:
+    """Return what Python prints of an error, from the first frame that is not how it was called."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_globals.get("__name__") in (__name__, "miniray.calls"):
+        trace = trace.tb_next
     try:
-        return "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(type(error), error, trace))
     except Exception as nested:  # an attribute of the user's own may do anything, too
-        lines = "".join(traceback.format_tb(error.__traceback__))
+        lines = "".join(traceback.format_tb(trace))
         return f"{lines}{type(error).__name__}: <cannot be shown: {type(nested).__name__}>\n"
 
 

@@ -92,9 +92,17 @@ class TestCall:
         for _ in range(2):
             with pytest.raises(WorkerFailed, match="raised ValueError: no such batch: 7") as caught:
                 worker.call(called.fail, "no such batch: 7")
-            assert "called.py" in caught.value.remote_traceback
-            assert "raise ValueError(text)" in caught.value.remote_traceback
+            first, where, line, *_ = caught.value.remote_traceback.splitlines()
+            assert first == "Traceback (most recent call last):"  # and then nothing of ours
+            assert where.endswith('called.py", line 21, in fail')
+            assert line == "    raise ValueError(text)"
         assert worker.wait(T) == 1
+
+    def test_an_argument_that_is_missing_has_no_traceback(self, worker: AnyWorker) -> None:
+        with pytest.raises(WorkerFailed, match="raised TypeError: fail") as caught:
+            worker.call(called.fail)
+        said = "TypeError: fail() missing 1 required positional argument: 'text'\n"
+        assert caught.value.remote_traceback == said
 
     def test_sys_exit_without_a_failure_returns_none(self, worker: AnyWorker) -> None:
         assert worker.call(called.leave, 0) is None
@@ -400,8 +408,9 @@ class TestRun:
         with Cluster(local_nodes(2, 2)) as cluster:
             with pytest.raises(
                 WorkerFailed, match=r"rank 2 at node1:.* raised ValueError: no such"
-            ):
+            ) as caught:
                 cluster.run(called.fail_on, 2, timeout=T)
+            assert [one.name for one in caught.traceback][1:] == ["run"]
             assert cluster.workers == []
             assert cluster.run(called.square, 3) == [9] * 4
 
@@ -549,6 +558,12 @@ class TestTasks:
                 squares.close()
             assert worker.call(called.square, 3, timeout=T) == 9
         assert not calls._awaited
+
+    def test_more_than_one_iterable_is_refused_before_anything_starts(self) -> None:
+        cluster = Cluster([NodeConfig.local()])
+        with pytest.raises(TypeError, match=r"only argument; pass zip\(a, b\)"):
+            cluster.map(called.square, [1], [2])
+        assert cluster.workers == []
 
     def test_a_task_that_fails_is_named(self) -> None:
         with Cluster(local_nodes(2)) as cluster:

@@ -226,6 +226,95 @@ class TestTheSameResult:
             def f():
                 return Slots(3).get(), Slots().value, Color.RED.value, Pair().one, plain()
             """,
+            # What says itself how it is made again.
+            """
+            import enum, logging, re, uuid
+            from dataclasses import dataclass
+            from datetime import datetime, timedelta, timezone
+            from decimal import Decimal
+            from fractions import Fraction
+            from pathlib import Path
+            class Color(enum.Enum):
+                RED = 1
+            @dataclass(frozen=True)
+            class Config:
+                rate: float = 0.5
+            @dataclass(frozen=True, slots=True)
+            class Slots:
+                rate: float = 0.5
+            DATA, WORD, RED = Path("data"), re.compile("a+", re.I), Color.RED
+            WHEN = datetime(2020, 1, 2, tzinfo=timezone.utc), timedelta(days=1)
+            MORE = Decimal("1.10"), Fraction(1, 3), uuid.UUID(int=5), frozenset({"a"}), range(3)
+            HELD = Config(0.1), Slots(0.2), Ellipsis, NotImplemented
+            log = logging.getLogger("mine")
+            def f():
+                assert RED is Color.RED and log is logging.getLogger("mine")
+                assert type(HELD[0]) is Config and type(HELD[1]) is Slots
+                return str((DATA, WORD, WHEN, MORE, HELD, log))
+            """,
+            # Names for types.
+            """
+            import collections.abc
+            from collections import namedtuple
+            from typing import Callable, Generic, List, Literal, NamedTuple
+            from typing import NewType, Optional, TypeVar
+            class Net:
+                pass
+            T = TypeVar("T", bound=Net)
+            S, Into = T, TypeVar("Into", contravariant=True)
+            User = NewType("User", int)
+            class Box(Generic[T]):
+                def of(self, item: T) -> "Boxes":
+                    return item
+            Batch, Shape = dict[str, int], tuple[int, ...]
+            Nets, Boxes = list[Net], Optional[Box[Net]]
+            Loss, Other = Callable[[Net, int], List[T]], collections.abc.Callable[[int], Net]
+            Mode, Either = Literal["a", "b"], int | None
+            Point = namedtuple("Point", "x y", defaults=(5,))
+            class Pair(NamedTuple):
+                one: int
+            ORIGIN, PAIR = Point(0), (Pair(1), Point)
+            def f(batch: Batch = None, loss: Loss = None, other: Other = None) -> Shape:
+                assert Box.__parameters__ == (T,) and Nets.__args__ == (Net,) and S is T
+                assert Into.__contravariant__ and not T.__contravariant__
+                assert type(ORIGIN) is Point and Box[Net] in Boxes.__args__ and T.__bound__ is Net
+                kinds = Batch, Shape, Nets, Boxes, Loss, Other, Mode, Either
+                return str(kinds), ORIGIN._asdict(), tuple(PAIR[0]), User(3), User.__name__
+            """,
+            """
+            from functools import partial
+            def scale(x, by, plus=0):
+                return x * by + plus
+            thrice = partial(scale, by=3, plus=1)
+            def f():
+                assert thrice.func is scale
+                return thrice(2), partial(thrice, plus=2)(2)
+            """,
+            # Names that a node's notebook has for something else.
+            """
+            from datetime import datetime
+            from pathlib import Path
+            NOW, DATA, PosixPath, pathlib = datetime(2020, 1, 2), Path("a"), 1, 2
+            def f():
+                return NOW.year, type(DATA).__name__, PosixPath, pathlib, datetime.__name__
+            """,
+            # What is made of what names it.
+            """
+            import enum
+            from functools import partial
+            class Color(enum.Enum):
+                RED = 1
+                def default(self):
+                    return helper()
+            DEFAULT = Color.RED
+            def helper(one=DEFAULT):
+                return one.name
+            def fact(n, by=1):
+                return n if n < 2 else n * less(n - 1)
+            less = partial(fact, by=1)
+            def f():
+                return Color(1).default(), fact(4)
+            """,
             # Run while a class is made, in a comprehension.
             """
             def double(number):
@@ -279,6 +368,29 @@ class TestTheSameResult:
         notebook.run(cell)
         assert notebook.both() == (2, 2)
 
+    def test_a_constant_is_made_anew_if_what_it_is_made_of_is(self, notebook: Notebook) -> None:
+        notebook.run("import enum\nfrom functools import partial\nfrom typing import TypeVar")
+        cell = """
+            class Color(enum.Enum):
+                RED = {}
+            RED = Color.RED
+            T = TypeVar("T", bound=Color)
+            S = T
+            def double(number):
+                return {} * number
+            twice = partial(double, 1)
+            old = double
+            def f():
+                return RED is Color.RED, S is T, T.__bound__ is Color, twice(), old(1)
+        """
+        for number in (1, 2):
+            notebook.run(cell.format(1, number))
+            assert notebook.both() == ((True, True, True, number, number),) * 2
+        notebook.run("RED = Color.RED")
+        made = notebook.node.RED
+        notebook.there()
+        assert notebook.node.RED is made
+
 
 class TestAnnotations:
     def test_one_that_is_not_evaluated_brings_its_class(self, notebook: Notebook) -> None:
@@ -305,8 +417,8 @@ class TestAnnotations:
     def test_what_does_not_go_is_not_asked_for(self, notebook: Notebook) -> None:
         notebook.run("Batch = dict[str, int]\ndef f() -> 'Batch':\n    return 1")
         assert notebook.there() == 1
-        notebook.run("def f() -> Batch:\n    return 1")
-        assert "f, which names Batch: a GenericAlias stays here" in notebook.refused()
+        notebook.run("Batch = {}\ndef f() -> Batch:\n    return 1")
+        assert "f, which names Batch: a dict stays here" in notebook.refused()
 
     def test_whether_they_are_is_asked_of_the_code(self, notebook: Notebook) -> None:
         notebook.run("from __future__ import annotations\nclass C:\n    x: Later")
@@ -353,8 +465,44 @@ class TestRefused:
             ("exec('def f(): pass')", "f: its text is not known: a call made it, or a plain"),
             (
                 "from collections import namedtuple\nPair = namedtuple('Pair', 'one other')\n"
-                "def f():\n    return Pair(1, 2)",
+                "Pair.sum = sum\ndef f():\n    return Pair(1, 2)",
                 "f, which names Pair: its text is not known: a call made it, or a plain prompt",
+            ),
+            *(
+                (
+                    f"import collections, functools, itertools, types\nX = {made}\ndef f():\n    X",
+                    f"X: {why}",
+                )
+                for made, why in {
+                    "collections.Counter('aab')": "a Counter stays here; pass it as an argument",
+                    "collections.OrderedDict(a=1)": "an OrderedDict stays here",
+                    "collections.deque([1])": "a deque stays here",
+                    "types.SimpleNamespace(a=1)": "a SimpleNamespace stays here",
+                    "{1}": "a set stays here",
+                    "('a', [1])": "a list stays here",
+                    "itertools.count()": "a count stays here",
+                    "[].append": "a builtin_function_or_method stays here",
+                    "functools.partial(print, {})": "a dict stays here",
+                    "functools.partial(lambda: 1)": "it is a lambda; write it with def",
+                }.items()
+            ),
+            (
+                "from functools import partial\ndef g(): pass\nX = partial(g)\ndef g(): pass\n"
+                "def f():\n    X()",
+                "f, which names X: it is g, and g is something else by now",
+            ),
+            (
+                "class Bag(list):\n    def __hash__(self):\n        return 1\n"
+                "BAG = Bag([1])\ndef f():\n    return BAG",
+                "f, which names BAG: a Bag stays here",
+            ),
+            (
+                "from pathlib import Path\nDATA = Path('a')\ndef f(x=DATA): pass\nDATA = Path('b')",
+                "f: its DATA is another by now; run its cell again",
+            ),
+            (
+                "LR = 1\nclass Net:\n    lr = LR\ndef f():\n    return Net.lr\nLR = 2",
+                "f, which names Net: its lr is another by now; run its cell again",
             ),
             (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
             # Wrapped after its def: the text has nothing of that.

@@ -22,6 +22,10 @@ from miniray.cli import serve
         ("record --steps a.py", "usage: miniray record", "come after it: SCRIPT --steps"),
         ("attach --lst", "usage: miniray attach", "no --lst; did you mean --list?"),
         ("status localhost 1 2", "usage: miniray status", "miniray status has no 2\n"),
+        ("stacks 1", "usage: miniray stacks", "a server is HOST PORT; without both"),
+        ("status 1", "usage: miniray status", "a server is HOST PORT; without both"),
+        ("top 1", "usage: miniray top", "a server is HOST PORT; without both"),
+        ("top --every 0", "usage: miniray top", "--every is a number of seconds above 0"),
     ],
 )
 def test_a_wrong_option_is_told_by_its_command(

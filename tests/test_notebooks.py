@@ -218,6 +218,37 @@ class TestText:
                 error = notebook.error(start.format(name))
                 assert error.startswith(f"TypeError: cannot send {said}")
 
+    def test_constants_are_there_what_they_are_here(self, notebook: Notebook) -> None:
+        pytest.importorskip("torch")
+        notebook.out("""
+            import re
+            from collections import namedtuple
+            from functools import partial
+            from pathlib import Path
+            from typing import Generic, TypeVar
+            import numpy as np
+            import torch
+
+            T, Batch, Point = TypeVar("T"), dict[str, torch.Tensor], namedtuple("Point", "x y")
+            class Box(Generic[T]):
+                pass
+            DATA, WORD, ORIGIN = Path("data"), re.compile("a+"), Point(1, 2)
+            device, dtype, FLOAT = torch.device("cpu"), torch.half, np.dtype("float32")
+            ones = partial(torch.ones, 2, dtype=dtype)
+
+            def f(batch: Batch) -> list[Path]:
+                assert isinstance(DATA, Path) and Box.__parameters__ == (T,) and dtype is torch.half
+                assert type(ORIGIN) is Point and FLOAT == np.float32
+                assert device == torch.device("cpu")
+                return [DATA / "a", WORD.findall("baa"), ORIGIN, ones(device=device), str(Batch)]
+        """)
+        there = notebook.out("print(cluster.run(f, {}))")
+        assert there == notebook.out("print([f({})] * 2)")
+        with_worker = "with Worker() as worker:\n    print([worker.call(f, {})] * 2)"
+        assert notebook.out(with_worker) == there
+        notebook.out("w = torch.ones(2)\ndef g():\n    return w")
+        assert "g, which names w: a Tensor stays here; pass it" in notebook.error("cluster.run(g)")
+
     def test_what_is_refused_stops_nothing(self, notebook: Notebook) -> None:
         notebook.out("def f(number):\n    return number\ntable = {}\ndef g(number): table")
         notebook.out("cluster.run(f, 1)\npids = [worker.pid for worker in cluster.workers]")

@@ -45,7 +45,7 @@ def find_clusters(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.host is None:
         return clusters.find_clusters()
     if options.port is None:
-        options.parser.error("a server is HOST PORT; without both, it is all clusters here")
+        options.command.error("a server is HOST PORT; without both, it is all clusters here")
     return [clusters.by_hand(options.host, options.port, encrypt=options.encrypt)]
 
 

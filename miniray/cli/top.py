@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show them until q or Ctrl-C, or once if nobody sits in front of it."""
     if not options.every > 0:
-        options.parser.error("--every is a number of seconds above 0")
+        options.command.error("--every is a number of seconds above 0")
     options.once = not (sys.stdin.isatty() and sys.stdout.isatty())
     if options.once:
         return afar.show("top", options)
