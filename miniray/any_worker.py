@@ -3,7 +3,7 @@
 from typing import Any
 
 from miniray import process
-from miniray.calls import make_call, send_cells, take_answer
+from miniray.calls import expect, make_call, send_cells, take_answer
 from miniray.channel import Channel
 from miniray.errors import WorkerDied, WorkerError, WorkerExited
 from miniray.process import STOP_S
@@ -55,13 +55,13 @@ class AnyWorker(Channel):
         5.0
         """
         deadline, call = deadline_after(timeout), make_call(function, *args, **kwargs)
+        answer = expect(call)
         self.turn_to_call.refuse_handler()
         try:
             self.turn_to_call.take(deadline)
-            left = time_left(deadline) if timeout is not None else None
-            send_cells([self], call["call"], left)
-            self.send(call, left)
-            return take_answer(self, call, deadline, timeout)
+            send_cells([self], call["call"], None if timeout is None else time_left(deadline))
+            self.send(call, None if timeout is None else time_left(deadline))
+            return take_answer(self, call, answer, deadline, timeout)
         except Late:
             others = f"other threads' calls of {self.name} took all of {timeout}s"
             raise TimeoutError(others) from None

@@ -7,6 +7,7 @@ timeout or Ctrl-C, is not taken for another call's. An exception is no answer: i
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +21,16 @@ from miniray.work_fn import AnyFunction, load_work_fn, name_of
 
 SHOWN_CHARS = 200
 _numbers = itertools.count(1)
-# By its number, the answer to a call of `map` or `as_completed`, as soon as somebody has read it:
-# another call on the same worker may, while those are not asked for their next result.
-_awaited: dict[int, list[Any]] = {}
+LOOK_S = 0.2  # how often a caller looks whether somebody else has read its answer
+_awaited = weakref.WeakValueDictionary[int, "Answer"]()
+
+
+class Answer(list[Any]):
+    """[what a call has returned], or [] until anybody has read it; those whom nobody has are gone.
+
+    Whoever reads a worker's messages may come across the answer to another's call: of another
+    thread, or of a `map` that is not asked for its next result just now.
+    """
 
 
 def answer_calls(channel: Channel) -> None:
@@ -84,7 +92,7 @@ def send_cells(channels: Iterable[Channel], function: str, timeout: float | None
 
 
 def read_answer(channel: Channel, call: Mapping[str, Any], message: Any) -> list[Any]:
-    """Return [result] if a message answers a call; [] if an older one, whose result is put by."""
+    """Return [result] if a message answers a call; [] if another one, whose caller gets it."""
     if type(message) is not dict or "answer" not in message:
         raise ProtocolError(
             f"{channel.name} does not answer calls: its work function is another. Make it with "
@@ -96,17 +104,29 @@ def read_answer(channel: Channel, call: Mapping[str, Any], message: Any) -> list
     return []
 
 
+def expect(call: Mapping[str, Any]) -> Answer:
+    """Return where the answer to a call, which is about to be sent, will be."""
+    return _awaited.setdefault(call["number"], Answer())
+
+
 def take_answer(
-    channel: Channel, call: Mapping[str, Any], deadline: float, timeout: float | None
+    channel: Channel,
+    call: Mapping[str, Any],
+    answer: Answer,
+    deadline: float,
+    timeout: float | None,
 ) -> Any:
     """Return the result of a call; raise TimeoutError if it is not there in time."""
-    try:
-        while not (found := read_answer(channel, call, channel.recv(time_left(deadline)))):
-            pass
-    except TimeoutError:
-        late = f"{channel.name} has not returned from {call['call']} after {timeout}s"
-        raise TimeoutError(f"{late}; it goes on, and its result will be dropped") from None
-    return found[0]
+    while not answer:
+        try:
+            message = channel.recv(min(time_left(deadline), LOOK_S))
+        except TimeoutError:
+            if time_left(deadline):
+                continue
+            late = f"{channel.name} has not returned from {call['call']} after {timeout}s"
+            raise TimeoutError(f"{late}; it goes on, and its result will be dropped") from None
+        answer += read_answer(channel, call, message)
+    return answer[0]
 
 
 def as_completed(
@@ -157,40 +177,39 @@ def _work_off(
 ) -> Iterator[tuple[int, Any, Any]]:
     """Yield (index, task, result) as results come; who is done has the next task before that."""
     name, deadline, waiting = name_of(function), deadline_after(timeout), enumerate(tasks)
-    busy: dict[Channel, tuple[int, Any, dict[str, Any], list[Any]]] = {}
+    busy: dict[Channel, tuple[int, Any, dict[str, Any], Answer]] = {}
 
     def give(free: Sequence[Channel]) -> None:
         for worker, (index, task) in zip(free, waiting, strict=False):
             call = make_call(name, task)
-            busy[worker] = index, task, call, _awaited.setdefault(call["number"], [])
+            busy[worker] = index, task, call, expect(call)
             with contextlib.suppress(WorkerError):  # `recv` says it as well
                 worker.send(call, None if timeout is None else time_left(deadline))
 
     send_cells(workers, name, timeout)
-    try:
-        give(workers)
-        while busy:
-            kept = [worker for worker, (*_, found) in busy.items() if found]
-            if not (ready := kept or wait(busy, time_left(deadline))):
-                names = ", ".join(worker.name for worker in busy)
-                raise TimeoutError(f"still at {name} after {timeout}s: {names:.{SHOWN_CHARS}}")
-            for worker in ready:
-                index, task, call, found = busy[worker]
-                alive = [worker]
-                try:
-                    found = found or read_answer(worker, call, worker.recv())
-                except WorkerError as error:
-                    error.add_note(f"{worker.name} was at {name}({task!r:.{SHOWN_CHARS}})")
-                    if not keep_going:
-                        raise
-                    alive, found = [], [error]
-                if found:
-                    del busy[worker], _awaited[call["number"]]
-                    give(alive)
-                    yield index, task, found[0]
-    finally:
-        for _, _, call, _ in busy.values():
-            del _awaited[call["number"]]
+    give(workers)
+    while busy:
+        ready = [worker for worker, (*_, answer) in busy.items() if answer]
+        if not (ready := ready or wait(busy, min(time_left(deadline), LOOK_S))):
+            if time_left(deadline):
+                continue
+            names = ", ".join(worker.name for worker in busy)
+            raise TimeoutError(f"still at {name} after {timeout}s: {names:.{SHOWN_CHARS}}")
+        for worker in ready:
+            index, task, call, answer = busy[worker]
+            alive, found = [worker], list[Any](answer)
+            try:
+                with contextlib.suppress(TimeoutError):  # somebody else was faster
+                    found = found or read_answer(worker, call, worker.recv(0))
+            except WorkerError as error:
+                error.add_note(f"{worker.name} was at {name}({task!r:.{SHOWN_CHARS}})")
+                if not keep_going:
+                    raise
+                alive, found = [], [error]
+            if found:
+                del busy[worker]
+                give(alive)
+                yield index, task, found[0]
     for _, task in waiting:
         lost = f"none of {len(workers)} workers is left"
         raise RuntimeError(f"{lost}; not done: {task!r:.{SHOWN_CHARS}} and what comes after it")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from miniray import calls
+from miniray.endings import without_our_frames
 from miniray.errors import WorkerError
 from miniray.fan_out import broadcast, gather
 from miniray.recovery import attempt_again
@@ -167,7 +168,7 @@ class Crew:
         except BaseException as error:
             self.stop()
             if isinstance(error, WorkerError):
-                error.__traceback__ = None  # what we did to hear of it
+                error.__traceback__ = without_our_frames(error.__traceback__)
             raise
 
     def _run_once(self, call: dict[str, Any], deadline: float) -> list[Any]:
@@ -233,5 +234,5 @@ class Crew:
         except BaseException as error:
             self.stop()
             if isinstance(error, WorkerError):
-                error.__traceback__ = None  # what we did to hear of it
+                error.__traceback__ = without_our_frames(error.__traceback__)
             raise

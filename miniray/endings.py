@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from miniray import wire
@@ -53,11 +55,15 @@ def _what_python_prints(error: BaseException) -> str:
     return "" if isinstance(error.code, int) else f"{error}\n"
 
 
-def _format(error: BaseException) -> str:
-    """Return what Python prints of an error, from the first frame that is not how it was called."""
-    trace = error.__traceback__
-    while trace and trace.tb_frame.f_globals.get("__name__") in (__name__, "miniray.calls"):
+def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first frame on that is not how MiniRay came there."""
+    while trace and re.match(r"miniray\.(?!cli\.)", trace.tb_frame.f_globals.get("__name__", "")):
         trace = trace.tb_next
+    return trace
+
+
+def _format(error: BaseException) -> str:
+    trace = without_our_frames(error.__traceback__)
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception as nested:  # an attribute of the user's own may do anything, too

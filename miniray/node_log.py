@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import subprocess
 import threading
 import time
 from typing import IO, TextIO
@@ -29,9 +30,9 @@ class NodeLog:
         self.heard = threading.Event()
         self._thread = threading.Thread()
 
-    def follow(self, stream: IO[bytes]) -> None:
-        """Copy a stream to its end, in a thread, and close it."""
-        self._thread = threading.Thread(target=self._copy, args=(stream,), daemon=True)
+    def follow(self, stream: IO[bytes], process: subprocess.Popen[bytes]) -> None:
+        """Copy a process's stream to its end, in a thread, close it, and wait for the process."""
+        self._thread = threading.Thread(target=self._copy, args=(stream, process), daemon=True)
         self._thread.start()
 
     def said(self) -> list[str]:
@@ -61,7 +62,7 @@ class NodeLog:
             self._sink.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._sink.flush()
 
-    def _copy(self, stream: IO[bytes]) -> None:
+    def _copy(self, stream: IO[bytes], process: subprocess.Popen[bytes]) -> None:
         rest = b""
         with stream:
             while data := os.read(stream.fileno(), 1 << 18):
@@ -71,3 +72,4 @@ class NodeLog:
                     lines, rest = [*lines, rest], b""
                 self.write(lines)
             self.write([rest] if rest else [])
+        process.wait()

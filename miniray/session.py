@@ -78,20 +78,15 @@ class Session:
             self._stdout: IO[bytes] = self._process.stdout  # type: ignore[assignment]
             self._stderr: IO[bytes] = self._process.stderr  # type: ignore[assignment]
             inherited.own(self)
+        # Whoever drops the session drops the lease: what waits for the process is not to hold it.
+        self._process.stdin = None
         os.set_blocking(self._stdin.fileno(), False)
-        log.follow(self._stderr)
+        log.follow(self._stderr, self._process)
 
     def abandon(self) -> None:
         """Close, in a forked child, the copies of the pipes."""
         for pipe in (self._stdin, self._stdout, self._stderr):
             pipe.close()
-
-    def __del__(self) -> None:
-        """Let go of the lease: what nobody has stopped, and nobody has any more, ends."""
-        with contextlib.suppress(AttributeError, RuntimeError):  # never started; Python is ending
-            if not self._stdin.closed:
-                self._stdin.close()
-                threading.Thread(target=self._process.wait, daemon=True).start()
 
     def wait_for_python(self, deadline: float) -> tuple[int, ...]:
         """Return the version of the Python there, once it has given a sign of life."""

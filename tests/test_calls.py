@@ -39,6 +39,7 @@ from miniray import (
     process_group,
 )
 from miniray.any_worker import AnyWorker
+from miniray.calls import in_order
 from miniray.extras import aio
 from miniray.work_fn import name_of
 from tests import called, work
@@ -170,6 +171,15 @@ class TestCall:
 
         with futures.ThreadPoolExecutor(4) as threads:
             assert list(threads.map(square_often, range(4))) == [[i * i] * 100 for i in range(4)]
+
+    def test_one_thread_maps_while_another_calls(self, worker: AnyWorker) -> None:
+        def square_all() -> list[float]:
+            return list(in_order([worker], called.square, range(100), timeout=T))
+
+        with futures.ThreadPoolExecutor(1) as threads:
+            others = threads.submit(square_all)
+            squares = [worker.call(called.square, i, timeout=T) for i in range(100)]
+            assert squares == others.result(T) == [i * i for i in range(100)]
 
     def test_a_thread_whose_turn_does_not_come_in_time_is_told(
         self, worker: AnyWorker, fifo: str
@@ -557,7 +567,7 @@ class TestTasks:
                 assert next(squares) == (number, number**2)
                 squares.close()
             assert worker.call(called.square, 3, timeout=T) == 9
-        assert not calls._awaited
+        assert not [*calls._awaited]
 
     def test_more_than_one_iterable_is_refused_before_anything_starts(self) -> None:
         cluster = Cluster([NodeConfig.local()])
@@ -724,6 +734,18 @@ class TestAsyncio:
 
         for _ in range(2):
             asyncio.run(main())
+
+    def test_a_call_in_between_leaves_it_its_result(self, fifo: str) -> None:
+        async def program() -> None:
+            with Worker() as worker:
+                first = asyncio.create_task(aio.call(worker, called.read, fifo, timeout=T))
+                writer = await asyncio.to_thread(open, fifo, "w")  # waits until it has begun
+                writer.write("read")
+                writer.close()
+                assert worker.call(called.square, 3, timeout=T) == 9
+                assert await first == "read"
+
+        asyncio.run(program())
 
     def test_a_call_that_is_late_is_dropped(self, fifo: str) -> None:
         async def main() -> None:

@@ -387,6 +387,15 @@ class TestMachines:
         sick.clock_ahead_s = 100.0
         assert check("clock", sick).fix.endswith("`ssh -t n 'sudo timedatectl set-ntp true'`")
 
+    @pytest.mark.parametrize("user", ["root", "me"])
+    def test_advice_for_another_node_is_for_who_one_is_there(self, user: str) -> None:
+        sick, other = node("a"), node("b")
+        sick.facts["system"]["user"] = "root" if user == "me" else "me"
+        other.facts["system"] |= {"user": user, "firewalls": ["ufw"]}
+        other.facts["listening"] = {"port": 5}
+        sick.facts["peers"] = {"b": {"10.0.0.2": {"how": "timeout", "source": "10.0.0.1"}}}
+        assert ("sudo" in check("others", sick, other).fix) == (user == "me")
+
     @pytest.mark.parametrize("facts", [True, False])
     def test_root_needs_no_sudo(self, facts: bool) -> None:
         sick = node()

@@ -263,8 +263,9 @@ def test_who_looks_for_clusters_is_told_of_ranks_and_how_to_look_at_them(
     assert cli.main([command]) == 1
     said = capsys.readouterr().err
     assert "no cluster runs on this machine, or it still starts" in said
-    for rank, (pid, _) in enumerate(pids["ranks"]):
+    for rank, (pid, child) in enumerate(pids["ranks"]):
         assert f"pid {pid} (rank {rank})" in said
+        assert f"pid {child}" not in said
     assert "run-rank's and Ray's have no server to ask: py-spy dump --pid" in said
 
 

@@ -123,6 +123,10 @@ def find_ranks() -> Iterator[tuple[int, int]]:
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):  # it has ended
             # Not its command line: whoever reads that of a process in trouble waits with it.
-            title = re.fullmatch(r"(?:miniray )?rank (\d+)\n", path.read_text(errors="replace"))
+            own = path.read_text(errors="replace")
+            title = re.fullmatch(r"(?:miniray )?rank (\d+)\n", own)
             if title and path.stat().st_uid == os.getuid():
-                yield int(path.parent.name), int(title[1])
+                parent = re.search(r"(?m)^PPid:\s*(\d+)", path.with_name("status").read_text())
+                above = Path(f"/proc/{parent[1] if parent else 0}/comm")
+                if not above.exists() or above.read_text(errors="replace") != own:
+                    yield int(path.parent.name), int(title[1])  # and no child that it has forked

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from miniray.cli.doctor_findings import Check, Findings, Wanted, World, waiting
+from miniray.cli.doctor_findings import Check, Findings, Wanted, World, waiting, without_sudo
 from miniray.cli.doctor_gpus import check_gpus
 from miniray.cli.doctor_machine import check_clock, check_disk, check_memory
 from miniray.cli.doctor_network import check_interface, check_others, check_ports, check_tunnel
@@ -15,15 +15,14 @@ from miniray.cli.doctor_ssh import check_session
 def judge(nodes: Sequence[Findings], here: Findings, wanted: Wanted) -> list[list[Check]]:
     """Return each node's checks, in the order in which one depends on the other."""
     world = World(nodes, here, wanted)
-    return [
-        [_without_sudo(check) if findings.is_root() else check for check in checks]
-        for findings in nodes
-        if (checks := _check_node(findings, world))
-    ]
+    return [[_fit(check, findings) for check in _check_node(findings, world)] for findings in nodes]
 
 
-def _without_sudo(check: Check) -> Check:
-    return dataclasses.replace(check, fix=check.fix.replace("`sudo ", "`"))
+def _fit(check: Check, findings: Findings) -> Check:
+    """Return a check whose advice is for whoever one is over there; of others, it has its own."""
+    if check.name == "others":
+        return check
+    return dataclasses.replace(check, fix=without_sudo(check.fix, findings))
 
 
 def _check_node(findings: Findings, world: World) -> list[Check]:

@@ -203,6 +203,11 @@ def over_there(findings: Findings, line: str) -> str:
     return f"`{line}`" if findings.config.is_local() else f"`{shlex.join((*launcher, line))}`"
 
 
+def without_sudo(fix: str, findings: Findings) -> str:
+    """Return what to do on a node, without sudo for who is root there, and may not have it."""
+    return fix.replace("`sudo ", "`") if findings.is_root() else fix
+
+
 def with_ranks(config: NodeConfig, world: World, ranks: int, host: str = "") -> str:
     """Return, between backticks, the option that puts so many ranks there, at another name of it.
 

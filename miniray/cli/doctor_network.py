@@ -4,7 +4,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from miniray.cli.doctor_findings import Check, Findings, World, is_late, over_there, with_ranks
+from miniray.cli.doctor_findings import (
+    Check,
+    Findings,
+    World,
+    is_late,
+    over_there,
+    with_ranks,
+    without_sudo,
+)
 
 CUT_OFF_MAX = 3  # of the others, each with its own line
 WORDS = {
@@ -249,7 +257,8 @@ def _cut_off(findings: Findings, other: Findings, world: World) -> Check:
         says += f", though {other.name} does to it"
     # Where the packets came from, as far as that is known.
     result = {**tried[first], "source": tried[first].get("source") or _first(findings)}
-    return Check("others", "wrong", says, _let_in(other, world, result, findings.name, way, False))
+    fix = _let_in(other, world, result, findings.name, way, False)
+    return Check("others", "wrong", says, without_sudo(fix, other))
 
 
 def check_tunnel(findings: Findings, world: World) -> list[Check]:

@@ -6,14 +6,15 @@ side has not received for megabytes; then give it to `loop.run_in_executor`.
 """
 
 import asyncio
+import contextlib
 import time
 import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
-from miniray import Channel
+from miniray import Channel, calls
 from miniray.any_worker import AnyWorker
-from miniray.calls import make_call, read_answer, send_cells
+from miniray.calls import expect, make_call, read_answer, send_cells
 
 LOOK_S = 2.0  # how often a channel looks for what no descriptor tells: a machine that is lost
 
@@ -61,14 +62,16 @@ async def call(
     >>> squares = await asyncio.gather(*(aio.call(worker, square, 3) for worker in workers))
     """
     loop, request = asyncio.get_running_loop(), make_call(function, *args, **kwargs)
+    answer = expect(request)
     if worker not in _turns or _turns[worker][0] is not loop:
         _turns[worker] = loop, asyncio.Lock()
     async with asyncio.timeout(timeout), _turns[worker][1]:
         send_cells([worker], request["call"], None)
         worker.send(request)
-        while not (found := read_answer(worker, request, await recv(worker))):
-            pass
-        return found[0]
+        while not answer:  # which somebody else may have read meanwhile
+            with contextlib.suppress(TimeoutError):
+                answer += read_answer(worker, request, await recv(worker, calls.LOOK_S))
+        return answer[0]
 
 
 async def _until_readable(channel: Channel, seconds: float) -> None:

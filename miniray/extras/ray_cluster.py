@@ -298,10 +298,11 @@ def await_ray(address: str, timeout: float) -> None:
             left = max(time_left(deadline), ASK_AGAIN_S)
             socket.create_connection((host.strip("[]"), int(port)), left).close()
             break
-        except OSError as error:
+        except (OSError, ValueError) as error:  # that is what a label of 64 characters is
             if not time_left(deadline):
+                why = getattr(error, "strerror", None) or error
                 problem = f"no Ray answers at {address} (RAY_ADDRESS) within {timeout:g} s"
-                raise ClusterError(f"{problem}: {error.strerror or error}") from None
+                raise ClusterError(f"{problem}: {why}") from None
             time.sleep(ASK_AGAIN_S)
 
 
