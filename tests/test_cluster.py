@@ -3,6 +3,7 @@
 import io
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,31 @@ def test_a_cluster_that_nobody_has_any_more_ends() -> None:
     del workers, worker
     poll.until(lambda: not any(processes.is_running(one.pid) for one in processes.descendants()))
     assert not log.getvalue()
+
+
+@pytest.mark.parametrize(("last_line", "status"), [("", 0), ("raise ValueError", 1)])
+def test_a_script_that_never_stops_its_cluster_ends(
+    tmp_path: Path, last_line: str, status: int
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from miniray import Cluster, NodeConfig\n"
+        "if __name__ == '__main__':\n"
+        "    cluster = Cluster([NodeConfig.local()])\n"
+        "    (worker,) = cluster.start('tests.work.echo')\n"
+        f"    print(worker.pid)\n    {last_line}\n"
+    )
+    repository = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=T,
+    )
+    assert done.returncode == status
+    assert ("ValueError" in done.stderr) == bool(done.stderr) == bool(status)
+    processes.wait_until_gone([int(done.stdout)])
 
 
 def test_a_worker_of_a_stopped_cluster_says_why_nobody_knows_its_end() -> None:
