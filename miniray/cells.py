@@ -122,11 +122,10 @@ def _definition_of(name: str, value: Any, path: tuple[str, ...]) -> tuple[str, i
 def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
     """Refuse what is not, or not any more, what its text makes."""
     here, layers, parts = vars(sys.modules["__main__"]), list[Any](), dict[str, tuple[Any, Any]]()
-    inner, own = inspect.unwrap(value, stop=layers.append), {}
+    inner, own = inspect.unwrap(value, stop=layers.append), {**attribute(value, "__dict__", {})}
     if len(layers) > len(node.decorator_list) or attribute(value, "_clear_cache"):  # singledispatch
         raise _refuse(path, "there is more to it than its def", "decorate it there, or import it")
     if isinstance(node, ast.ClassDef):
-        own = {**vars(value)}
         for part, base in zip(node.bases, value.__bases__, strict=False):
             if base.__module__ == "__main__":  # not NamedTuple's
                 parts[ast.unparse(part)] = part, base
@@ -134,6 +133,7 @@ def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
             for target in getattr(one, "targets", [getattr(one, "target", one)]):
                 name = one.name if isinstance(one, Node) else ast.unparse(target)
                 now = own.get(name, own.get(f"_{node.name.lstrip('_')}{name}", property()))
+                now = own.get("_field_defaults", {}).get(name, now)  # a NamedTuple's
                 is_plain = hasattr(type(now), "__get__") == inspect.isfunction(now)  # no property
                 if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
                     _check(inspect.unwrap(attribute(now, "__func__", now)), one, path)

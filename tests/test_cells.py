@@ -600,6 +600,11 @@ class TestRefused:
                 "@dataclass(frozen=True)\nclass A:\n    x: int\nONE = A(2)",
                 "f, which names B: its one is another by now; run its cell again",
             ),
+            (
+                "from typing import NamedTuple\nN = 1\nclass A(NamedTuple):\n    x: int = N\n"
+                "def f():\n    return A()\nN = 2",
+                "f, which names A: its x is another by now; run its cell again",
+            ),
             # Of what a call has made, a node would make a second one, or another.
             (
                 "from collections import namedtuple\nPt = namedtuple('Point', 'x')\nO = Pt(0)\n"
