@@ -95,9 +95,11 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
         return  # IPython wraps open
     try:
         definition = _definition_of(name, value, path)
+        _, needed, perhaps, dotted = names_in(*definition[2:])
     except LookupError as error:
         raise _refuse(path, *error.args) from None
-    _, needed, perhaps, dotted = names_in(*definition[2:])
+    except (RecursionError, SyntaxError):
+        raise _refuse(path, "no text makes it: it may hold itself", "make it within") from None
     for one in perhaps:
         with contextlib.suppress(TypeError):
             _add(one, path, pieces)
@@ -148,14 +150,10 @@ def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
         made = {**own, name: here.get(name, now)}.get(of, here.get(of, now))
         with contextlib.suppress(Exception):
             (made,) = {ast.literal_eval(part)}  # nothing that changes
-        if not _is_same(now, made):
-            raise _refuse(path, f"its {name} is another by now", "run its cell again")
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    with contextlib.suppress(LookupError):
-        return one is other or bind("", one) == bind("", other)
-    return False
+        with contextlib.suppress(LookupError, RecursionError):
+            if now is made or bind("", now) == bind("", made):
+                continue
+        raise _refuse(path, f"its {name} is another by now", "run its cell again")
 
 
 def _refuse(path: tuple[str, ...], problem: str, remedy: str) -> TypeError:

@@ -638,6 +638,15 @@ class TestRefused:
                 "f, which names X: a Point stays here",
             ),
             (
+                "class Ring:\n    def __hash__(self):\n        return 1\nX = Ring()\nX.next = X\n"
+                "def f():\n    return X",
+                "f, which names X: no text makes it: it may hold itself; make it within",
+            ),
+            (
+                "import sys, types\nX = types.ModuleType('my-own')\ndef f():\n    return X",
+                "f, which names X: no text makes it",
+            ),
+            (
                 "import logging\nX = logging.LoggerAdapter(logging.getLogger('a'), {})\n"
                 "def f():\n    return X",
                 "f, which names X: a LoggerAdapter stays here",
