@@ -121,10 +121,10 @@ def _definition_of(name: str, value: Any, path: tuple[str, ...]) -> tuple[str, i
     return NO_CELL, 1, False, bind(name, value)
 
 
-def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
+def _check(value: Any, node: Node, path: tuple[str, ...], scope: Any = None) -> None:
     """Refuse what is not, or not any more, what its text makes."""
     here, layers, parts = vars(sys.modules["__main__"]), list[Any](), dict[str, tuple[Any, Any]]()
-    inner, own = inspect.unwrap(value, stop=layers.append), {**attribute(value, "__dict__", {})}
+    inner, own = inspect.unwrap(value, stop=layers.append), {**(scope or vars(value))}
     if len(layers) > len(node.decorator_list) or attribute(value, "_clear_cache"):  # singledispatch
         raise _refuse(path, "there is more to it than its def", "decorate it there, or import it")
     if isinstance(node, ast.ClassDef):
@@ -138,13 +138,14 @@ def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
                 now = own.get("_field_defaults", {}).get(name, now)  # a NamedTuple's
                 is_plain = hasattr(type(now), "__get__") == inspect.isfunction(now)  # no property
                 if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
-                    _check(inspect.unwrap(attribute(now, "__func__", now)), one, path)
+                    _check(inspect.unwrap(attribute(now, "__func__", now)), one, path, own)
                 elif is_plain and not isinstance(now, value):  # an Enum's member
                     parts[name] = getattr(one, "value", one), now  # the last counts
     elif attribute(attribute(inner, "__code__"), "co_name") == node.name:  # no decorator's
         written = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
         held = (*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values())
-        parts = {ast.unparse(part): (part, one) for part, one in zip(written, held, strict=False)}
+        for part, one in zip(written, held, strict=False):
+            parts[f"default {ast.unparse(part)}"] = part, one
     for name, (part, now) in parts.items():
         of = getattr(part, "id", "")
         made = {**own, name: here.get(name, now)}.get(of, here.get(of, now))

@@ -92,8 +92,7 @@ def _call_of(value: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any], bool]:
     with contextlib.suppress(Exception):  # a class of the user's may do anything
         is_one = hash(value) in (id(value), object.__hash__(value))  # the first is a tensor's
         reduce = attribute(copyreg, "dispatch_table").get(kind, lambda one: one.__reduce_ex__(4))
-        call = reduce(value)
-        is_one &= attribute(call[0], "__module__") != "logging"  # `getLogger` has it there
+        is_one &= attribute((call := reduce(value))[0], "__module__") != "logging"  # `getLogger`'s
         if type(call) is str or (is_one and not any(call[2:])):  # it has a name, and no state
             module = sys.modules[kind.__module__.replace("__main__", "")]
             name = next(name for name, one in vars(module).items() if one is value)

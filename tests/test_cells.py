@@ -331,7 +331,7 @@ class TestTheSameResult:
             """
             class Net:
                 pass
-            N = 1
+            N, size = 1, 3
             def double(number=N):
                 return 2 * number
             class A:
@@ -342,6 +342,9 @@ class TestTheSameResult:
                 a = a + 1
                 b = c = N
                 twice = double
+                size = 2
+                def of(self, size=size):
+                    return size
                 def __new__(cls, number=N):
                     return super().__new__(cls)
                 @staticmethod
@@ -351,7 +354,8 @@ class TestTheSameResult:
                     return "A"
                 __str__ = __repr__
             def f():
-                return [*A.table], A._A__kind is Net, A.a, A.b, A.add(), str(A()), A.twice()
+                said = [*A.table], A._A__kind is Net, str(A()), A().of()
+                return said, A.a, A.b, A.add(), A.twice()
             """,
             # Whose attributes raise what they like, and who has names that nobody has.
             """
@@ -569,7 +573,7 @@ class TestRefused:
             ),
             (
                 "from pathlib import Path\nDATA = Path('a')\ndef f(x=DATA): pass\nDATA = Path('b')",
-                "f: its DATA is another by now; run its cell again",
+                "f: its default DATA is another by now; run its cell again",
             ),
             (
                 "LR = 1\nclass Net:\n    lr = LR\ndef f():\n    return Net.lr\nLR = 2",
@@ -590,8 +594,8 @@ class TestRefused:
                     ("x = y = 1", "A.y = 2", "y"),
                     ("__x = 1", "A._A__x = 2", "__x"),
                     ("x = g", "def g(): pass", "x"),
-                    ("def __init__(self, x=N): pass", "N = 2", "N"),
-                    ("@classmethod\n    def make(cls, *, x=N): pass", "N = 2", "N"),
+                    ("def __init__(self, x=N): pass", "N = 2", "default N"),
+                    ("@classmethod\n    def make(cls, *, x=N): pass", "N = 2", "default N"),
                 ]
             ),
             (
@@ -643,6 +647,10 @@ class TestRefused:
                 "f, which names X: no text makes it: it may hold itself; make it within",
             ),
             (
+                "from typing import List\nclass Net: pass\nX = List['Net']\ndef f():\n    return X",
+                "f, which names X: a ForwardRef stays here",
+            ),
+            (
                 "import sys, types\nX = types.ModuleType('my-own')\ndef f():\n    return X",
                 "f, which names X: no text makes it",
             ),
@@ -689,7 +697,7 @@ class TestRefused:
             ),
             (
                 "N, M = 1, (2, 3)\ndef f(a, x=N, *, m=M): pass\nN, M = 1, (2, 4)",
-                "f: its M is another by now; run its cell again",
+                "f: its default M is another by now; run its cell again",
             ),
             (
                 "import json\nfrom json import loads\n"
