@@ -139,7 +139,7 @@ def _check(value: Any, node: Node, path: tuple[str, ...], scope: Any = None) -> 
                 is_plain = hasattr(type(now), "__get__") == inspect.isfunction(now)  # no property
                 if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
                     _check(inspect.unwrap(attribute(now, "__func__", now)), one, path, own)
-                elif is_plain and not isinstance(now, value):  # an Enum's member
+                elif is_plain and value not in type(now).__mro__:  # an Enum's member
                     parts[name] = getattr(one, "value", one), now  # the last counts
     elif attribute(attribute(inner, "__code__"), "co_name") == node.name:  # no decorator's
         written = [*node.args.defaults, *filter(None, node.args.kw_defaults)]

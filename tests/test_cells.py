@@ -357,6 +357,15 @@ class TestTheSameResult:
                 said = [*A.table], A._A__kind is Net, str(A()), A().of()
                 return said, A.a, A.b, A.add(), A.twice()
             """,
+            """
+            from typing import Protocol
+            class Sized(Protocol):
+                size: int = 3
+            class Box(Sized):
+                pass
+            def f():
+                return Box().size
+            """,
             # Whose attributes raise what they like, and who has names that nobody has.
             """
             import threading
