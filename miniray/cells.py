@@ -13,10 +13,9 @@ import inspect
 import linecache
 import sys
 from collections.abc import Iterable
-from types import MappingProxyType
 from typing import Any
 
-from miniray.constants import PLAIN, bind, is_made_by_a_call
+from miniray.constants import attribute, bind
 from miniray.definitions import FUTURE, Node, find_definition, names_in
 from miniray.work_fn import main_module
 
@@ -53,9 +52,8 @@ def _in_order(pieces: dict[str, Piece]) -> list[Piece]:
 
     A class's methods may name what derives from it, or what is made of it.
     """
-    needs, ordered = dict[str, set[str]](), dict[str, Piece]()
-    for name, (_, _, _, is_future, text) in pieces.items():
-        needs[name] = {*names_in(is_future, text)[0]} & pieces.keys() - {name}
+    ordered = dict[str, Piece]()
+    needs = {one: {*names_in(*pieces[one][3:])[0]} & pieces.keys() - {one} for one in pieces}
     while left := [name for name in pieces if name not in ordered]:
         name = next((one for one in left if needs[one] <= ordered.keys()), left[0])
         _, file, line, is_future, text = pieces[name]
@@ -70,8 +68,7 @@ def define(pieces: Iterable[Iterable[Any]]) -> None:
     for name, file, line, is_future, text in pieces:
         if _defined.get(name) != (piece := (name, file, line, is_future, text)):
             _show_in_tracebacks(file, line, text)
-            lines, flags = "\n" * (line - 1) + text, FUTURE * is_future
-            code = compile(lines, file, "exec", flags, dont_inherit=True)
+            code = compile("\n" * (line - 1) + text, file, "exec", FUTURE * is_future, True)
             try:
                 exec(code, vars(sys.modules["__main__"]))
             except ImportError as error:
@@ -92,20 +89,24 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
     if name in pieces or name in above or name not in here:  # a builtin, or nothing yet
         return
     value, path = here[name], (*above, name)
-    if hasattr(builtins, name) and inspect.unwrap(value) is getattr(builtins, name):
+    if hasattr(builtins, name) and attribute(value, "__wrapped__", value) is getattr(
+        builtins, name
+    ):
         return  # IPython wraps open
     try:
         definition = _definition_of(name, value, path)
+        _, needed, perhaps, dotted = names_in(*definition[2:])
     except LookupError as error:
         raise _refuse(path, *error.args) from None
-    _, needed, perhaps, dotted = names_in(*definition[2:])
+    except (RecursionError, SyntaxError):
+        raise _refuse(path, "no text makes it: it may hold itself", "make it within") from None
     for one in perhaps:
         with contextlib.suppress(TypeError):
             _add(one, path, pieces)
     for one in needed:
         _add(one, path, pieces)
     for first, _, rest in (one.partition(".") for one in dotted):
-        module = f"{getattr(here.get(first), '__name__', '')}.{rest}"
+        module = f"{attribute(here.get(first), '__name__')}.{rest}"
         if module in sys.modules:  # `xml` alone has no `etree`
             pieces[module] = module, NO_CELL, 1, False, f"import {module}"
     pieces[name] = name, *definition
@@ -113,48 +114,47 @@ def _add(name: str, above: tuple[str, ...], pieces: dict[str, Piece]) -> None:
 
 def _definition_of(name: str, value: Any, path: tuple[str, ...]) -> tuple[str, int, bool, str]:
     """Return the file, the line and the text that bind a name here."""
-    is_here = getattr(value, "__module__", None) == "__main__" and not is_made_by_a_call(value)
-    if is_here and getattr(value, "__qualname__", None) == name:
+    if attribute(value, "__module__") == "__main__" and attribute(value, "__qualname__") == name:
         node, definition = find_definition(value)
         _check(value, node, path)
         return definition
     return NO_CELL, 1, False, bind(name, value)
 
 
-def _check(value: Any, node: Node, path: tuple[str, ...]) -> None:
+def _check(value: Any, node: Node, path: tuple[str, ...], scope: Any = None) -> None:
     """Refuse what is not, or not any more, what its text makes."""
-    here, layers = vars(sys.modules["__main__"]), list[Any]()
-    inner = inspect.unwrap(value, stop=layers.append)
-    is_registry = isinstance(getattr(value, "registry", None), MappingProxyType)  # singledispatch
-    if is_registry or len(layers) > len(node.decorator_list):
+    here, layers, parts = vars(sys.modules["__main__"]), list[Any](), dict[str, tuple[Any, Any]]()
+    inner, own = inspect.unwrap(value, stop=layers.append), {**(scope or vars(value))}
+    if len(layers) > len(node.decorator_list) or attribute(value, "_clear_cache"):  # singledispatch
         raise _refuse(path, "there is more to it than its def", "decorate it there, or import it")
-    for one in node.body * isinstance(node, ast.ClassDef):
-        if not (isinstance(one, ast.Assign | ast.AnnAssign) and one.value):
-            continue
-        name = ast.unparse(getattr(one, "target", getattr(one, "targets", [one])[0]))
-        now = made = vars(value).get(name, value)
-        if isinstance(one.value, ast.Name) and one.value.id not in {*vars(value)} - {name}:
-            made = here.get(one.value.id, now)
-        elif isinstance(one.value, ast.Constant):
-            made = one.value.value
-        if type(now) in (*PLAIN, type(made)) and not _is_same(now, made):
-            raise _refuse(path, f"its {name} is another by now", "run its cell again")
     if isinstance(node, ast.ClassDef):
-        written, held = node.bases, value.__bases__
-    else:
+        for part, base in zip(node.bases, value.__bases__, strict=False):
+            if base.__module__ == "__main__":  # not NamedTuple's
+                parts[ast.unparse(part)] = part, base
+        for one in node.body:
+            for target in getattr(one, "targets", [getattr(one, "target", one)]):
+                name = one.name if isinstance(one, Node) else ast.unparse(target)
+                now = own.get(name, own.get(f"_{node.name.lstrip('_')}{name}", property()))
+                now = own.get("_field_defaults", {}).get(name, now)  # a NamedTuple's
+                is_plain = hasattr(type(now), "__get__") == inspect.isfunction(now)  # no property
+                if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+                    _check(inspect.unwrap(attribute(now, "__func__", now)), one, path, own)
+                elif is_plain and value not in type(now).__mro__:  # an Enum's member
+                    parts[name] = getattr(one, "value", one), now  # the last counts
+    elif attribute(attribute(inner, "__code__"), "co_name") == node.name:  # no decorator's
         written = [*node.args.defaults, *filter(None, node.args.kw_defaults)]
         held = (*(inner.__defaults__ or ()), *(inner.__kwdefaults__ or {}).values())
-    for part, one in zip(written, held, strict=False):
-        now = here.get(getattr(part, "id", ""), one)
-        is_base = isinstance(node, ast.ClassDef) and one.__module__ != "__main__"  # NamedTuple's
-        if not is_base and not _is_same(now, one):
-            raise _refuse(path, f"its {ast.unparse(part)} is another by now", "run its cell again")
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    with contextlib.suppress(LookupError):
-        return one is other or bind("", one) == bind("", other)
-    return False
+        for part, one in zip(written, held, strict=False):
+            parts[f"default {ast.unparse(part)}"] = part, one
+    for name, (part, now) in parts.items():
+        of = getattr(part, "id", "")
+        made = {**own, name: here.get(name, now)}.get(of, here.get(of, now))
+        with contextlib.suppress(Exception):
+            (made,) = {ast.literal_eval(part)}  # nothing that changes
+        with contextlib.suppress(LookupError, RecursionError):
+            if now is made or bind("", now) == bind("", made):
+                continue
+        raise _refuse(path, f"its {name} is another by now", "run its cell again")
 
 
 def _refuse(path: tuple[str, ...], problem: str, remedy: str) -> TypeError:

@@ -255,14 +255,12 @@ class TestTheSameResult:
             # Names for types.
             """
             import collections.abc
-            from collections import namedtuple
             from typing import Callable, Generic, List, Literal, NamedTuple
-            from typing import NewType, Optional, TypeVar
+            from typing import Optional, TypeVar
             class Net:
                 pass
             T = TypeVar("T", bound=Net)
             S, Into = T, TypeVar("Into", contravariant=True)
-            User = NewType("User", int)
             class Box(Generic[T]):
                 def of(self, item: T) -> "Boxes":
                     return item
@@ -270,16 +268,16 @@ class TestTheSameResult:
             Nets, Boxes = list[Net], Optional[Box[Net]]
             Loss, Other = Callable[[Net, int], List[T]], collections.abc.Callable[[int], Net]
             Mode, Either = Literal["a", "b"], int | None
-            Point = namedtuple("Point", "x y", defaults=(5,))
             class Pair(NamedTuple):
                 one: int
-            ORIGIN, PAIR = Point(0), (Pair(1), Point)
+                other: int = 5
+            PAIR = Pair(1)
             def f(batch: Batch = None, loss: Loss = None, other: Other = None) -> Shape:
                 assert Box.__parameters__ == (T,) and Nets.__args__ == (Net,) and S is T
                 assert Into.__contravariant__ and not T.__contravariant__
-                assert type(ORIGIN) is Point and Box[Net] in Boxes.__args__ and T.__bound__ is Net
+                assert type(PAIR) is Pair and Box[Net] in Boxes.__args__ and T.__bound__ is Net
                 kinds = Batch, Shape, Nets, Boxes, Loss, Other, Mode, Either
-                return str(kinds), ORIGIN._asdict(), tuple(PAIR[0]), User(3), User.__name__
+                return str(kinds), tuple(PAIR)
             """,
             """
             from functools import partial
@@ -314,6 +312,92 @@ class TestTheSameResult:
             less = partial(fact, by=1)
             def f():
                 return Color(1).default(), fact(4)
+            """,
+            # Names that imports of ours could take.
+            """
+            import json, re, time
+            from pathlib import Path
+            _json, _re, _time, DATA = 5, re.compile("a+"), None, Path("a")
+            class _pathlib_PosixPath:
+                pass
+            def f():
+                global _time
+                if _time is None:
+                    _time = time.sleep(0) or 3
+                names = str(DATA), json.dumps(_json), re.sub(_re, "b", "aa")
+                return names, _time, _pathlib_PosixPath.__name__
+            """,
+            # Two of a name, and names that are not the class's.
+            """
+            class Net:
+                pass
+            N, size = 1, 3
+            def double(number=N):
+                return 2 * number
+            class A:
+                table = {}
+                table["net"] = Net
+                __kind = Net
+                a = N
+                a = a + 1
+                b = c = N
+                twice = double
+                size = 2
+                def of(self, size=size):
+                    return size
+                def __new__(cls, number=N):
+                    return super().__new__(cls)
+                @staticmethod
+                def add(number=N):
+                    return number
+                def __repr__(self):
+                    return "A"
+                __str__ = __repr__
+            def f():
+                said = [*A.table], A._A__kind is Net, str(A()), A().of()
+                return said, A.a, A.b, A.add(), A.twice()
+            """,
+            """
+            from typing import Protocol
+            class Sized(Protocol):
+                size: int = 3
+            class Box(Sized):
+                pass
+            def f():
+                return Box().size
+            """,
+            # Whose attributes raise what they like, and who has names that nobody has.
+            """
+            import threading
+            from functools import partial
+            class AttrDict(dict):
+                __getattr__ = dict.__getitem__
+            class Named:
+                def __init__(self, name):
+                    self.known = {"name": name}
+                def __getattr__(self, name):
+                    return self.known[name]
+                def __eq__(self, other):
+                    return self.name == other.name
+                def __hash__(self):
+                    return hash(self.name)
+            NAMED, MADE = Named("a"), partial(dict, **{"a-b": 1, "x=2, y": 3})
+            def f():
+                return NAMED.name, MADE(), AttrDict(a=1).a
+            """,
+            """
+            import cmath
+            from dataclasses import KW_ONLY, dataclass
+            from datetime import datetime
+            WHEN, Z = datetime(2020, 10, 25, 2, 30, fold=1), complex(-1, -0.0)
+            list = (1, 2)
+            @dataclass(frozen=True)
+            class Config:
+                _: KW_ONLY
+                sizes: tuple = ()
+            HELD = Config(sizes=("a",))
+            def f():
+                return WHEN.fold, WHEN.timestamp(), cmath.sqrt(Z), list, repr(HELD)
             """,
             # Run while a class is made, in a comprehension.
             """
@@ -498,11 +582,96 @@ class TestRefused:
             ),
             (
                 "from pathlib import Path\nDATA = Path('a')\ndef f(x=DATA): pass\nDATA = Path('b')",
-                "f: its DATA is another by now; run its cell again",
+                "f: its default DATA is another by now; run its cell again",
             ),
             (
                 "LR = 1\nclass Net:\n    lr = LR\ndef f():\n    return Net.lr\nLR = 2",
                 "f, which names Net: its lr is another by now; run its cell again",
+            ),
+            # What a name in a class is now, whatever type it has.
+            *(
+                (
+                    f"from pathlib import Path\nN = 1\ndef g(): pass\nclass A:\n    {body}\n"
+                    f"def f():\n    return A\n{later}",
+                    f"f, which names A: its {name} is another by now; run its cell again",
+                )
+                for body, later, name in [
+                    ("x = N", "N = Path('a')", "x"),
+                    ("x = None", "A.x = (6, 4)", "x"),
+                    ("x = (1, 2)", "A.x = (1, 3)", "x"),
+                    ("x = -1", "A.x = 1", "x"),
+                    ("x = y = 1", "A.y = 2", "y"),
+                    ("__x = 1", "A._A__x = 2", "__x"),
+                    ("x = g", "def g(): pass", "x"),
+                    ("def __init__(self, x=N): pass", "N = 2", "default N"),
+                    ("@classmethod\n    def make(cls, *, x=N): pass", "N = 2", "default N"),
+                ]
+            ),
+            (
+                "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass A:\n    x: int\n"
+                "ONE = A(1)\nclass B:\n    one = ONE\ndef f():\n    return B.one\n"
+                "@dataclass(frozen=True)\nclass A:\n    x: int\nONE = A(2)",
+                "f, which names B: its one is another by now; run its cell again",
+            ),
+            (
+                "from typing import NamedTuple\nN = 1\nclass A(NamedTuple):\n    x: int = N\n"
+                "def f():\n    return A()\nN = 2",
+                "f, which names A: its x is another by now; run its cell again",
+            ),
+            # Of what a call has made, a node would make a second one, or another.
+            (
+                "from collections import namedtuple\nPt = namedtuple('Point', 'x')\nO = Pt(0)\n"
+                "def f():\n    return O",
+                "f, which names O: it is Point; write it with def, at the top of a cell",
+            ),
+            (
+                "from collections import namedtuple\nPoint = namedtuple('Point', 'x y')\n"
+                "def f():\n    return Point",
+                "f, which names Point: its text is not known: a call made it",
+            ),
+            (
+                "from typing import NewType\nUser = NewType('User', int)\ndef f():\n    User",
+                "f, which names User: its text is not known: a call made it",
+            ),
+            (
+                "from typing import Dict, TypeVar\nKey = TypeVar('K')\nX = Dict[Key, int]\n"
+                "def f():\n    return X",
+                "f, which names X: its name is K; give it that name here",
+            ),
+            (
+                "from typing import TypeVar\nT = TypeVar('T')\ntry:\n"
+                "    T.__infer_variance__ = True\nexcept AttributeError:\n"
+                "    T = TypeVar('T', infer_variance=True)\ndef f():\n    return T",
+                "f, which names T: a TypeVar stays here",
+            ),
+            # No call makes the slots' state again.
+            (
+                "class Point:\n    __slots__ = ('x',)\n    def __hash__(self):\n        return 1\n"
+                "X = Point()\nX.x = 1\ndef f():\n    return X",
+                "f, which names X: a Point stays here",
+            ),
+            (
+                "class Ring:\n    def __hash__(self):\n        return 1\nX = Ring()\nX.next = X\n"
+                "def f():\n    return X",
+                "f, which names X: no text makes it: it may hold itself; make it within",
+            ),
+            (
+                "from typing import List\nclass Net: pass\nX = List['Net']\ndef f():\n    return X",
+                "f, which names X: a ForwardRef stays here",
+            ),
+            (
+                "import sys, types\nX = types.ModuleType('my-own')\ndef f():\n    return X",
+                "f, which names X: no text makes it",
+            ),
+            (
+                "import logging\nX = logging.LoggerAdapter(logging.getLogger('a'), {})\n"
+                "def f():\n    return X",
+                "f, which names X: a LoggerAdapter stays here",
+            ),
+            (
+                "class AttrDict(dict):\n    __getattr__ = dict.__getitem__\nX = AttrDict(a=1)\n"
+                "def f():\n    return X.a",
+                "f, which names X: an AttrDict stays here",
             ),
             (f"WORDS = 'word' * {1 << 18}\ndef f():\n    return WORDS", "1048"),
             # Wrapped after its def: the text has nothing of that.
@@ -537,7 +706,7 @@ class TestRefused:
             ),
             (
                 "N, M = 1, (2, 3)\ndef f(a, x=N, *, m=M): pass\nN, M = 1, (2, 4)",
-                "f: its M is another by now; run its cell again",
+                "f: its default M is another by now; run its cell again",
             ),
             (
                 "import json\nfrom json import loads\n"
@@ -551,6 +720,32 @@ class TestRefused:
     def test_by_its_name(self, notebook: Notebook, cell: str, said: str) -> None:
         notebook.run(cell)
         assert said in notebook.refused()
+
+
+def test_what_a_module_holds_today_goes_by_its_value(notebook: Notebook) -> None:
+    beside = ModuleType("beside")
+    notebook.replace.setitem(sys.modules, "beside", beside)
+    text = """
+        from dataclasses import dataclass
+        @dataclass(frozen=True)
+        class Config:
+            rate: int
+        class Model:
+            def __init__(self):
+                self.rate = 1
+    """
+    exec(textwrap.dedent(text), vars(beside))
+    notebook.run(
+        "import beside\nconfig = beside.kept = beside.Config(5)\ndef f():\n    return config"
+    )
+    pieces = cells.collect("__main__.f")
+    del vars(beside)["kept"]
+    notebook._be(notebook.node)
+    cells.define(pieces)
+    assert notebook.node.f() == beside.Config(5)
+    notebook._be(notebook.here)
+    notebook.run("config = beside.kept = beside.Model()")
+    assert "f, which names config: a Model stays here" in notebook.refused()
 
 
 def test_a_notebook_is_one_whatever_file_a_script_has_left(notebook: Notebook) -> None:

@@ -222,16 +222,18 @@ class TestText:
         pytest.importorskip("torch")
         notebook.out("""
             import re
-            from collections import namedtuple
             from functools import partial
             from pathlib import Path
-            from typing import Generic, TypeVar
+            from typing import Generic, NamedTuple, TypeVar
             import numpy as np
             import torch
 
-            T, Batch, Point = TypeVar("T"), dict[str, torch.Tensor], namedtuple("Point", "x y")
+            T, Batch = TypeVar("T"), dict[str, torch.Tensor]
             class Box(Generic[T]):
                 pass
+            class Point(NamedTuple):
+                x: int
+                y: int
             DATA, WORD, ORIGIN = Path("data"), re.compile("a+"), Point(1, 2)
             device, dtype, FLOAT = torch.device("cpu"), torch.half, np.dtype("float32")
             ones = partial(torch.ones, 2, dtype=dtype)
