@@ -21,6 +21,7 @@ from miniray.work_fn import AnyFunction, load_work_fn, name_of
 
 SHOWN_CHARS = 200
 _numbers = itertools.count(1)
+EXPLAIN_S = 5.0  # what it takes at most until one that has ended is known to have
 LOOK_S = 0.2  # how often a caller looks whether somebody else has read its answer
 _awaited = weakref.WeakValueDictionary[int, "Answer"]()
 
@@ -118,15 +119,19 @@ def take_answer(
 ) -> Any:
     """Return the result of a call; raise TimeoutError if it is not there in time."""
     while not answer:
-        try:
-            message = channel.recv(min(time_left(deadline), LOOK_S))
-        except TimeoutError:
-            if time_left(deadline):
-                continue
+        if wait([channel], min(time_left(deadline), LOOK_S)):
+            answer += _read(channel, call, deadline)
+        elif not time_left(deadline):
             late = f"{channel.name} has not returned from {call['call']} after {timeout}s"
-            raise TimeoutError(f"{late}; it goes on, and its result will be dropped") from None
-        answer += read_answer(channel, call, message)
+            raise TimeoutError(f"{late}; it goes on, and its result will be dropped")
     return answer[0]
+
+
+def _read(channel: Channel, call: Mapping[str, Any], deadline: float) -> list[Any]:
+    """Return what `read_answer` does of what has just come; [] if somebody else was faster."""
+    with contextlib.suppress(TimeoutError):
+        return read_answer(channel, call, channel.recv(min(time_left(deadline), EXPLAIN_S)))
+    return []
 
 
 def as_completed(
@@ -199,8 +204,7 @@ def _work_off(
             index, task, call, answer = busy[worker]
             alive, found = [worker], list[Any](answer)
             try:
-                with contextlib.suppress(TimeoutError):  # somebody else was faster
-                    found = found or read_answer(worker, call, worker.recv(0))
+                found = found or _read(worker, call, deadline)
             except WorkerError as error:
                 error.add_note(f"{worker.name} was at {name}({task!r:.{SHOWN_CHARS}})")
                 if not keep_going:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from miniray import calls
-from miniray.endings import without_our_frames
+from miniray.endings import without_frames_of
 from miniray.errors import WorkerError
 from miniray.fan_out import broadcast, gather
 from miniray.recovery import attempt_again
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 def _looking(module: str) -> Any:
     """Return one of the modules that are for looking at a cluster, and that nothing else needs."""
     return importlib.import_module(f"miniray.looking.{module}")
+
+
+# By which an error of a rank comes to whoever has called `run` or `map`.
+_WAY = ("crew", "recovery", "fan_out", "calls", "any_worker", "remote_worker", "channel", "group")
 
 
 class Crew:
@@ -168,7 +172,7 @@ class Crew:
         except BaseException as error:
             self.stop()
             if isinstance(error, WorkerError):
-                error.__traceback__ = without_our_frames(error.__traceback__)
+                error.__traceback__ = without_frames_of(error.__traceback__, *_WAY)
             raise
 
     def _run_once(self, call: dict[str, Any], deadline: float) -> list[Any]:
@@ -234,5 +238,5 @@ class Crew:
         except BaseException as error:
             self.stop()
             if isinstance(error, WorkerError):
-                error.__traceback__ = without_our_frames(error.__traceback__)
+                error.__traceback__ = without_frames_of(error.__traceback__, *_WAY)
             raise

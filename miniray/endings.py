@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import re
 import sys
 import time
 import traceback
@@ -55,15 +54,16 @@ def _what_python_prints(error: BaseException) -> str:
     return "" if isinstance(error.code, int) else f"{error}\n"
 
 
-def without_our_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the first frame on that is not how MiniRay came there."""
-    while trace and re.match(r"miniray\.(?!cli\.)", trace.tb_frame.f_globals.get("__name__", "")):
+def without_frames_of(trace: TracebackType | None, *modules: str) -> TracebackType | None:
+    """Return a traceback from the first frame on that is in none of these parts of miniray."""
+    ours = {f"miniray.{module}" for module in modules}
+    while trace and trace.tb_frame.f_globals.get("__name__") in ours:
         trace = trace.tb_next
     return trace
 
 
 def _format(error: BaseException) -> str:
-    trace = without_our_frames(error.__traceback__)
+    trace = without_frames_of(error.__traceback__, "endings", "calls")
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception as nested:  # an attribute of the user's own may do anything, too
