@@ -66,13 +66,14 @@ class Findings:
         found = self.facts.get(name) or {}
         return {} if "error" in found and name in ("system", "network") else found
 
-    def is_root(self) -> bool:
-        """Return whether one is root over there, or would be; root needs no sudo, and may lack it.
-
-        ssh says as whom it asks to be let in.
-        """
+    def login_name(self) -> str:
+        """Return as whom ssh has asked to be let in; "" if it has not come so far."""
         found = self.find(r"Authenticating to .* as '(.*)'")
-        return bool(self.fact("system").get("user", found and found[1]) == "root")
+        return found[1] if found else ""
+
+    def is_root(self) -> bool:
+        """Return whether one is root over there, or would be; root may have no sudo."""
+        return bool(self.fact("system").get("user", self.login_name()) == "root")
 
     def ssh_connection(self) -> list[str]:
         """Return where the session came from and to, in sshd's four words; none without one."""

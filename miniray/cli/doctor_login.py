@@ -19,9 +19,8 @@ ANOTHER_KEY = "name the one that it accepts: `--ssh-option=-i/path/of/key`"
 def check_login(findings: Findings, limit_s: float) -> Check:
     """Return how one has got in, or why not."""
     if done := findings.find(r'^Authenticated to .* using "(.*?)"'):
-        user = findings.find(r"Authenticating to .* as '(.*)'")
-        key = _accepted(findings)
-        who = f"as {user[1]}" if user else "accepted"
+        user, key = findings.login_name(), _accepted(findings)
+        who = f"as {user}" if user else "accepted"
         return Check("login", "ok", f"{who}, by {key or done[1]}")
     if findings.has_shell:
         return Check("login", "ok", "accepted")
@@ -159,5 +158,5 @@ def _host(findings: Findings) -> str:
 
 
 def _user_and_host(findings: Findings) -> str:
-    user = findings.find(r"Authenticating to .* as '(.*)'")
-    return f"{user[1]}@{_host(findings)}" if user else findings.config.host
+    user = findings.login_name()
+    return f"{user}@{_host(findings)}" if user else findings.config.host
