@@ -19,6 +19,8 @@ from miniray.errors import MiniRayError
 
 ASK_S = 60.0
 SHOWN_MAX = 8
+# The first words of a rank's /proc/PID/stat.
+FACTS = r"(?P<pid>\d+) \((?P<title>(miniray )?rank (?P<rank>\d+))\) \S (?P<parent>\d+) "
 HOW = ("ssh_option", "python")
 
 
@@ -120,13 +122,14 @@ def _say_who_runs() -> str:
 
 def find_ranks() -> Iterator[tuple[int, int]]:
     """Yield the pid and the rank of each process of this user that is a rank by its title."""
-    for path in Path("/proc").glob("[0-9]*/comm"):
+    ranks = dict[int, re.Match[str]]()
+    for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
             # Not its command line: whoever reads that of a process in trouble waits with it.
-            own = path.read_text(errors="replace")
-            title = re.fullmatch(r"(?:miniray )?rank (\d+)\n", own)
-            if title and path.stat().st_uid == os.getuid():
-                parent = re.search(r"(?m)^PPid:\s*(\d+)", path.with_name("status").read_text())
-                above = Path(f"/proc/{parent[1] if parent else 0}/comm")
-                if not above.exists() or above.read_text(errors="replace") != own:
-                    yield int(path.parent.name), int(title[1])  # and no child that it has forked
+            facts = re.match(FACTS, path.read_text(errors="replace"))
+            if facts and path.stat().st_uid == os.getuid():
+                ranks[int(facts["pid"])] = facts
+    for pid, facts in ranks.items():
+        above = ranks.get(int(facts["parent"]))
+        if above is None or above["title"] != facts["title"]:  # no child that a rank has forked
+            yield pid, int(facts["rank"])
