@@ -59,8 +59,8 @@ class AnyWorker(Channel):
         self.turn_to_call.refuse_handler()
         try:
             self.turn_to_call.take(deadline)
-            send_cells([self], call["call"], None if timeout is None else time_left(deadline))
-            self.send(call, None if timeout is None else time_left(deadline))
+            send_cells([self], call["call"], time_left(deadline))
+            self.send(call, time_left(deadline))
             return take_answer(self, call, answer, deadline, timeout)
         except Late:
             others = f"other threads' calls of {self.name} took all of {timeout}s"

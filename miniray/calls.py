@@ -21,13 +21,13 @@ from miniray.work_fn import AnyFunction, load_work_fn, name_of
 
 SHOWN_CHARS = 200
 _numbers = itertools.count(1)
-EXPLAIN_S = 5.0  # what it takes at most until one that has ended is known to have
+LAST_WORDS_S = 5.0  # what it takes at most until one that has ended is known to have
 LOOK_S = 0.2  # how often a caller looks whether somebody else has read its answer
 _awaited = weakref.WeakValueDictionary[int, "Answer"]()
 
 
 class Answer(list[Any]):
-    """[what a call has returned], or [] until anybody has read it; those whom nobody has are gone.
+    """[what a call has returned], or [] until anybody has read it; kept by whoever expects it.
 
     Whoever reads a worker's messages may come across the answer to another's call: of another
     thread, or of a `map` that is not asked for its next result just now.
@@ -130,7 +130,7 @@ def take_answer(
 def _read(channel: Channel, call: Mapping[str, Any], deadline: float) -> list[Any]:
     """Return what `read_answer` does of what has just come; [] if somebody else was faster."""
     with contextlib.suppress(TimeoutError):
-        return read_answer(channel, call, channel.recv(min(time_left(deadline), EXPLAIN_S)))
+        return read_answer(channel, call, channel.recv(min(time_left(deadline), LAST_WORDS_S)))
     return []
 
 

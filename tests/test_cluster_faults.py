@@ -92,9 +92,9 @@ class TestWhoIsToBlame:
         fault = fault_of(
             NodeConfig("slow", launcher=("/bin/sh", "-c", "sleep 100")), start_timeout=0.5
         )
-        assert time.monotonic() - begun < 30  # and not 100
+        assert time.monotonic() - begun < 3
         # The session's own time, which began a moment later.
-        assert re.search(r"\n  slow: not ready after \d\.\ds, before Python answered; it s", fault)
+        assert re.search(r"\n  slow: not ready after 0\.[45]s, before Python answered; it s", fault)
 
 
 class TestTheModule:
