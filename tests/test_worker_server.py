@@ -218,10 +218,13 @@ class TestWorkers:
     def test_a_death_is_seen_though_a_descendant_holds_the_connection(self) -> None:
         def leave_a_child(channel: Channel) -> None:
             os.dup(channel.descriptor())  # as C code does, or a fork that Python knows nothing of
+            has_left, leaves = os.pipe()
             child = os.fork()
             if child == 0:
-                os.setsid()
+                os.setsid()  # until then it would end with the worker's group
+                os.write(leaves, b"!")
                 signal.pause()
+            os.read(has_left, 1)
             channel.send(child)
             channel.recv()
             os.kill(os.getpid(), signal.SIGKILL)

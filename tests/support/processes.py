@@ -60,9 +60,11 @@ def _pids_below(pid: int) -> list[int]:
     """Return them as the kernel lists them; psutil looks at every process of the machine."""
     if sys.platform != "linux":
         return [process.pid for process in psutil.Process(pid).children(recursive=True)]
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+    children, tasks = list[int](), list[Path]()
+    with contextlib.suppress(FileNotFoundError):  # it has just ended
+        tasks += Path(f"/proc/{pid}/task").glob("*/children")
+    for task in tasks:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # so has this one
             children += map(int, task.read_text().split())
     return children + [one for child in children for one in _pids_below(child)]
 
