@@ -105,9 +105,12 @@ class TestSocket:
 
     def test_is_not_kept_by_a_descendant(self) -> None:
         def leave_a_child(channel: Channel) -> None:
+            has_left, leaves = os.pipe()
             if (pid := os.fork()) == 0:
-                os.setsid()
+                os.setsid()  # until then it would end with the worker's group
+                os.write(leaves, b"!")
                 signal.pause()
+            os.read(has_left, 1)
             channel.send(pid)
 
         with serving(leave_a_child) as server, server.worker(rendezvous=[HERE]) as rank_0:
